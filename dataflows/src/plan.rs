@@ -1,0 +1,205 @@
+//! The incremental plan, as data: parsed, checked and printed before a worker sees it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::SortOptions;
+use arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion::physical_expr::PhysicalExpr;
+
+/// The position of a node in [`Plan::nodes`].
+pub type NodeId = usize;
+
+/// One view's dataflow: nodes in topological order, every input before its reader.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The nodes; a node's inputs have smaller positions than its own.
+    pub nodes: Vec<Node>,
+    /// The node whose output is the view.
+    pub root: NodeId,
+}
+
+/// One operator, what it reads and the shape of what it emits.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it does.
+    pub operator: Operator,
+    /// What it reads, in the operator's own order (a join: left, right).
+    pub inputs: Vec<NodeId>,
+    /// The columns it emits.
+    pub schema: SchemaRef,
+    /// Whether nothing at or above this node ever takes a row back.
+    pub append_only: bool,
+}
+
+/// What a node does to its inputs.
+///
+/// Only [`Operator::Filter`] and [`Operator::Project`] evaluate expressions;
+/// all others refer to columns by position. A row on which an expression fails
+/// is absent from the output and stands among the view's errors.
+#[derive(Clone, Debug)]
+pub enum Operator {
+    /// Reads a source or another view by name.
+    Get {
+        /// The relation's name.
+        relation: String,
+    },
+    /// Holds these rows from the first tick on.
+    Constant {
+        /// The rows.
+        rows: RecordBatch,
+    },
+    /// Keeps the rows for which the predicate is true.
+    Filter {
+        /// A boolean expression over the input's columns.
+        predicate: Expression,
+    },
+    /// Computes one column for each expression.
+    Project {
+        /// The expressions, over the input's columns.
+        expressions: Vec<Expression>,
+    },
+    /// Keeps a row while every bound holds at the tick's `now()`.
+    TemporalFilter {
+        /// The bounds, all of which must hold.
+        bounds: Vec<TemporalBound>,
+    },
+    /// Groups by `keys` and emits the keys, then one column a call.
+    ///
+    /// Without calls this is `DISTINCT` over the keys. Without keys there is
+    /// one group, which exists also over no rows.
+    Aggregate {
+        /// Positions of the grouping columns.
+        keys: Vec<usize>,
+        /// The aggregates.
+        calls: Vec<AggregateCall>,
+    },
+    /// Pairs rows with equal keys and emits the left's columns, then the right's.
+    Join {
+        /// Inner, or left outer.
+        kind: JoinKind,
+        /// Pairs of positions: left, right.
+        on: Vec<(usize, usize)>,
+        /// Whether NULL equals NULL in a key (`IS NOT DISTINCT FROM`).
+        null_equals_null: bool,
+    },
+    /// Adds its inputs up, multiplicities included (`UNION ALL`).
+    Union,
+}
+
+/// A vectorised expression with the text an operator of the system knows it by.
+#[derive(Clone, Debug)]
+pub struct Expression {
+    /// Evaluates the expression over a batch of the input's columns.
+    pub physical: Arc<dyn PhysicalExpr>,
+    /// The SQL text, for plans and error rows.
+    pub text: String,
+    /// The name, type and nullability of the result.
+    pub field: FieldRef,
+}
+
+/// A comparison of a timestamp column with `now()`: `column <comparison> now() + offset`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemporalBound {
+    /// Position of a `Timestamp(Microsecond, _)` column; NULL never passes.
+    pub column: usize,
+    /// How it is compared.
+    pub comparison: TemporalComparison,
+    /// Microseconds added to `now()`; negative looks back.
+    pub offset_us: i64,
+}
+
+/// The comparisons that are monotone in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TemporalComparison {
+    /// `column < now() + offset`: enters once the time has passed, stays.
+    Less,
+    /// `column <= now() + offset`: enters once the time has come, stays.
+    LessOrEqual,
+    /// `column > now() + offset`: present until the time has come.
+    Greater,
+    /// `column >= now() + offset`: present until the time has passed.
+    GreaterOrEqual,
+}
+
+/// One aggregate over the rows of a group.
+#[derive(Clone, Debug)]
+pub struct AggregateCall {
+    /// What it computes.
+    pub function: AggregateFunction,
+    /// Position of its argument; none for `count(*)`.
+    pub argument: Option<usize>,
+    /// Position of a boolean column: only rows with `true` count.
+    pub filter: Option<usize>,
+    /// `ORDER BY` inside the call, total up to equal arguments.
+    pub order: Vec<(usize, SortOptions)>,
+    /// Whether NULL arguments are passed over (`IGNORE NULLS`; only first and last value may keep them).
+    pub ignore_nulls: bool,
+    /// The name, type and nullability of the result.
+    pub field: FieldRef,
+}
+
+/// The aggregates Sangam maintains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AggregateFunction {
+    /// `count(*)`
+    CountRows,
+    /// `count(x)`
+    Count,
+    /// `sum(x)`: wrapping for integers and decimals, exact and rounded once for floats.
+    Sum,
+    /// `avg(x)` over floats.
+    Avg,
+    /// `min(x)` in the one byte order.
+    Min,
+    /// `max(x)` in the one byte order.
+    Max,
+    /// `var_samp(x)`
+    VarianceSample,
+    /// `var_pop(x)`
+    VariancePopulation,
+    /// `stddev_samp(x)`, also known as `stddev(x)`
+    StddevSample,
+    /// `stddev_pop(x)`
+    StddevPopulation,
+    /// `first_value(x ORDER BY …)`
+    FirstValue,
+    /// `last_value(x ORDER BY …)`
+    LastValue,
+}
+
+/// Which unmatched rows a join keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinKind {
+    /// None.
+    Inner,
+    /// The left's, with NULL for every right column.
+    Left,
+}
+
+impl Plan {
+    /// Returns the names of the relations the plan reads, each once, in plan order.
+    pub fn relations(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for node in &self.nodes {
+            if let Operator::Get { relation } = &node.operator
+                && !names.contains(&relation.as_str())
+            {
+                names.push(relation);
+            }
+        }
+        names
+    }
+
+    /// Returns the columns of the view.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.nodes[self.root].schema
+    }
+}
+
+impl fmt::Display for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
