@@ -35,7 +35,10 @@ use document::Document;
 use environment::Environment;
 use folder::{ComponentFile, Folder};
 use retention::Retained;
+use source::Surroundings;
 use view::Head;
+
+type ReadHead = fn(&Path, &str, &mut Vec<FileProblem>) -> Head;
 
 /// A deployment folder, read, checked and planned.
 #[derive(Clone)]
@@ -69,8 +72,8 @@ pub fn load(dir: &Path) -> Result<Deployment, Vec<FileProblem>> {
 fn load_with(dir: &Path, environment: Environment<'_>) -> Result<Deployment, Vec<FileProblem>> {
     let mut problems = Vec::new();
     let loaded = folder::read(dir, &mut problems).and_then(|folder| {
-        let mut loader = Loader { environment, problems: &mut problems, broken: Vec::new() };
-        loader.deployment(dir, &folder)
+        let mut loader = Loader { dir, environment, problems: &mut problems, broken: Vec::new() };
+        loader.deployment(&folder)
     });
     match loaded {
         Some(deployment) if problems.is_empty() => Ok(deployment),
@@ -83,6 +86,7 @@ fn load_with(dir: &Path, environment: Environment<'_>) -> Result<Deployment, Vec
 }
 
 struct Loader<'a> {
+    dir: &'a Path,
     environment: Environment<'a>,
     problems: &'a mut Vec<FileProblem>,
     /// Components that could not be built. What names one of them is passed
@@ -91,7 +95,8 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn deployment(&mut self, dir: &Path, folder: &Folder) -> Option<Deployment> {
+    fn deployment(&mut self, folder: &Folder) -> Option<Deployment> {
+        let dir = self.dir;
         let options = self.options(&folder.deployment);
         let mut catalog = self.catalog(&folder.deployment, &options)?;
         let sources = self.sources(folder, &options, &mut catalog);
@@ -160,7 +165,10 @@ impl Loader<'_> {
         let mut document = Document::parse(&file.path, &file.text, self.problems)?;
         document.substitute(self.environment, self.problems);
         let read = document.read(self.problems)?;
-        let source = source::build(&file.name, read, &document, catalog, options.clock, self.problems)?;
+        let source = {
+            let surroundings = Surroundings { dir: self.dir, catalog, clock: options.clock };
+            source::build(&file.name, read, &document, surroundings, self.problems)?
+        };
         if self.problems.len() > before {
             // A key was unknown or unreadable. The columns stand, so views over the source can be checked.
             catalog.add_source(source.relation()).ok()?;
@@ -178,7 +186,7 @@ impl Loader<'_> {
     fn views(&mut self, folder: &Folder, catalog: &mut Catalog) -> Vec<ViewDef> {
         let mut files: BTreeMap<String, (&ComponentFile, Head)> = BTreeMap::new();
         let mut reads: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (kind, head) in [(&VIEW, view::view_head as fn(_, _, _) -> _), (&ALERT, view::alert_head)] {
+        for (kind, head) in [(&VIEW, view::view_head as ReadHead), (&ALERT, view::alert_head)] {
             for file in folder.files(kind) {
                 let head = head(&file.path, &file.text, self.problems);
                 match Catalog::references(&file.text) {
@@ -231,7 +239,7 @@ impl Loader<'_> {
         for (name, references) in reads {
             let (file, _) = &files[name];
             for reference in references.iter().filter(|reference| !known.contains(&reference.as_str())) {
-                let problem = FileProblem::new(&file.path, format!("there is no source or view `{reference}`"))
+                let problem = FileProblem::new(&file.path, format!("there is no source or view \"{reference}\""))
                     .line(line_of_word(&file.text, reference))
                     .hint_maybe(spelling::hint(reference, known.iter().copied().filter(|known| *known != name), "relation"));
                 self.problems.push(problem);
@@ -248,7 +256,10 @@ impl Loader<'_> {
                 return None;
             }
         };
-        catalog.add_view(view.clone());
+        if let Err(problem) = catalog.add_view(view.clone()) {
+            self.problems.push(FileProblem::in_sql(&file.path, problem));
+            return None;
+        }
         let key = view::key_columns(&file.path, head, &view, self.problems);
         let key_is_implied = key.as_ref().is_some_and(|key| view::is_implied(key, &view));
         Some(ViewDef { view, kind: head.kind, key, key_is_implied })

@@ -33,7 +33,7 @@ impl Explain {
             && chosen.is_empty()
         {
             let names: Vec<&str> = deployment.views.iter().map(|view| view.view.name.as_str()).collect();
-            anyhow::bail!("there is no view or alert `{name}`; there are: {}", names.join(", "));
+            anyhow::bail!("there is no view or alert \"{name}\"; there are: {}", names.join(", "));
         }
         for (position, view) in chosen.iter().enumerate() {
             if position > 0 {

@@ -65,15 +65,14 @@ impl<'t> Document<'t> {
     pub(crate) fn read<T: DeserializeOwned>(&mut self, problems: &mut Vec<FileProblem>) -> Option<T> {
         let mut table = self.table.clone();
         loop {
-            let document = toml::de::Deserializer::from(Spanned::new(0..0, table.clone()));
-            let error = match T::deserialize(document) {
+            let error = match try_read::<T>(&table) {
                 Ok(value) => return Some(value),
                 Err(error) => error,
             };
             let path = error
                 .span()
                 .and_then(|span| locate(&table, &span))
-                .map(|path| within(&table, path, error.message()));
+                .map(|path| blame::<T>(&table, path, error.message()));
             let missing_of_broken = error.message().strip_prefix("missing field `").is_some_and(|rest| {
                 let key = rest.trim_end_matches('`');
                 let mut missing = path.clone().unwrap_or_default();
@@ -131,11 +130,11 @@ impl<'t> Document<'t> {
         };
         let problem = |what: String| FileProblem::new(&self.file, what).line(line);
         if let Some((word, known)) = unknown(&message, "unknown field `") {
-            return problem(format!("unknown key `{word}`"))
+            return problem(format!("unknown key \"{word}\""))
                 .hint_maybe(spelling::hint(word, known, "key"));
         }
         if let Some((word, known)) = unknown(&message, "unknown variant `") {
-            return problem(format!("`{path_text}` cannot be `{word}`"))
+            return problem(format!("`{path_text}` cannot be \"{word}\""))
                 .hint_maybe(spelling::hint(word, known, "choice"));
         }
         if let Some(rest) = message.strip_prefix("missing field `") {
@@ -146,9 +145,16 @@ impl<'t> Document<'t> {
             };
             return problem(what);
         }
+        // Connectors word their own: `unknown … "word"; there are "a", "b"`.
+        let quoted: Vec<&str> = message.split('"').skip(1).step_by(2).collect();
+        let near = match quoted.split_first() {
+            Some((word, known)) if message.contains("; there are ") => spelling::nearest(word, known.iter().copied()),
+            _ => None,
+        };
+        let hint = near.map(|near| format!("Did you mean \"{near}\"?"));
         match path {
-            Some(_) => problem(format!("`{path_text}`: {message}")),
-            None => problem(message),
+            Some(_) => problem(format!("`{path_text}`: {message}")).hint_maybe(hint),
+            None => problem(message).hint_maybe(hint),
         }
     }
 }
@@ -165,9 +171,10 @@ fn readable(path: &[String]) -> String {
     keys.join(".")
 }
 
-/// Splits serde's "unknown … `word`, expected one of `a`, `b`".
+/// Splits serde's "unknown … `word`, expected one of `a`, `b`", whatever was put before it.
 fn unknown<'m>(message: &'m str, prefix: &str) -> Option<(&'m str, Vec<&'m str>)> {
-    let (word, rest) = message.strip_prefix(prefix)?.split_once('`')?;
+    let (_, rest) = message.split_once(prefix)?;
+    let (word, rest) = rest.split_once('`')?;
     let known = rest.split('`').skip(1).step_by(2).collect();
     Some((word, known))
 }
@@ -208,21 +215,46 @@ fn locate(table: &DeTable<'_>, span: &Range<usize>) -> Option<Vec<String>> {
     None
 }
 
-/// Goes one step further where serde only knew the table: tagged enums lose the place of their keys.
-fn within(table: &DeTable<'_>, mut path: Vec<String>, message: &str) -> Vec<String> {
-    if let Some((word, _)) = unknown(message, "unknown field `") {
-        let keys: Vec<&str> = path.iter().map(String::as_str).chain([word]).collect();
-        if key_span(table, &keys).is_some() {
-            path.push(word.to_owned());
-        }
-    }
-    if unknown(message, "unknown variant `").is_some() {
-        let keys: Vec<&str> = path.iter().map(String::as_str).chain(["type"]).collect();
-        if key_span(table, &keys).is_some() {
-            path.push("type".to_owned());
+/// Finds the key to blame where the error only knows a table around it.
+///
+/// Tagged enums and buffered tables lose the place of their keys. The key to
+/// blame is the one without which something else is said.
+fn blame<T: DeserializeOwned>(table: &DeTable<'_>, mut path: Vec<String>, message: &str) -> Vec<String> {
+    // What is missing is missing from the table itself.
+    while !message.contains("missing field `") {
+        let Some(DeValue::Table(inside)) = value_at(table, &path) else { break };
+        let mut keys: Vec<String> = inside.keys().map(|key| key.get_ref().to_string()).collect();
+        // Without its tag no table makes sense, so the tag is the last to suspect.
+        keys.sort_by_key(|key| key == "type");
+        let culprit = keys.into_iter().find(|key| {
+            let mut without = table.clone();
+            let path: Vec<String> = path.iter().cloned().chain([key.clone()]).collect();
+            remove(&mut without, &path);
+            try_read::<T>(&without).err().is_none_or(|error| error.message() != message)
+        });
+        match culprit {
+            Some(key) => path.push(key),
+            None => break,
         }
     }
     path
+}
+
+fn try_read<T: DeserializeOwned>(table: &DeTable<'_>) -> Result<T, toml::de::Error> {
+    T::deserialize(toml::de::Deserializer::from(Spanned::new(0..0, table.clone())))
+}
+
+fn value_at<'a, 't>(table: &'a DeTable<'t>, path: &[String]) -> Option<&'a DeValue<'t>> {
+    let (first, rest) = path.split_first()?;
+    let mut value = table.get(first.as_str())?.get_ref();
+    for step in rest {
+        value = match value {
+            DeValue::Table(table) => table.get(step.as_str())?.get_ref(),
+            DeValue::Array(array) => array.get(step.parse::<usize>().ok()?)?.get_ref(),
+            _ => return None,
+        };
+    }
+    Some(value)
 }
 
 /// Returns the span of the last key of a path.
@@ -272,6 +304,7 @@ fn remove(table: &mut DeTable<'_>, path: &[String]) {
 }
 
 #[cfg(test)]
+#[expect(dead_code, reason = "these structs are only read into")]
 mod tests {
     use serde::Deserialize;
 
@@ -313,6 +346,7 @@ mod tests {
             document.substitute(&|name| (name == "SECRET").then(|| "hunter2".to_owned()), &mut problems);
             let _: Option<Outer> = document.read(&mut problems);
         }
+        problems.sort();
         problems.iter().map(|problem| problem.to_string()).collect()
     }
 
@@ -322,11 +356,11 @@ mod tests {
         assert_eq!(
             problems(text),
             [
+                "a.toml:1: unknown key \"nam\"\n    Hint: Did you mean \"name\"?",
                 "a.toml:2: `count`: invalid type: string \"many\", expected u32",
                 "a.toml:4: `inner.size`: invalid value: integer `300`, expected u8",
-                "a.toml:5: unknown key `sise`\n    Hint: Did you mean `size`?",
-                "a.toml:1: unknown key `nam`\n    Hint: Did you mean `name`?",
-                "a.toml:8: unknown key `row`\n    Hint: Did you mean `rows`?",
+                "a.toml:5: unknown key \"sise\"\n    Hint: Did you mean \"size\"?",
+                "a.toml:8: unknown key \"row\"\n    Hint: Did you mean \"rows\"?",
             ]
         );
     }
@@ -334,9 +368,11 @@ mod tests {
     #[test]
     fn a_key_of_a_tagged_table_is_still_found() {
         let text = "[choice]\ntype = \"one\"\nurl = \"x\"\nurll = \"y\"\n";
-        assert_eq!(problems(text), ["a.toml:4: unknown key `urll`\n    Hint: Did you mean `url`?"]);
+        assert_eq!(problems(text), ["a.toml:4: unknown key \"urll\"\n    Hint: Did you mean \"url\"?"]);
         let text = "[choice]\ntype = \"ones\"\n";
-        assert_eq!(problems(text), ["a.toml:2: `choice.type` cannot be `ones`\n    Hint: Did you mean `one`?"]);
+        assert_eq!(problems(text), ["a.toml:2: `choice.type` cannot be \"ones\"\n    Hint: Did you mean \"one\"?"]);
+        let text = "[choice]\nurl = 3\ntype = \"one\"\n";
+        assert_eq!(problems(text), ["a.toml:2: `choice.url`: invalid type: integer `3`, expected a string"]);
         let text = "[choice]\ntype = \"one\"\n";
         assert_eq!(problems(text), ["a.toml:1: `choice` needs a key `url`"]);
     }
@@ -352,7 +388,7 @@ mod tests {
         assert_eq!(
             problems("name = \"${ABSENT}\""),
             [
-                "a.toml:1: environment variable `ABSENT` is not set\n    Hint: Set it in the environment of the program, for example `export NAME=value`."
+                "a.toml:1: environment variable ABSENT is not set\n    Hint: Set it in the environment of the program, for example `export NAME=value`."
             ]
         );
         assert_eq!(

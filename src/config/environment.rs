@@ -61,7 +61,7 @@ fn replaced(text: &str, environment: Environment<'_>, secrets: &mut Vec<Secret>)
             return Err(format!("`${{{name}}}` does not name an environment variable"));
         }
         let Some(value) = environment(name) else {
-            return Err(format!("environment variable `{name}` is not set"));
+            return Err(format!("environment variable {name} is not set"));
         };
         result.push_str(&value);
         secrets.push(Secret {

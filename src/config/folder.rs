@@ -89,7 +89,7 @@ pub(crate) fn read(dir: &Path, problems: &mut Vec<FileProblem>) -> Option<Folder
                 let what = if is_dir { "unknown folder" } else { "unknown file" };
                 problems.push(
                     FileProblem::new(&name, what)
-                        .hint_maybe(spelling::nearest(&name, known).map(|nearest| format!("Did you mean `{nearest}`?")))
+                        .hint_maybe(spelling::nearest(&name, known).map(|nearest| format!("Did you mean \"{nearest}\"?")))
                         .hint_or("Files for sources to read belong into data/; notes into README.md."),
                 );
             }
@@ -131,11 +131,11 @@ fn read_kind(dir: &Path, kind: &Kind, problems: &mut Vec<FileProblem>) -> Vec<Co
 /// A name must read the same in SQL, in addresses and in file names.
 fn check_name(name: &str, kind: &Kind) -> Result<(), FileProblem> {
     if kind.is_relation && name == "sangam" {
-        return Err(FileProblem::new("", "the name `sangam` is taken by the system's own tables")
+        return Err(FileProblem::new("", "the name \"sangam\" is taken by the system's own tables")
             .hint("Choose another file name."));
     }
     if !is_identifier(name) {
-        return Err(FileProblem::new("", format!("`{name}` cannot be the name of a {}", kind.noun)).hint(
+        return Err(FileProblem::new("", format!("\"{name}\" cannot be the name of a {}", kind.noun)).hint(
             "The file's name is the component's name: a small letter, then small letters, digits and underscores, at most 63.",
         ));
     }
@@ -143,7 +143,7 @@ fn check_name(name: &str, kind: &Kind) -> Result<(), FileProblem> {
         // `SELECT … FROM order` would not parse, and nobody wants to quote.
         let read = queries::Catalog::references(&format!("SELECT * FROM {name}"));
         if read.ok().as_deref() != Some(&[name.to_owned()]) {
-            return Err(FileProblem::new("", format!("`{name}` is a word of SQL's own"))
+            return Err(FileProblem::new("", format!("\"{name}\" is a word of SQL's own"))
                 .hint("Choose another file name, for example the plural."));
         }
     }
@@ -163,7 +163,7 @@ fn unique(folder: &Folder, problems: &mut Vec<FileProblem>) {
     for kind in KINDS.iter().filter(|kind| kind.is_relation) {
         for file in folder.files(kind) {
             if let Some(other) = taken.insert(&file.name, &file.path) {
-                let what = format!("the name `{}` is taken by {}", file.name, other.display());
+                let what = format!("the name \"{}\" is taken by {}", file.name, other.display());
                 problems.push(
                     FileProblem::new(&file.path, what)
                         .hint("Sources, views and alerts share one space of names, that of SQL."),

@@ -32,7 +32,7 @@ pub(crate) fn check(sources: &[Retained<'_>], views: &[ViewDef], problems: &mut 
             && *us > retain_us
         {
             let what = format!(
-                "`retain` ({}) is shorter than `{view}` looks back ({})",
+                "`retain` ({}) is shorter than \"{view}\" looks back ({})",
                 readable(retain_us),
                 readable(*us)
             );
@@ -56,7 +56,7 @@ pub(crate) fn warnings(sources: &[Retained<'_>], views: &[ViewDef]) -> Vec<FileP
         let readers: Vec<String> = views
             .iter()
             .filter(|view| view.view.inputs.contains(&source.name))
-            .map(|view| format!("`{}`", view.view.name))
+            .map(|view| format!("\"{}\"", view.view.name))
             .collect();
         let what = if readers.is_empty() {
             "rows are kept for ever".to_owned()

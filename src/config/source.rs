@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use connectors::{Column, ConnectorConfig, FormatConfig};
+use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
+use connectors::{Column, ConnectorConfig, FormatConfig, Setting};
 use queries::{Catalog, SourceRelation};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -46,7 +47,7 @@ pub(crate) struct SourceFile {
     retain: Option<Span>,
     /// Where rows come from. Required.
     connector: Option<ConnectorConfig>,
-    /// How rows are written. Default: JSON, or what the connector's file name says.
+    /// How rows are written. Default: by a file's name, JSON elsewhere.
     format: Option<FormatConfig>,
 }
 
@@ -128,15 +129,23 @@ impl Source {
     }
 }
 
+/// What a source is checked against.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) clock: Clock,
+}
+
 /// Checks a source file; adds what is wrong and gives the source only if nothing is.
 pub(crate) fn build(
     name: &str,
     file: SourceFile,
     document: &Document<'_>,
-    catalog: &Catalog,
-    clock: Clock,
+    deployment: Surroundings<'_>,
     problems: &mut Vec<FileProblem>,
 ) -> Option<Source> {
+    let Surroundings { catalog, clock, .. } = deployment;
     let before = problems.len();
     let mut check = Check { document, problems, columns: Vec::new() };
     check.columns(&file.columns, catalog);
@@ -144,23 +153,37 @@ pub(crate) fn build(
     let version = check.version(&file);
     let time = check.time(&file, clock);
     check.retain(&file);
-    let connector = check.connector(file.connector, clock);
+    let format = file.format.unwrap_or_default();
+    let connector = check.connector(file.connector);
     let columns = check.columns;
     if problems.len() > before {
         return None;
     }
-    let fields: Vec<_> = columns.iter().map(|column| Arc::clone(&column.field)).collect();
     let connector = connector?;
+    let setting = Setting {
+        columns: &columns,
+        format: &format,
+        time_column: time.map(|time| time.column),
+        time_zone: catalog.time_zone(),
+        directory: deployment.dir,
+        start_us: 0,
+    };
+    for error in connector.check(&setting) {
+        problems.push(document.problem(&["connector"], error.what).hint_maybe(error.hint));
+    }
+    if problems.len() > before {
+        return None;
+    }
     Some(Source {
         name: name.to_owned(),
-        schema: Arc::new(Schema::new(fields)),
+        schema: connectors::schema(&columns),
         columns,
         key,
         version,
         retractions: file.retractions,
         time,
         retain_us: file.retain.map(|retain| retain.us),
-        format: file.format.unwrap_or_default(),
+        format,
         connector,
     })
 }
@@ -183,7 +206,7 @@ impl Check<'_, '_> {
             let known = self.columns.iter().map(|column| column.field.name().as_str());
             let problem = self
                 .document
-                .problem(path, format!("`{}` names an unknown column `{name}`", path.join(".")))
+                .problem(path, format!("`{}` names an unknown column \"{name}\"", path.join(".")))
                 .hint_maybe(spelling::hint(name, known, "column"));
             self.problems.push(problem);
         }
@@ -209,7 +232,7 @@ impl Check<'_, '_> {
             if !is_identifier(name) {
                 self.refuse(
                     &path,
-                    format!("`{name}` cannot be the name of a column"),
+                    format!("\"{name}\" cannot be the name of a column"),
                     format!(
                         "Column names are small letters, digits and underscores; the input's own name goes into `from`: `NAME = {{ type = \"{}\", from = \"{name}\" }}`.",
                         entry.sql_type
@@ -225,7 +248,7 @@ impl Check<'_, '_> {
                 Err(problem) => {
                     let told = self
                         .document
-                        .problem(&path, format!("column `{name}`: {}", problem.what))
+                        .problem(&path, format!("column \"{name}\": {}", problem.what))
                         .hint_maybe(problem.hint);
                     self.problems.push(told);
                 }
@@ -249,11 +272,11 @@ impl Check<'_, '_> {
         for name in names {
             let Some(position) = self.column(&["key"], name) else { continue };
             if key.contains(&position) {
-                self.refuse(&["key"], format!("`key` names `{name}` twice"), "Name each column once.");
+                self.refuse(&["key"], format!("`key` names \"{name}\" twice"), "Name each column once.");
             } else if self.columns[position].field.is_nullable() {
                 self.refuse(
                     &["columns", name],
-                    format!("key column `{name}` may be NULL"),
+                    format!("key column \"{name}\" may be NULL"),
                     "Declare it `not null`: NULL identifies nothing.",
                 );
             }
@@ -275,7 +298,7 @@ impl Check<'_, '_> {
         if self.columns[position].field.is_nullable() {
             self.refuse(
                 &["columns", name],
-                format!("version column `{name}` may be NULL"),
+                format!("version column \"{name}\" may be NULL"),
                 "Declare it `not null`: NULL cannot be compared with another version.",
             );
         }
@@ -297,13 +320,13 @@ impl Check<'_, '_> {
         if !matches!(field.data_type(), DataType::Timestamp(TimeUnit::Microsecond, Some(_))) {
             self.refuse(
                 &["columns", &time.column],
-                format!("time column `{}` is not a timestamp", time.column),
+                format!("time column \"{}\" is not a timestamp", time.column),
                 "Declare it `timestamp not null`.",
             );
         } else if field.is_nullable() {
             self.refuse(
                 &["columns", &time.column],
-                format!("time column `{}` may be NULL", time.column),
+                format!("time column \"{}\" may be NULL", time.column),
                 "Declare it `timestamp not null`: a row without a time has no place in the order.",
             );
         }
@@ -334,9 +357,9 @@ impl Check<'_, '_> {
         }
     }
 
-    fn connector(&mut self, connector: Option<ConnectorConfig>, _clock: Clock) -> Option<ConnectorConfig> {
+    fn connector(&mut self, connector: Option<ConnectorConfig>) -> Option<ConnectorConfig> {
         if connector.is_none() && !self.document.is_broken(&["connector"]) {
-            let known: Vec<String> = connectors::SOURCES.iter().map(|name| format!("`{name}`")).collect();
+            let known: Vec<String> = connectors::SOURCES.iter().map(|entry| format!("\"{}\"", entry.name)).collect();
             self.refuse(
                 &["connector"],
                 "a source needs a `[connector]`",

@@ -4,13 +4,13 @@
 pub(crate) fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>, noun: &str) -> Option<String> {
     let known: Vec<&str> = known.into_iter().collect();
     if let Some(nearest) = nearest(word, known.iter().copied()) {
-        return Some(format!("Did you mean `{nearest}`?"));
+        return Some(format!("Did you mean \"{nearest}\"?"));
     }
     match known.as_slice() {
         [] => None,
-        [only] => Some(format!("The only {noun} there is: `{only}`.")),
+        [only] => Some(format!("The only {noun} there is: \"{only}\".")),
         _ => {
-            let list: Vec<String> = known.iter().map(|known| format!("`{known}`")).collect();
+            let list: Vec<String> = known.iter().map(|known| format!("\"{known}\"")).collect();
             Some(format!("The {noun}s there are: {}.", list.join(", ")))
         }
     }
@@ -63,9 +63,9 @@ mod tests {
         assert_eq!(nearest("at", ["ph", "id"]), None);
         assert_eq!(
             hint("zebra", ["station", "at"], "column").unwrap(),
-            "The columns there are: `station`, `at`."
+            "The columns there are: \"station\", \"at\"."
         );
-        assert_eq!(hint("zebra", ["at"], "column").unwrap(), "The only column there is: `at`.");
+        assert_eq!(hint("zebra", ["at"], "column").unwrap(), "The only column there is: \"at\".");
         assert_eq!(hint("zebra", [], "column"), None);
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use arrow::array::timezone::Tz;
 use arrow::compute::kernels::cast_utils::string_to_datetime;
@@ -52,7 +51,7 @@ struct TestFile {
 struct StepFile {
     /// The time of the step, after that of the step before. Required.
     at: TomlText,
-    /// Rows to insert, by source. A column left out is NULL.
+    /// Rows to insert, by source, with the columns' own names. A column left out is NULL.
     #[serde(default)]
     rows: BTreeMap<String, Vec<toml::Table>>,
     /// Rows to delete, by source: whole rows, or keys where the source has one.
@@ -173,7 +172,7 @@ struct Check<'a, 't> {
     problems: &'a mut Vec<FileProblem>,
 }
 
-impl Check<'_, '_> {
+impl<'a> Check<'a, '_> {
     fn problem(&self, path: &[&str], what: impl Into<String>) -> FileProblem {
         let path: Vec<&str> = ["step", self.position].iter().chain(path).copied().collect();
         self.document.problem(&path, what)
@@ -228,17 +227,16 @@ impl Check<'_, '_> {
             let Some(source) = self.source(key, &name) else { continue };
             if key == "delete" && source.key.is_none() && !source.retractions {
                 self.problems.push(
-                    self.problem(&[key, &name], format!("rows of `{name}` cannot be deleted"))
+                    self.problem(&[key, &name], format!("rows of \"{name}\" cannot be deleted"))
                         .hint("Declare a `key` or `retractions = true` in the source."),
                 );
             }
             for (position, row) in rows.iter().enumerate() {
                 for column in row.keys() {
-                    // A row carries the input's own names, where the source declares them.
-                    let known = || source.columns.iter().map(|column| column.from.as_deref().unwrap_or(column.field.name()));
+                    let known = || source.schema.fields().iter().map(|field| field.name().as_str());
                     if !known().any(|known| known == column) {
                         self.problems.push(
-                            self.problem(&[key, &name, &position.to_string(), column], format!("`{name}` has no column `{column}`"))
+                            self.problem(&[key, &name, &position.to_string(), column], format!("\"{name}\" has no column \"{column}\""))
                                 .hint_maybe(spelling::hint(column, known(), "column")),
                         );
                     }
@@ -249,14 +247,15 @@ impl Check<'_, '_> {
         checked
     }
 
-    fn source(&mut self, key: &str, name: &str) -> Option<Arc<Source>> {
-        if let Some(source) = self.names.sources.iter().find(|source| source.name == name) {
-            return Some(Arc::new(source.clone()));
+    fn source(&mut self, key: &str, name: &str) -> Option<&'a Source> {
+        let names = self.names;
+        if let Some(source) = names.sources.iter().find(|source| source.name == name) {
+            return Some(source);
         }
         if !self.names.broken.iter().any(|broken| broken == name) {
             let known = self.names.sources.iter().map(|source| source.name.as_str());
             self.problems.push(
-                self.problem(&[key, name], format!("there is no source `{name}`"))
+                self.problem(&[key, name], format!("there is no source \"{name}\""))
                     .hint_maybe(spelling::hint(name, known, "source")),
             );
         }
@@ -268,7 +267,7 @@ impl Check<'_, '_> {
         if schema.is_none() && !self.names.broken.iter().any(|broken| broken == name) {
             let known = self.names.relations.keys().copied();
             self.problems.push(
-                self.problem(&[key, name], format!("there is no view, alert or source `{name}`"))
+                self.problem(&[key, name], format!("there is no view, alert or source \"{name}\""))
                     .hint_maybe(spelling::hint(name, known, "relation")),
             );
         }
@@ -286,7 +285,7 @@ impl Check<'_, '_> {
                 Err(_) => {
                     let known = schema.fields().iter().map(|field| field.name().as_str());
                     let problem = self
-                        .problem(&["expect", &relation], format!("`{relation}` has no column `{name}`"))
+                        .problem(&["expect", &relation], format!("\"{relation}\" has no column \"{name}\""))
                         .hint_maybe(spelling::hint(name, known, "column"));
                     if !self.problems.contains(&problem) {
                         self.problems.push(problem);

@@ -200,13 +200,13 @@ pub(crate) fn key_columns(path: &Path, head: &Head, view: &queries::View, proble
         let fields = view.schema.fields();
         match fields.iter().position(|field| field.name() == name) {
             Some(position) if key.contains(&position) => {
-                problems.push(problem(format!("`key` names `{name}` twice")).hint("Name each column once."));
+                problems.push(problem(format!("`key` names \"{name}\" twice")).hint("Name each column once."));
             }
             Some(position) => key.push(position),
             None => {
                 let known = fields.iter().map(|field| field.name().as_str());
                 problems.push(
-                    problem(format!("`key` names an unknown column `{name}`"))
+                    problem(format!("`key` names an unknown column \"{name}\""))
                         .hint_maybe(spelling::hint(name, known, "column")),
                 );
             }
@@ -257,7 +257,7 @@ mod tests {
             problems,
             [
                 "v.sql:3: an option below the query\n    Hint: Lines `--!` stand at the head of the file, before the SELECT.",
-                "v.sql:1: unknown key `keys`\n    Hint: Did you mean `key`?",
+                "v.sql:1: unknown key \"keys\"\n    Hint: Did you mean \"key\"?",
             ]
         );
     }
@@ -269,7 +269,7 @@ mod tests {
         assert!(problems[0].contains("an alert needs a `key`"));
         assert!(problems[1].contains("an alert needs a `priority`"));
         let (_, problems) = problems_of(alert_head, "--! key = [\"a\"]\n--! priority = \"hihg\"\nSELECT 1");
-        assert_eq!(problems, ["v.sql:2: `priority` cannot be `hihg`\n    Hint: Did you mean `high`?"]);
+        assert_eq!(problems, ["v.sql:2: `priority` cannot be \"hihg\"\n    Hint: Did you mean \"high\"?"]);
         let (head, problems) = problems_of(alert_head, "--! key = [\"a\"]\n--! priority = \"critical\"\nSELECT 1");
         assert_eq!(problems, [""; 0]);
         assert_eq!(head.kind, ViewKind::Alert { priority: Priority::Critical });
