@@ -2,7 +2,7 @@
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray,
-    Float32Array, Float64Array, LargeBinaryArray, LargeStringArray, NullArray, PrimitiveArray, StringArray,
+    Float32Array, Float64Array, LargeBinaryArray, LargeStringArray, PrimitiveArray, StringArray,
     StringViewArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
