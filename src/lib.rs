@@ -1,1 +1,5 @@
-//! Placeholder.
+//! Sangam: live SQL views over streams, declared by a folder of TOML and SQL.
+//!
+//! `cli` is the command line; `config` reads a deployment folder.
+pub mod cli;
+pub mod config;

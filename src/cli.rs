@@ -1,0 +1,79 @@
+//! The command line: one file a subcommand.
+mod check;
+mod explain;
+mod new;
+mod query;
+mod run;
+mod table;
+//mod test;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Deployment};
+
+/// Keeps SQL views current while rows stream in.
+///
+/// A deployment is a folder: sources and tests in TOML, views and alerts in
+/// SQL. Start with `sangam new mine`, then `sangam run mine` and open the
+/// address it prints.
+#[derive(Debug, Parser)]
+#[command(name = "sangam", version, arg_required_else_help = true, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Check(check::Check),
+    //Test(test::TestCommand),
+    Explain(explain::Explain),
+    New(new::New),
+    Query(query::Query),
+}
+
+/// Runs the command the process was started with.
+pub fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(command) => command.run(),
+        Command::Check(command) => command.run(),
+        //Command::Test(command) => command.run(),
+        Command::Explain(command) => command.run(),
+        Command::New(command) => command.run(),
+        Command::Query(command) => command.run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Loads a deployment; prints what is wrong with it, or what is worth knowing.
+fn load(dir: &Path) -> Option<Deployment> {
+    let problems = match config::load(dir) {
+        Ok(deployment) => {
+            for warning in &deployment.warnings {
+                eprintln!("warning: {}", warning.under(dir));
+            }
+            return Some(deployment);
+        }
+        Err(problems) => problems,
+    };
+    for problem in &problems {
+        eprintln!("{}", problem.under(dir));
+    }
+    eprintln!("\n{}: {}", dir.display(), counted(problems.len(), "problem"));
+    None
+}
+
+/// Counts things in English.
+fn counted(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
+}

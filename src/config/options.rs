@@ -1,0 +1,71 @@
+//! `deployment.toml`: what holds for the deployment as a whole.
+
+use serde::Deserialize;
+
+/// The deployment's options. Every key may be left out; so may the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Address and port to answer on; port 0 takes a free one. Default "127.0.0.1:7878".
+    pub listen: String,
+    /// Worker threads, 1 to 256. Default: as many as there are processors.
+    pub workers: Option<usize>,
+    /// What time it is: "wall" (default) follows the machine's clock, "event"
+    /// the event times of the rows, for replays of recorded data.
+    pub clock: Clock,
+    /// The zone of civil days and of times written without one, for example
+    /// "Asia/Kolkata". Default "UTC".
+    pub time_zone: String,
+    /// Rows a tick takes from files and generators under the event clock. Default 1000.
+    pub tick_rows: usize,
+    /// Ticks that may be unfinished at a time. Default 4.
+    pub in_flight: usize,
+    /// The largest request body taken, in bytes. Default 16777216 (16 MiB).
+    pub body_bytes_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            listen: "127.0.0.1:7878".to_owned(),
+            workers: None,
+            clock: Clock::Wall,
+            time_zone: "UTC".to_owned(),
+            tick_rows: 1_000,
+            in_flight: 4,
+            body_bytes_max: 16 << 20,
+        }
+    }
+}
+
+/// What ticks follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clock {
+    /// The machine's clock.
+    #[default]
+    Wall,
+    /// The event time of the input.
+    Event,
+}
+
+impl Options {
+    /// Returns what is wrong with the values: key, what, hint.
+    pub(crate) fn check(&self) -> Vec<(&'static str, String, &'static str)> {
+        let mut wrong = Vec::new();
+        let port = self.listen.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+        if !matches!(port, Some((host, Ok(_))) if !host.is_empty()) {
+            let what = format!("`listen`: \"{}\" is not an address with a port", self.listen);
+            wrong.push(("listen", what, "Write for example \"127.0.0.1:7878\", or \"0.0.0.0:7878\" for all networks."));
+        }
+        if self.workers.is_some_and(|workers| !(1..=256).contains(&workers)) {
+            wrong.push(("workers", "`workers` must be from 1 to 256".to_owned(), "Leave it out to use every processor."));
+        }
+        for (key, value) in [("tick_rows", self.tick_rows), ("in_flight", self.in_flight), ("body_bytes_max", self.body_bytes_max)] {
+            if value == 0 {
+                wrong.push((key, format!("`{key}` must be at least 1"), "Leave it out to take the default."));
+            }
+        }
+        wrong
+    }
+}

@@ -1,0 +1,277 @@
+//! `views/NAME.sql` and `alerts/NAME.sql`: one `SELECT`, under head lines `--!` that hold options in TOML.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+
+use super::document::Document;
+use super::problem::FileProblem;
+use super::spelling;
+
+/// The options of a view.
+///
+/// ```sql
+/// --! key = ["station", "hour"]
+/// SELECT station, date_bin(INTERVAL '1 hour', at) AS hour, avg(ph) AS ph
+/// FROM readings GROUP BY station, hour
+/// ```
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ViewOptions {
+    /// The columns that identify a row: subscribers are sent whole rows by key
+    /// instead of single insertions and deletions.
+    pub(crate) key: Option<Vec<String>>,
+    /// How long finished rows are kept in history. Not supported yet.
+    keep: Option<IgnoredAny>,
+    /// When rows are emitted. Not supported yet.
+    emit: Option<IgnoredAny>,
+}
+
+/// The options of an alert: a view whose rows are the alerts now standing.
+///
+/// ```sql
+/// --! key = ["station"]
+/// --! priority = "critical"
+/// SELECT station, score FROM risk WHERE score >= 70
+/// ```
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AlertOptions {
+    /// The columns that identify an alert. Required.
+    key: Option<Vec<String>>,
+    /// How urgent it is: "low", "medium", "high" or "critical". Required.
+    priority: Option<Priority>,
+    /// As in views: not supported yet.
+    keep: Option<IgnoredAny>,
+    /// As in views: not supported yet.
+    emit: Option<IgnoredAny>,
+}
+
+/// How urgent an alert is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// For the record.
+    Low,
+    /// To look at today.
+    Medium,
+    /// To look at now.
+    High,
+    /// To act on now.
+    Critical,
+}
+
+impl Priority {
+    /// Returns the word it is written with.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Priority::Low => "low",
+            Priority::Medium => "medium",
+            Priority::High => "high",
+            Priority::Critical => "critical",
+        }
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a `SELECT` is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewKind {
+    /// To be looked at.
+    View,
+    /// To raise alerts: a row in raises, a row out clears.
+    Alert {
+        /// How urgent they are.
+        priority: Priority,
+    },
+}
+
+/// A view or an alert, planned.
+#[derive(Clone, Debug)]
+pub struct ViewDef {
+    /// The plan, the schema and the text.
+    pub view: queries::View,
+    /// What it is for.
+    pub kind: ViewKind,
+    /// Positions of the key columns.
+    pub key: Option<Vec<usize>>,
+    /// Whether the plan itself makes the key unique, so that nothing need be counted.
+    pub key_is_implied: bool,
+}
+
+/// What the head of a file said, before the text is planned.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) kind: ViewKind,
+    pub(crate) key: Option<Vec<String>>,
+    /// The line of the key, for problems with its columns.
+    pub(crate) key_line: Option<usize>,
+}
+
+/// Reads the head of a view.
+pub(crate) fn view_head(path: &Path, text: &str, problems: &mut Vec<FileProblem>) -> Head {
+    let (options, key_line) = read_head::<ViewOptions>(path, text, problems);
+    Head { kind: ViewKind::View, key: options.key, key_line }
+}
+
+/// Reads the head of an alert, which must say more.
+pub(crate) fn alert_head(path: &Path, text: &str, problems: &mut Vec<FileProblem>) -> Head {
+    let before = problems.len();
+    let (options, key_line) = read_head::<AlertOptions>(path, text, problems);
+    // A head with mistakes may well have meant to say it.
+    let is_sound = problems.len() == before;
+    if options.key.is_none() && is_sound {
+        problems.push(
+            FileProblem::new(path, "an alert needs a `key`")
+                .line(Some(1))
+                .hint("Say which columns identify an alert, for example `--! key = [\"station\"]`."),
+        );
+    }
+    if options.priority.is_none() && is_sound {
+        problems.push(
+            FileProblem::new(path, "an alert needs a `priority`")
+                .line(Some(1))
+                .hint("Write `--! priority = \"high\"`; the choices are low, medium, high and critical."),
+        );
+    }
+    let priority = options.priority.unwrap_or(Priority::Low);
+    Head { kind: ViewKind::Alert { priority }, key: options.key, key_line }
+}
+
+/// Reads the options of a file's head.
+fn read_head<T: Default + DeserializeOwned>(path: &Path, text: &str, problems: &mut Vec<FileProblem>) -> (T, Option<usize>) {
+    let toml = head_as_toml(path, text, problems);
+    let Some(mut document) = Document::parse(path, &toml, problems) else {
+        return (T::default(), None);
+    };
+    for (key, until) in [("keep", "keeping finished rows in history"), ("emit", "emitting rows when their bucket closes")] {
+        if document.has(&[key]) {
+            problems.push(
+                document
+                    .problem(&[key], format!("`{key}` is not supported yet"))
+                    .hint(format!("Leave it out: {until} comes with a later version; the view is over the retained rows.")),
+            );
+        }
+    }
+    let options = document.read(problems).unwrap_or_default();
+    (options, document.line(&["key"]))
+}
+
+/// Blanks everything but the options, so that lines keep their numbers.
+fn head_as_toml(path: &Path, text: &str, problems: &mut Vec<FileProblem>) -> String {
+    let mut toml = String::new();
+    let mut in_head = true;
+    for (position, line) in text.lines().enumerate() {
+        let trimmed = line.trim_start();
+        if let Some(option) = trimmed.strip_prefix("--!") {
+            if in_head {
+                toml.push_str(option);
+            } else {
+                problems.push(
+                    FileProblem::new(path, "an option below the query")
+                        .line(Some(position + 1))
+                        .hint("Lines `--!` stand at the head of the file, before the SELECT."),
+                );
+            }
+        } else if !trimmed.is_empty() && !trimmed.starts_with("--") {
+            in_head = false;
+        }
+        toml.push('\n');
+    }
+    toml
+}
+
+/// Finds the declared key among a planned view's columns.
+pub(crate) fn key_columns(path: &Path, head: &Head, view: &queries::View, problems: &mut Vec<FileProblem>) -> Option<Vec<usize>> {
+    let names = head.key.as_ref()?;
+    let problem = |what: String| FileProblem::new(path, what).line(head.key_line);
+    if names.is_empty() {
+        problems.push(problem("`key` names no column".to_owned()).hint("Leave `key` out, or name the columns that identify a row."));
+    }
+    let mut key = Vec::new();
+    for name in names {
+        let fields = view.schema.fields();
+        match fields.iter().position(|field| field.name() == name) {
+            Some(position) if key.contains(&position) => {
+                problems.push(problem(format!("`key` names \"{name}\" twice")).hint("Name each column once."));
+            }
+            Some(position) => key.push(position),
+            None => {
+                let known = fields.iter().map(|field| field.name().as_str());
+                problems.push(
+                    problem(format!("`key` names an unknown column \"{name}\""))
+                        .hint_maybe(spelling::hint(name, known, "column")),
+                );
+            }
+        }
+    }
+    Some(key)
+}
+
+/// Tells whether the plan makes the key unique: some of its columns already are.
+pub(crate) fn is_implied(key: &[usize], view: &queries::View) -> bool {
+    view.implied_key.as_ref().is_some_and(|implied| {
+        implied.iter().all(|name| key.iter().any(|position| view.schema.field(*position).name() == name))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems_of(read: fn(&Path, &str, &mut Vec<FileProblem>) -> Head, text: &str) -> (Head, Vec<String>) {
+        let mut problems = Vec::new();
+        let head = read(Path::new("v.sql"), text, &mut problems);
+        (head, problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn options_stand_in_the_head_and_may_span_lines() {
+        let text = "-- A comment.\n--! key = [\n--!   \"a\",\n--! ]\n\nSELECT a FROM t\n";
+        let (head, problems) = problems_of(view_head, text);
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(head.key.unwrap(), ["a"]);
+        assert_eq!(head.key_line, Some(2));
+    }
+
+    #[test]
+    fn what_is_not_supported_yet_says_so() {
+        let (_, problems) = problems_of(view_head, "--! keep = \"2 years\"\n--! emit = \"on close\"\nSELECT 1");
+        assert!(problems[0].starts_with("v.sql:1: `keep` is not supported yet"), "{problems:?}");
+        assert!(problems[1].starts_with("v.sql:2: `emit` is not supported yet"), "{problems:?}");
+        assert_eq!(problems.len(), 2);
+    }
+
+    #[test]
+    fn wrong_options_are_told_at_their_line() {
+        let text = "--! keys = [\"a\"]\nSELECT 1\n--! key = [\"a\"]\n";
+        let (_, problems) = problems_of(view_head, text);
+        assert_eq!(
+            problems,
+            [
+                "v.sql:3: an option below the query\n    Hint: Lines `--!` stand at the head of the file, before the SELECT.",
+                "v.sql:1: unknown key \"keys\"\n    Hint: Did you mean \"key\"?",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_alert_must_say_its_key_and_priority() {
+        let (_, problems) = problems_of(alert_head, "SELECT 1");
+        assert_eq!(problems.len(), 2);
+        assert!(problems[0].contains("an alert needs a `key`"));
+        assert!(problems[1].contains("an alert needs a `priority`"));
+        let (_, problems) = problems_of(alert_head, "--! key = [\"a\"]\n--! priority = \"hihg\"\nSELECT 1");
+        assert_eq!(problems, ["v.sql:2: `priority` cannot be \"hihg\"\n    Hint: Did you mean \"high\"?"]);
+        let (head, problems) = problems_of(alert_head, "--! key = [\"a\"]\n--! priority = \"critical\"\nSELECT 1");
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(head.kind, ViewKind::Alert { priority: Priority::Critical });
+    }
+}
