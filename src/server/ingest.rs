@@ -15,7 +15,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use connectors::{ConnectorConfig, Decoded};
+use connectors::{Decoded, FormatKind};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -23,7 +23,7 @@ use super::Server;
 use super::error::{ApiError, json_response};
 use super::limits::{BODY_BYTES_DECODED_INLINE, BODY_BYTES_IN_FLIGHT_MAX, REASONS_MAX};
 use crate::engine::{Engine, IngestError, Operation, RelationKind};
-use decoders::{Decoders, Shape};
+use decoders::{Decoders, detect};
 
 pub(super) use body::text;
 
@@ -51,7 +51,7 @@ impl Ingest {
             .map(|source| {
                 let prepared = Source {
                     decoders: Arc::new(Decoders::new(source, &deployment.options.time_zone)),
-                    open: matches!(source.connector, ConnectorConfig::Http(_) | ConnectorConfig::Simulate(_)),
+                    open: source.connector.takes_posts(),
                     deletes: source.key.is_some() || source.retractions,
                 };
                 (source.name.clone(), prepared)
@@ -72,10 +72,10 @@ pub(super) async fn ingest(
 ) -> Result<Response, ApiError> {
     let source = find(&server, &name)?;
     let operation = operation(&parameters, &name, source)?;
-    let shape = shape(request.headers(), source)?;
+    let kind = kind(request.headers(), source)?;
     let bytes_max = server.engine.deployment().options.body_bytes_max;
     let (body, permit) = body::read(request, bytes_max, &server.ingest.memory).await?;
-    let decoded = decode(source, shape, body).await?;
+    let decoded = decode(source, kind, body).await?;
     drop(permit);
     let reasons: Vec<String> = decoded.rejected.iter().take(REASONS_MAX).map(|row| row.reason.clone()).collect();
     let accepted = server.engine.ingest(&name, operation, decoded).await.map_err(refused)?;
@@ -137,8 +137,8 @@ fn operation(parameters: &HashMap<String, String>, name: &str, source: &Source) 
     }
 }
 
-/// Returns the shape the headers tell, if they do.
-fn shape(headers: &HeaderMap, source: &Source) -> Result<Option<Shape>, ApiError> {
+/// Returns the format that the headers or the declaration tell, if they do.
+fn kind(headers: &HeaderMap, source: &Source) -> Result<Option<FormatKind>, ApiError> {
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && encoding != "identity"
     {
@@ -155,9 +155,9 @@ fn shape(headers: &HeaderMap, source: &Source) -> Result<Option<Shape>, ApiError
     let value = value.to_str().unwrap_or_default();
     let media_type = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media_type.as_str() {
-        "text/csv" => Ok(Some(Shape::Csv)),
+        "text/csv" => Ok(Some(FormatKind::Csv)),
         "application/json" | "application/x-ndjson" | "application/ndjson" | "application/jsonl"
-        | "application/json-lines" => Ok(Some(Shape::Json)),
+        | "application/json-lines" => Ok(Some(FormatKind::Json)),
         // What curl, fetch and others say when they were told nothing.
         "" | "application/x-www-form-urlencoded" | "application/octet-stream" | "text/plain" => {
             Ok(source.decoders.declared())
@@ -171,13 +171,13 @@ fn shape(headers: &HeaderMap, source: &Source) -> Result<Option<Shape>, ApiError
     }
 }
 
-async fn decode(source: &Source, shape: Option<Shape>, body: Bytes) -> Result<Decoded, ApiError> {
-    let shape = shape.unwrap_or_else(|| Shape::detect(&body));
+async fn decode(source: &Source, kind: Option<FormatKind>, body: Bytes) -> Result<Decoded, ApiError> {
+    let kind = kind.unwrap_or_else(|| detect(&body));
     if body.len() < BODY_BYTES_DECODED_INLINE {
-        return source.decoders.decode(shape, &body);
+        return source.decoders.decode(kind, &body);
     }
     let decoders = source.decoders.clone();
-    tokio::task::spawn_blocking(move || decoders.decode(shape, &body))
+    tokio::task::spawn_blocking(move || decoders.decode(kind, &body))
         .await
         .map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "decoder_failed", "the decoder panicked"))?
 }
@@ -192,10 +192,10 @@ mod tests {
 
     #[test]
     fn the_first_character_tells_json_from_csv() {
-        assert_eq!(Shape::detect(b" \n[{\"a\":1}]"), Shape::Json);
-        assert_eq!(Shape::detect(b"{\"a\":1}\n{\"a\":2}"), Shape::Json);
-        assert_eq!(Shape::detect(b"a,b\n1,2\n"), Shape::Csv);
-        assert_eq!(Shape::detect("\u{feff}{}".as_bytes()), Shape::Json);
-        assert_eq!(Shape::detect(b""), Shape::Json);
+        assert_eq!(detect(b" \n[{\"a\":1}]"), FormatKind::Json);
+        assert_eq!(detect(b"{\"a\":1}\n{\"a\":2}"), FormatKind::Json);
+        assert_eq!(detect(b"a,b\n1,2\n"), FormatKind::Csv);
+        assert_eq!(detect("\u{feff}{}".as_bytes()), FormatKind::Json);
+        assert_eq!(detect(b""), FormatKind::Json);
     }
 }

@@ -2,30 +2,20 @@
 
 use std::sync::Mutex;
 
-use arrow::datatypes::SchemaRef;
 use axum::http::StatusCode;
-use connectors::{Column, Decoded, Decoder, FormatConfig};
+use connectors::{Column, Decoded, Decoder, FormatConfig, FormatKind};
 
 use crate::config::Source;
 use crate::server::error::ApiError;
 
-/// Decoders kept for each source and shape.
+/// Decoders kept for each source and format.
 const IDLE_MAX: usize = 8;
-
-/// How the rows of a body are written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// NDJSON or one JSON array.
-    Json,
-    /// CSV with a header line.
-    Csv,
-}
 
 /// The decoders of one source.
 pub(super) struct Decoders {
     columns: Vec<Column>,
     time_zone: String,
-    declared: Option<Shape>,
+    declared: Option<FormatKind>,
     json: Pool,
     csv: Pool,
 }
@@ -35,49 +25,35 @@ struct Pool {
     idle: Mutex<Vec<Decoder>>,
 }
 
-impl Shape {
-    /// Tells JSON from CSV by the first character.
-    pub(super) fn detect(body: &[u8]) -> Self {
-        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-        match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            Some(b'{' | b'[') | None => Shape::Json,
-            Some(_) => Shape::Csv,
-        }
+/// Tells JSON from CSV by the first character.
+pub(super) fn detect(body: &[u8]) -> FormatKind {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{' | b'[') | None => FormatKind::Json,
+        Some(_) => FormatKind::Csv,
     }
 }
 
 impl Decoders {
     pub(super) fn new(source: &Source, time_zone: &str) -> Self {
-        let declared = match &source.format {
-            FormatConfig::Json(_) => None,
-            FormatConfig::Csv(_) => Some(Shape::Csv),
-            FormatConfig::Parquet(_) => None,
-        };
-        // The declared options hold for bodies of the declared shape; the other shape is plain.
-        let pool = |shape: Shape, plain: FormatConfig| Pool {
-            format: if declared == Some(shape) { source.format.clone() } else { plain },
-            idle: Mutex::new(Vec::new()),
-        };
+        let pool = |kind| Pool { format: source.format.with_kind(kind), idle: Mutex::new(Vec::new()) };
         Decoders {
             columns: source.columns.clone(),
             time_zone: time_zone.to_owned(),
-            declared,
-            json: pool(Shape::Json, FormatConfig::json()),
-            csv: pool(Shape::Csv, FormatConfig::csv()),
+            declared: source.format.kind.filter(|kind| *kind != FormatKind::Parquet),
+            json: pool(FormatKind::Json),
+            csv: pool(FormatKind::Csv),
         }
     }
 
-    /// Returns the declared shape, where it leaves no doubt.
-    pub(super) fn declared(&self) -> Option<Shape> {
+    /// Returns the format the source declares, if it does and a body can have it.
+    pub(super) fn declared(&self) -> Option<FormatKind> {
         self.declared
     }
 
     /// Decodes a whole body.
-    pub(super) fn decode(&self, shape: Shape, body: &[u8]) -> Result<Decoded, ApiError> {
-        let pool = match shape {
-            Shape::Json => &self.json,
-            Shape::Csv => &self.csv,
-        };
+    pub(super) fn decode(&self, kind: FormatKind, body: &[u8]) -> Result<Decoded, ApiError> {
+        let pool = if kind == FormatKind::Csv { &self.csv } else { &self.json };
         let idle = pool.idle.lock().ok().and_then(|mut idle| idle.pop());
         let mut decoder = match idle {
             Some(decoder) => decoder,
