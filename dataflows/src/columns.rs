@@ -242,13 +242,11 @@ impl Column {
                 write_fixed(values, end, rows, slots, |row| [input[2 * row], input[2 * row + 1]])
             }
             (Values::Bytes(arena), IncomingValues::Bytes(array)) => {
-                let nulls = input.nulls.as_ref();
-                with_bytes(array, |value| {
-                    for (&row, &slot) in rows.iter().zip(slots) {
-                        let present = nulls.is_none_or(|nulls| nulls.is_valid(row as usize));
-                        arena.write(slot as usize, if present { value(row as usize) } else { &[] });
-                    }
-                });
+                let (nulls, values) = (input.nulls.as_ref(), ByteValues::new(array));
+                for (&row, &slot) in rows.iter().zip(slots) {
+                    let present = nulls.is_none_or(|nulls| nulls.is_valid(row as usize));
+                    arena.write(slot as usize, if present { values.value(row as usize) } else { &[] });
+                }
             }
             (Values::Encoded(_, arena), IncomingValues::Encoded(encoded)) => {
                 for (&row, &slot) in rows.iter().zip(slots) {
@@ -301,11 +299,12 @@ impl Column {
             (Values::Sixteen(values), IncomingValues::Sixteen(input)) => {
                 compare_fixed(values, rows, slots, equal, |row| [input[2 * row], input[2 * row + 1]])
             }
-            (Values::Bytes(arena), IncomingValues::Bytes(array)) => with_bytes(array, |value| {
+            (Values::Bytes(arena), IncomingValues::Bytes(array)) => {
+                let values = ByteValues::new(array);
                 for ((&row, &slot), equal) in rows.iter().zip(slots).zip(equal.iter_mut()) {
-                    *equal &= arena.read(slot as usize) == value(row as usize);
+                    *equal &= arena.read(slot as usize) == values.value(row as usize);
                 }
-            }),
+            }
             _ => {
                 for ((&row, &slot), equal) in rows.iter().zip(slots).zip(equal.iter_mut()) {
                     *equal = *equal && self.equal_values(input, row as usize, slot as usize);
@@ -322,9 +321,7 @@ impl Column {
             (Values::Eight(values), IncomingValues::Eight(input)) => values[slot] == input[row],
             (Values::Sixteen(values), IncomingValues::Sixteen(input)) => values[slot] == [input[2 * row], input[2 * row + 1]],
             (Values::Bytes(arena), IncomingValues::Bytes(array)) => {
-                let mut equal = false;
-                with_bytes(array, |value| equal = arena.read(slot) == value(row));
-                equal
+                arena.read(slot) == ByteValues::new(array).value(row)
             }
             (Values::Encoded(_, arena), IncomingValues::Encoded(encoded)) => arena.read(slot) == encoded.row(row).data(),
             (Values::Null, _) => true,
@@ -433,32 +430,45 @@ fn gather_fixed<T: ArrowNativeType>(values: &[T], slots: &[u32]) -> Buffer {
     Buffer::from_vec(out)
 }
 
-/// Calls `with` with a reader of the array's values as bytes, the type decided once a batch.
-fn with_bytes(array: &ArrayRef, with: impl FnOnce(&dyn Fn(usize) -> &[u8])) {
-    match array.data_type() {
-        DataType::Utf8 => {
-            let array = array.as_string::<i32>();
-            with(&|row| array.value(row).as_bytes());
+/// The values of a text or binary array as bytes; which kind it is, a branch predictor learns at once.
+enum ByteValues<'a> {
+    Short(&'a [i32], &'a [u8]),
+    Long(&'a [i64], &'a [u8]),
+    Text(&'a StringViewArray),
+    Binary(&'a BinaryViewArray),
+}
+
+impl<'a> ByteValues<'a> {
+    fn new(array: &'a ArrayRef) -> Self {
+        match array.data_type() {
+            DataType::Utf8 => {
+                let array = array.as_string::<i32>();
+                ByteValues::Short(array.value_offsets(), array.value_data())
+            }
+            DataType::LargeUtf8 => {
+                let array = array.as_string::<i64>();
+                ByteValues::Long(array.value_offsets(), array.value_data())
+            }
+            DataType::Binary => {
+                let array = array.as_binary::<i32>();
+                ByteValues::Short(array.value_offsets(), array.value_data())
+            }
+            DataType::LargeBinary => {
+                let array = array.as_binary::<i64>();
+                ByteValues::Long(array.value_offsets(), array.value_data())
+            }
+            DataType::Utf8View => ByteValues::Text(array.as_string_view()),
+            _ => ByteValues::Binary(array.as_binary_view()),
         }
-        DataType::LargeUtf8 => {
-            let array = array.as_string::<i64>();
-            with(&|row| array.value(row).as_bytes());
-        }
-        DataType::Utf8View => {
-            let array = array.as_string_view();
-            with(&|row| array.value(row).as_bytes());
-        }
-        DataType::Binary => {
-            let array = array.as_binary::<i32>();
-            with(&|row| array.value(row));
-        }
-        DataType::LargeBinary => {
-            let array = array.as_binary::<i64>();
-            with(&|row| array.value(row));
-        }
-        _ => {
-            let array = array.as_binary_view();
-            with(&|row| array.value(row));
+    }
+
+    #[inline]
+    fn value(&self, row: usize) -> &'a [u8] {
+        match self {
+            ByteValues::Short(offsets, data) => &data[offsets[row] as usize..offsets[row + 1] as usize],
+            ByteValues::Long(offsets, data) => &data[offsets[row] as usize..offsets[row + 1] as usize],
+            ByteValues::Text(array) => array.value(row).as_bytes(),
+            ByteValues::Binary(array) => array.value(row),
         }
     }
 }

@@ -6,7 +6,6 @@ use timely::dataflow::channels::pact::DistributorPact;
 use timely::dataflow::channels::pushers::exchange::Distributor;
 
 use crate::aggregates::canonical;
-use crate::faults::{self, Fault};
 use crate::group_index::hash_keys;
 use crate::parts::{Part, Parts};
 
@@ -50,11 +49,7 @@ impl Distributor<Parts> for ByColumns {
             }
             for (parts, rows) in outgoing.iter_mut().zip(rows) {
                 if !rows.is_empty() {
-                    let selected = part.select(rows);
-                    if faults::active(Fault::DoubledRow) {
-                        parts.push(selected.select(vec![0]));
-                    }
-                    parts.push(selected);
+                    parts.push(part.select(rows));
                 }
             }
         }

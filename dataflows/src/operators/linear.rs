@@ -97,11 +97,11 @@ impl Prepared {
             return updates;
         }
         let (rows, diffs) = updates.into_parts();
-        let Evaluated { columns, kept, failures } = evaluate(&self.physical, &rows);
+        let Evaluated { columns, rows: kept, failed: failures } = evaluate(&self.physical, &self.texts, &rows);
         if !failures.is_empty() {
             let failed: Vec<u32> = failures.iter().map(|failure| failure.row as u32).collect();
             let encoder = RowEncoder::new(&rows.schema());
-            let texts = failures.iter().map(|failure| self.texts[failure.expression].as_str());
+            let texts = failures.iter().map(|failure| failure.expression.as_str());
             let reasons = failures.iter().map(|failure| failure.reason.as_str());
             let inputs = failed.iter().map(|&row| {
                 let mut text = Vec::new();

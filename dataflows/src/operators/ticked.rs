@@ -26,6 +26,11 @@ pub(crate) trait TickOperator {
     /// Takes each input's parts of one tick and returns the changes of the output.
     fn apply(&mut self, tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part>;
 
+    /// Tells whether a planted bug makes it apply ticks that are not complete.
+    fn reads_early(&self) -> bool {
+        false
+    }
+
     /// Returns how many rows, groups or timers it holds.
     fn state_rows(&self) -> usize;
 
@@ -60,6 +65,7 @@ pub(crate) fn ticked<'scope>(
     // The output comes first, so that each input knows it may reach it.
     let (output, stream) = builder.new_output::<Parts>();
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Parts>>::from(output);
+    let exchanged: Vec<bool> = inputs.iter().map(|(_, route)| matches!(route, Route::ByColumns(_))).collect();
     let mut pulls: Vec<Pull> = Vec::with_capacity(count);
     for (input, route) in inputs {
         pulls.push(match route {
@@ -89,6 +95,9 @@ pub(crate) fn ticked<'scope>(
                     let (_, parts_by_input) =
                         stash.entry(tick).or_insert_with(|| (capability, vec![Vec::new(); count]));
                     rows_in += parts.0.iter().map(Part::len).sum::<usize>();
+                    if faults::active(Fault::DoubledRow) && exchanged[position] {
+                        parts.0.push(parts.0[0].select(vec![0]));
+                    }
                     parts_by_input[position].append(&mut parts.0);
                 });
             }
@@ -115,13 +124,11 @@ pub(crate) fn ticked<'scope>(
             for input in frontiers {
                 frontier = frontier.min(input.frontier().first().copied().unwrap_or(Tick::MAX));
             }
-            if faults::active(Fault::EarlyTick) {
-                frontier = Tick::MAX;
-            }
+            let complete = if operator.reads_early() { Tick::MAX } else { frontier };
             loop {
-                let with_input = stash.first_key_value().map(|(tick, _)| *tick).filter(|tick| *tick < frontier);
+                let with_input = stash.first_key_value().map(|(tick, _)| *tick).filter(|tick| *tick < complete);
                 let advanced = match every_tick {
-                    true => shared.borrow().ticks.iter().copied().find(|tick| *tick > applied && *tick < frontier),
+                    true => shared.borrow().ticks.iter().copied().find(|tick| *tick > applied && *tick < complete),
                     false => None,
                 };
                 let Some(tick) = with_input.into_iter().chain(advanced).min() else { break };
