@@ -48,7 +48,7 @@ pub const DELIVERY_LATENCY: &str = "sangam_delivery_latency_seconds";
 pub const SOCKETS: &str = "sangam_websockets";
 /// Subscriptions of open WebSockets; label `relation`.
 pub const SUBSCRIBERS: &str = "sangam_subscribers";
-/// Frames written to WebSockets; label `type`.
+/// Frames written to WebSockets.
 pub const FRAMES: &str = "sangam_websocket_frames_total";
 /// Bytes of frames written to WebSockets.
 pub const FRAME_BYTES: &str = "sangam_websocket_sent_bytes_total";
