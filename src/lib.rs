@@ -3,3 +3,5 @@
 //! `cli` is the command line; `config` reads a deployment folder.
 pub mod cli;
 pub mod config;
+pub mod engine;
+pub mod server;

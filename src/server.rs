@@ -21,10 +21,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{Method, Uri};
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
@@ -36,10 +36,26 @@ use error::ApiError;
 
 /// Method, path and purpose of every door, for the page and for those who miss one.
 pub const ENDPOINTS: &[(&str, &str, &str)] = &[
-    ("POST", "/ingest/{source}", "rows in: NDJSON, a JSON array or CSV; ?op=delete takes them back"),
-    ("GET", "/ws", "live views: a WebSocket that sends a snapshot, then every change"),
-    ("POST", "/sql", "one SQL query, as the body; the answer as JSON, CSV or Arrow"),
-    ("GET", "/views", "sources, views and alerts: columns, keys, definitions, rows"),
+    (
+        "POST",
+        "/ingest/{source}",
+        "rows in: NDJSON, a JSON array or CSV; ?op=delete takes them back",
+    ),
+    (
+        "GET",
+        "/ws",
+        "live views: a WebSocket that sends a snapshot, then every change",
+    ),
+    (
+        "POST",
+        "/sql",
+        "one SQL query, as the body; the answer as JSON, CSV or Arrow",
+    ),
+    (
+        "GET",
+        "/views",
+        "sources, views and alerts: columns, keys, definitions, rows",
+    ),
     ("GET", "/healthz", "200 while the process answers"),
     ("GET", "/readyz", "200 once every view has its first answer"),
     ("GET", "/metrics", "figures for Prometheus"),
@@ -89,7 +105,11 @@ pub async fn serve(
         // An error means the sender is gone, which is a stop as well.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
-    let answering = tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stopped).into_future());
+    let answering = tokio::spawn(
+        axum::serve(listener, router)
+            .with_graceful_shutdown(stopped)
+            .into_future(),
+    );
     let patience = async {
         shutdown.await;
         let _ = stop.send(true);
@@ -125,34 +145,40 @@ fn router(server: Arc<Server>) -> Router {
 }
 
 async fn count(request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<axum::extract::MatchedPath>().cloned();
-    let response = next.run(request).await;
     // The pattern, never the path as sent: its values would grow the metrics without bound.
-    let path = path.as_ref().map_or("unknown", |path| path.as_str());
+    let path = endpoint(request.uri().path()).map_or("unknown", |(_, pattern, _)| pattern);
+    let response = next.run(request).await;
     metrics::request(path, response.status());
     response
 }
 
+/// Finds the door a path leads to.
+fn endpoint(path: &str) -> Option<(&'static str, &'static str, &'static str)> {
+    let leads_to = |pattern: &str| match pattern.split_once('{') {
+        Some((stem, _)) => path.strip_prefix(stem).is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
+        None => path == pattern,
+    };
+    ENDPOINTS.iter().copied().find(|(_, pattern, _)| leads_to(pattern))
+}
+
 async fn no_such_path(uri: Uri) -> ApiError {
-    let paths: Vec<String> = ENDPOINTS.iter().map(|(method, path, _)| format!("{method} {path}")).collect();
+    let paths: Vec<String> = ENDPOINTS
+        .iter()
+        .map(|(method, path, _)| format!("{method} {path}"))
+        .collect();
     ApiError::not_found("unknown_path", format!("there is nothing at {}", uri.path()))
         .hint(format!("Try one of: {}.", paths.join(", ")))
 }
 
-async fn no_such_method(State(_): State<Arc<Server>>, method: Method, uri: Uri) -> Response {
+async fn no_such_method(method: Method, uri: Uri) -> ApiError {
     let path = uri.path();
-    let takes = ENDPOINTS.iter().find(|(_, pattern, _)| {
-        let stem = pattern.split('{').next().unwrap_or(pattern);
-        path == stem || (stem.len() > 1 && stem.len() < pattern.len() && path.starts_with(stem))
-    });
     let error = ApiError::new(
-        axum::http::StatusCode::METHOD_NOT_ALLOWED,
+        StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",
         format!("{path} does not take {method}"),
     );
-    match takes {
+    match endpoint(path) {
         Some((takes, _, purpose)) => error.hint(format!("Use {takes} {path}: {purpose}.")),
         None => error,
     }
-    .into_response()
 }

@@ -16,7 +16,11 @@ use crate::engine::{Engine, Relation, RelationKind};
 /// Lists every relation with its columns, key, definition and current extent.
 pub(super) async fn views(State(server): State<Arc<Server>>) -> Response {
     let engine = &server.engine;
-    let relations: Vec<Value> = engine.relations().iter().map(|relation| describe(engine, relation)).collect();
+    let relations: Vec<Value> = engine
+        .relations()
+        .iter()
+        .map(|relation| describe(engine, relation))
+        .collect();
     let body = json!({
         "deployment": engine.deployment().name,
         "views": relations,
@@ -45,7 +49,10 @@ pub(super) async fn readyz(State(server): State<Arc<Server>>) -> Result<Response
         .map(|relation| relation.name.as_str())
         .collect();
     if !waiting.is_empty() {
-        return Err(ApiError::busy("starting", format!("no answer yet from {}", waiting.join(", "))));
+        return Err(ApiError::busy(
+            "starting",
+            format!("no answer yet from {}", waiting.join(", ")),
+        ));
     }
     Ok(json_response(StatusCode::OK, r#"{"status":"ready"}"#))
 }
@@ -55,15 +62,20 @@ fn describe(engine: &Engine, relation: &Relation) -> Value {
         .schema
         .fields()
         .iter()
-        .map(|field| {
-            json!({"name": field.name(), "type": sql_type(field.data_type()), "nullable": field.is_nullable()})
-        })
+        .map(
+            |field| json!({"name": field.name(), "type": sql_type(field.data_type()), "nullable": field.is_nullable()}),
+        )
         .collect();
-    let key: Option<Vec<&str>> = relation
-        .key
-        .as_ref()
-        .map(|key| key.iter().map(|&column| relation.schema.field(column).name().as_str()).collect());
-    let definition = engine.deployment().views.iter().find(|definition| definition.view.name == relation.name);
+    let key: Option<Vec<&str>> = relation.key.as_ref().map(|key| {
+        key.iter()
+            .map(|&column| relation.schema.field(column).name().as_str())
+            .collect()
+    });
+    let definition = engine
+        .deployment()
+        .views
+        .iter()
+        .find(|definition| definition.view.name == relation.name);
     let mut description = json!({
         "name": relation.name,
         "kind": match relation.kind {
@@ -81,7 +93,7 @@ fn describe(engine: &Engine, relation: &Relation) -> Value {
         "inputs": definition.map(|definition| &definition.view.inputs),
     });
     if let Some(ViewKind::Alert { priority, .. }) = definition.map(|definition| &definition.kind) {
-        description["priority"] = json!(priority);
+        description["priority"] = json!(priority.as_str());
     }
     description
 }
@@ -111,8 +123,10 @@ pub(super) fn sql_type(data_type: &DataType) -> String {
             format!("{}[]", sql_type(item.data_type()))
         }
         DataType::Struct(fields) => {
-            let fields: Vec<String> =
-                fields.iter().map(|field| format!("{} {}", field.name(), sql_type(field.data_type()))).collect();
+            let fields: Vec<String> = fields
+                .iter()
+                .map(|field| format!("{} {}", field.name(), sql_type(field.data_type())))
+                .collect();
             format!("struct({})", fields.join(", "))
         }
         DataType::Dictionary(_, value) => sql_type(value),

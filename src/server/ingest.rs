@@ -77,7 +77,12 @@ pub(super) async fn ingest(
     let (body, permit) = body::read(request, bytes_max, &server.ingest.memory).await?;
     let decoded = decode(source, kind, body).await?;
     drop(permit);
-    let reasons: Vec<String> = decoded.rejected.iter().take(REASONS_MAX).map(|row| row.reason.clone()).collect();
+    let reasons: Vec<String> = decoded
+        .rejected
+        .iter()
+        .take(REASONS_MAX)
+        .map(|row| row.reason.clone())
+        .collect();
     let accepted = server.engine.ingest(&name, operation, decoded).await.map_err(refused)?;
     let answer = json!({
         "accepted": accepted.accepted,
@@ -91,15 +96,27 @@ pub(super) async fn ingest(
 
 fn find<'a>(server: &'a Server, name: &str) -> Result<&'a Source, ApiError> {
     let Some(source) = server.ingest.sources.get(name) else {
-        if server.engine.relation(name).is_some_and(|relation| relation.kind != RelationKind::Source) {
+        if server
+            .engine
+            .relation(name)
+            .is_some_and(|relation| relation.kind != RelationKind::Source)
+        {
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
                 "not_a_source",
                 format!("\"{name}\" is a view: it is computed, and takes no rows"),
             )
-            .hint(format!("POST to one of its sources: {}.", open_sources(server).join(", "))));
+            .hint(format!(
+                "POST to one of its sources: {}.",
+                open_sources(server).join(", ")
+            )));
         }
-        return Err(ApiError::unknown("unknown_source", "source", name, open_sources(server)));
+        return Err(ApiError::unknown(
+            "unknown_source",
+            "source",
+            name,
+            open_sources(server),
+        ));
     };
     if !source.open {
         return Err(ApiError::new(
@@ -115,13 +132,17 @@ fn find<'a>(server: &'a Server, name: &str) -> Result<&'a Source, ApiError> {
 fn open_sources(server: &Server) -> Vec<&str> {
     let sources = &server.engine.deployment().sources;
     let names = sources.iter().map(|source| source.name.as_str());
-    names.filter(|name| server.ingest.sources.get(*name).is_some_and(|source| source.open)).collect()
+    names
+        .filter(|name| server.ingest.sources.get(*name).is_some_and(|source| source.open))
+        .collect()
 }
 
 fn operation(parameters: &HashMap<String, String>, name: &str, source: &Source) -> Result<Operation, ApiError> {
     if let Some(unknown) = parameters.keys().find(|parameter| *parameter != "op") {
-        return Err(ApiError::bad_request("unknown_parameter", format!("there is no parameter \"{unknown}\""))
-            .hint("The one parameter is op, as in ?op=delete."));
+        return Err(
+            ApiError::bad_request("unknown_parameter", format!("there is no parameter \"{unknown}\""))
+                .hint("The one parameter is op, as in ?op=delete."),
+        );
     }
     match parameters.get("op").map(String::as_str) {
         None | Some("insert" | "upsert") => Ok(Operation::Insert),
@@ -132,8 +153,10 @@ fn operation(parameters: &HashMap<String, String>, name: &str, source: &Source) 
             format!("source \"{name}\" only takes rows in"),
         )
         .hint("Declare a key, or retractions = true, in the source's file so that rows can be taken back.")),
-        Some(other) => Err(ApiError::bad_request("unknown_operation", format!("there is no operation \"{other}\""))
-            .hint("Leave op out to insert (upsert, with a key), or say ?op=delete.")),
+        Some(other) => Err(
+            ApiError::bad_request("unknown_operation", format!("there is no operation \"{other}\""))
+                .hint("Leave op out to insert (upsert, with a key), or say ?op=delete."),
+        ),
     }
 }
 
@@ -156,7 +179,10 @@ fn kind(headers: &HeaderMap, source: &Source) -> Result<Option<FormatKind>, ApiE
     let media_type = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media_type.as_str() {
         "text/csv" => Ok(Some(FormatKind::Csv)),
-        "application/json" | "application/x-ndjson" | "application/ndjson" | "application/jsonl"
+        "application/json"
+        | "application/x-ndjson"
+        | "application/ndjson"
+        | "application/jsonl"
         | "application/json-lines" => Ok(Some(FormatKind::Json)),
         // What curl, fetch and others say when they were told nothing.
         "" | "application/x-www-form-urlencoded" | "application/octet-stream" | "text/plain" => {
@@ -179,7 +205,13 @@ async fn decode(source: &Source, kind: Option<FormatKind>, body: Bytes) -> Resul
     let decoders = source.decoders.clone();
     tokio::task::spawn_blocking(move || decoders.decode(kind, &body))
         .await
-        .map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "decoder_failed", "the decoder panicked"))?
+        .map_err(|_| {
+            ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "decoder_failed",
+                "the decoder panicked",
+            )
+        })?
 }
 
 fn refused(error: IngestError) -> ApiError {

@@ -102,7 +102,10 @@ fn describe() {
     describe_counter!(VIEW_ROWS_IN, "Updates a view has read.");
     describe_counter!(VIEW_ROWS_OUT, "Updates a view has sent on.");
     describe_gauge!(RELATION_ROWS, "Rows now in a source, view or alert.");
-    describe_gauge!(VIEW_ERRORS, "Rows now absent from a view because an expression fails on them.");
+    describe_gauge!(
+        VIEW_ERRORS,
+        "Rows now absent from a view because an expression fails on them."
+    );
     describe_counter!(OPERATOR_ROWS_IN, "Updates an operator has read.");
     describe_counter!(OPERATOR_ROWS_OUT, "Updates an operator has sent on.");
     describe_gauge!(OPERATOR_STATE_ROWS, "Rows or groups an operator keeps.");
@@ -110,7 +113,11 @@ fn describe() {
     describe_gauge!(STORE_BYTES, Unit::Bytes, "Memory the view store holds for a relation.");
     describe_gauge!(ALERTS_STANDING, "Alerts now standing.");
     describe_counter!(TICKS, "Ticks completed.");
-    describe_histogram!(TICK_DURATION, Unit::Seconds, "From the cut of a tick until every view has its answer.");
+    describe_histogram!(
+        TICK_DURATION,
+        Unit::Seconds,
+        "From the cut of a tick until every view has its answer."
+    );
     describe_histogram!(
         DELIVERY_LATENCY,
         Unit::Seconds,
@@ -120,9 +127,16 @@ fn describe() {
     describe_gauge!(SUBSCRIBERS, "Subscriptions of open WebSockets.");
     describe_counter!(FRAMES, "Frames written to WebSockets.");
     describe_counter!(FRAME_BYTES, Unit::Bytes, "Bytes of frames written to WebSockets.");
-    describe_counter!(RESNAPSHOTS, "Fresh snapshots sent to subscribers that had fallen too far behind.");
+    describe_counter!(
+        RESNAPSHOTS,
+        "Fresh snapshots sent to subscribers that had fallen too far behind."
+    );
     describe_counter!(REQUESTS, "HTTP requests answered.");
-    describe_histogram!(QUERY_DURATION, Unit::Seconds, "From a query's arrival until its result stands.");
+    describe_histogram!(
+        QUERY_DURATION,
+        Unit::Seconds,
+        "From a query's arrival until its result stands."
+    );
     describe_gauge!(RESIDENT_BYTES, Unit::Bytes, "Memory of the process that is in use.");
 }
 
@@ -168,8 +182,14 @@ mod tests {
             request("/sql", StatusCode::OK);
         });
         let text = handle.render();
-        assert!(text.contains("# HELP sangam_source_rows_total Rows that arrived"), "{text}");
-        assert!(text.contains("sangam_source_rows_total{source=\"readings\",outcome=\"accepted\"} 3"), "{text}");
+        assert!(
+            text.contains("# HELP sangam_source_rows_total Rows that arrived"),
+            "{text}"
+        );
+        assert!(
+            text.contains("sangam_source_rows_total{source=\"readings\",outcome=\"accepted\"} 3"),
+            "{text}"
+        );
         for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
             let mut words = line.split(' ').skip(2);
             let (name, kind) = (words.next().unwrap(), words.next().unwrap());

@@ -74,7 +74,10 @@ pub(super) async fn upgrade(
             .hint("Connect with a WebSocket client, as in: websocat ws://HOST:PORT/ws")
     })?;
     let place = server.sockets.open.clone().try_acquire_owned().map_err(|_| {
-        ApiError::busy("too_many_websockets", format!("{SOCKETS_MAX} WebSockets are open already"))
+        ApiError::busy(
+            "too_many_websockets",
+            format!("{SOCKETS_MAX} WebSockets are open already"),
+        )
     })?;
     Ok(upgrade
         .max_message_size(MESSAGE_BYTES_MAX)
@@ -85,14 +88,21 @@ pub(super) async fn upgrade(
 async fn serve(server: Arc<Server>, socket: WebSocket, place: OwnedSemaphorePermit) {
     gauge!(names::SOCKETS).increment(1.0);
     let mut stopping = server.stopping.clone();
-    let mut session = Session { server, socket, subscriptions: Vec::new() };
+    let mut session = Session {
+        server,
+        socket,
+        subscriptions: Vec::new(),
+    };
     let close = tokio::select! {
         close = session.run() => close,
         _ = stopping.wait_for(|stopping| *stopping) => Close::Say(close_code::AWAY, "the program is stopping"),
     };
     session.subscriptions.clear();
     if let Close::Say(code, reason) = close {
-        let frame = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
+        let frame = Message::Close(Some(CloseFrame {
+            code,
+            reason: reason.into(),
+        }));
         // Whoever reads gets the frame; nobody is waited for.
         let _ = timeout(CLOSE_PATIENCE, session.socket.send(frame)).await;
     }
@@ -220,7 +230,13 @@ impl Session {
             Message::Close(_) => return Ok(Some(Close::Gone)),
         };
         match Request::parse(&text) {
-            Ok(Request::Subscribe { id, view, filter, columns, resume }) => {
+            Ok(Request::Subscribe {
+                id,
+                view,
+                filter,
+                columns,
+                resume,
+            }) => {
                 if let Err(error) = self.subscribe(id.clone(), &view, filter, columns, resume.as_deref()) {
                     self.answer(Frames::new(&id).error(&error)).await?;
                 }
@@ -248,8 +264,10 @@ impl Session {
         resume: Option<&str>,
     ) -> Result<(), ApiError> {
         if self.subscriptions.iter().any(|subscription| subscription.id == id) {
-            return Err(ApiError::bad_request("id_in_use", format!("there is a subscription \"{id}\" already"))
-                .hint("Unsubscribe it first, or choose another id."));
+            return Err(
+                ApiError::bad_request("id_in_use", format!("there is a subscription \"{id}\" already"))
+                    .hint("Unsubscribe it first, or choose another id."),
+            );
         }
         if self.subscriptions.len() >= SUBSCRIPTIONS_MAX {
             return Err(ApiError::busy(
@@ -268,9 +286,12 @@ impl Session {
                 error
             });
         };
-        let filter = filter.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let filter = filter
+            .map(|text| text.trim().to_owned())
+            .filter(|text| !text.is_empty());
         let selection = self.server.sockets.selections.get(engine, relation, filter, columns)?;
-        self.subscriptions.push(Subscription::new(engine, id, selection, resume));
+        self.subscriptions
+            .push(Subscription::new(engine, id, selection, resume));
         Ok(())
     }
 

@@ -75,8 +75,12 @@ impl Queries {
         let abort = AbortOnDrop(task.abort_handle());
         match timeout(QUERY_PATIENCE, &mut task).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "query_panicked", "the query panicked")
-                .hint("This is a bug of Sangam. Please report the query.")),
+            Ok(Err(_)) => Err(ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "query_panicked",
+                "the query panicked",
+            )
+            .hint("This is a bug of Sangam. Please report the query.")),
             Err(_) => {
                 drop(abort);
                 let seconds = Duration::as_secs(&QUERY_PATIENCE);
@@ -126,12 +130,15 @@ pub(super) async fn query(State(server): State<Arc<Server>>, request: Request) -
 async fn answer(engine: &Engine, sql: &str, at_least: Tick) -> Result<Answer, ApiError> {
     let catalog = &engine.deployment().catalog;
     let query = catalog.plan_query(sql).map_err(bad_sql)?;
-    let snapshot =
-        engine.snapshot(&query.relations(), at_least).await.map_err(|error| ApiError::busy("no_snapshot", error.to_string()))?;
+    let snapshot = engine
+        .snapshot(&query.relations(), at_least)
+        .await
+        .map_err(|error| ApiError::busy("no_snapshot", error.to_string()))?;
     let tick = snapshot.tick;
-    let (schema, batches) = catalog.run_query(&query, &snapshot.relations, tick).await.map_err(|error| {
-        ApiError::bad_request("query_failed", error.to_string())
-    })?;
+    let (schema, batches) = catalog
+        .run_query(&query, &snapshot.relations, tick)
+        .await
+        .map_err(|error| ApiError::bad_request("query_failed", error.to_string()))?;
     let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
     if bytes > RESULT_BYTES_MAX {
         return Err(ApiError::new(

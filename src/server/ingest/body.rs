@@ -64,8 +64,10 @@ async fn next(stream: &mut BodyDataStream) -> Result<Option<Bytes>, ApiError> {
     match timeout(BODY_PATIENCE, stream.next()).await {
         Ok(None) => Ok(None),
         Ok(Some(Ok(part))) => Ok(Some(part)),
-        Ok(Some(Err(error))) => Err(ApiError::bad_request("truncated_body", format!("the body broke off: {error}"))
-            .hint("Nothing of it was taken. Send it again.")),
+        Ok(Some(Err(error))) => Err(
+            ApiError::bad_request("truncated_body", format!("the body broke off: {error}"))
+                .hint("Nothing of it was taken. Send it again."),
+        ),
         Err(_) => Err(ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
             "slow_body",
@@ -126,11 +128,16 @@ mod tests {
     use super::*;
 
     async fn reply(parts: &[&'static str], bytes_max: usize, kib: usize) -> Result<Bytes, StatusCode> {
-        let parts: Vec<Result<Bytes, std::io::Error>> =
-            parts.iter().map(|part| Ok(Bytes::from_static(part.as_bytes()))).collect();
+        let parts: Vec<Result<Bytes, std::io::Error>> = parts
+            .iter()
+            .map(|part| Ok(Bytes::from_static(part.as_bytes())))
+            .collect();
         let request = Request::new(Body::from_stream(futures_util::stream::iter(parts)));
         let memory = Semaphore::new(kib);
-        read(request, bytes_max, &memory).await.map(|(body, _)| body).map_err(|error| error.status)
+        read(request, bytes_max, &memory)
+            .await
+            .map(|(body, _)| body)
+            .map_err(|error| error.status)
     }
 
     #[tokio::test]
@@ -138,7 +145,13 @@ mod tests {
         assert_eq!(reply(&["ab", "cd", "e"], 5, 1).await.unwrap(), "abcde");
         assert_eq!(reply(&["abcde"], 5, 1).await.unwrap(), "abcde");
         assert_eq!(reply(&[], 5, 1).await.unwrap(), "");
-        assert_eq!(reply(&["abc", "def"], 5, 1).await.unwrap_err(), StatusCode::PAYLOAD_TOO_LARGE);
-        assert_eq!(reply(&["abc"], 5, 0).await.unwrap_err(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            reply(&["abc", "def"], 5, 1).await.unwrap_err(),
+            StatusCode::PAYLOAD_TOO_LARGE
+        );
+        assert_eq!(
+            reply(&["abc"], 5, 0).await.unwrap_err(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
     }
 }

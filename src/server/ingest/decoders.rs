@@ -36,7 +36,10 @@ pub(super) fn detect(body: &[u8]) -> FormatKind {
 
 impl Decoders {
     pub(super) fn new(source: &Source, time_zone: &str) -> Self {
-        let pool = |kind| Pool { format: source.format.with_kind(kind), idle: Mutex::new(Vec::new()) };
+        let pool = |kind| Pool {
+            format: source.format.with_kind(kind),
+            idle: Mutex::new(Vec::new()),
+        };
         Decoders {
             columns: source.columns.clone(),
             time_zone: time_zone.to_owned(),
@@ -57,9 +60,8 @@ impl Decoders {
         let idle = pool.idle.lock().ok().and_then(|mut idle| idle.pop());
         let mut decoder = match idle {
             Some(decoder) => decoder,
-            None => Decoder::new(&pool.format, &self.columns, &self.time_zone).map_err(|error| {
-                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "no_decoder", error.to_string())
-            })?,
+            None => Decoder::new(&pool.format, &self.columns, &self.time_zone)
+                .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "no_decoder", error.to_string()))?,
         };
         let decoded = decoder.decode(body);
         if let Ok(mut idle) = pool.idle.lock()

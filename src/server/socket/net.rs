@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::error::ArrowError;
 use arrow::row::{Row, RowConverter};
-use arrow::array::{ArrayRef, RecordBatch};
 use foldhash::fast::RandomState;
 
 /// A row that is there more often, or less often, than before.
@@ -23,7 +23,11 @@ pub(super) struct Change {
 /// order is that of each row's first change.
 pub(super) fn net(converter: &RowConverter, rows: &RecordBatch, diffs: &[i64]) -> Result<Vec<Change>, ArrowError> {
     if let ([diff], 1) = (diffs, rows.num_rows()) {
-        return Ok(if *diff == 0 { Vec::new() } else { vec![Change { row: 0, diff: *diff }] });
+        return Ok(if *diff == 0 {
+            Vec::new()
+        } else {
+            vec![Change { row: 0, diff: *diff }]
+        });
     }
     let encoded = converter.convert_columns(rows.columns())?;
     let mut seen: HashMap<Row<'_>, usize, RandomState> =
@@ -49,13 +53,20 @@ pub(super) fn by_key(
     key: &[ArrayRef],
     changes: &[Change],
 ) -> Result<(Vec<usize>, Vec<usize>), ArrowError> {
-    let upserts: Vec<usize> = changes.iter().filter(|change| change.diff > 0).map(|change| change.row).collect();
-    let mut deletes: Vec<usize> = changes.iter().filter(|change| change.diff < 0).map(|change| change.row).collect();
+    let upserts: Vec<usize> = changes
+        .iter()
+        .filter(|change| change.diff > 0)
+        .map(|change| change.row)
+        .collect();
+    let mut deletes: Vec<usize> = changes
+        .iter()
+        .filter(|change| change.diff < 0)
+        .map(|change| change.row)
+        .collect();
     if !deletes.is_empty() {
         // A removed row whose key came back was replaced; and a key is deleted once.
         let encoded = converter.convert_columns(key)?;
-        let mut told: HashMap<Row<'_>, (), RandomState> =
-            upserts.iter().map(|&row| (encoded.row(row), ())).collect();
+        let mut told: HashMap<Row<'_>, (), RandomState> = upserts.iter().map(|&row| (encoded.row(row), ())).collect();
         deletes.retain(|&row| told.insert(encoded.row(row), ()).is_none());
     }
     Ok((upserts, deletes))
@@ -72,14 +83,26 @@ mod tests {
 
     fn rows(rows: &[(&str, f64)]) -> RecordBatch {
         RecordBatch::try_from_iter([
-            ("k", Arc::new(rows.iter().map(|row| Some(row.0)).collect::<StringArray>()) as ArrayRef),
-            ("v", Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.1)))),
+            (
+                "k",
+                Arc::new(rows.iter().map(|row| Some(row.0)).collect::<StringArray>()) as ArrayRef,
+            ),
+            (
+                "v",
+                Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.1))),
+            ),
         ])
         .unwrap()
     }
 
     fn converter(batch: &RecordBatch, columns: usize) -> RowConverter {
-        let fields = batch.schema().fields().iter().take(columns).map(|field| SortField::new(field.data_type().clone())).collect();
+        let fields = batch
+            .schema()
+            .fields()
+            .iter()
+            .take(columns)
+            .map(|field| SortField::new(field.data_type().clone()))
+            .collect();
         RowConverter::new(fields).unwrap()
     }
 
@@ -110,6 +133,9 @@ mod tests {
         let diffs = [-1, 1, -1, 1, -1];
         let changes = net(&converter(&batch, 2), &batch, &diffs).unwrap();
         let key = &batch.columns()[..1];
-        assert_eq!(by_key(&converter(&batch, 1), key, &changes).unwrap(), (vec![1, 3], vec![2]));
+        assert_eq!(
+            by_key(&converter(&batch, 1), key, &changes).unwrap(),
+            (vec![1, 3], vec![2])
+        );
     }
 }

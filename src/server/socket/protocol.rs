@@ -143,10 +143,20 @@ mod tests {
 
     #[test]
     fn requests_are_read_or_refused_with_their_id() {
-        let request = Request::parse(r#"{"type":"subscribe","id":"r","view":"risk","where":"score > 50","columns":null}"#);
+        let request =
+            Request::parse(r#"{"type":"subscribe","id":"r","view":"risk","where":"score > 50","columns":null}"#);
         match request.unwrap() {
-            Request::Subscribe { id, view, filter, columns, resume } => {
-                assert_eq!((id.as_str(), view.as_str(), filter.as_deref()), ("r", "risk", Some("score > 50")));
+            Request::Subscribe {
+                id,
+                view,
+                filter,
+                columns,
+                resume,
+            } => {
+                assert_eq!(
+                    (id.as_str(), view.as_str(), filter.as_deref()),
+                    ("r", "risk", Some("score > 50"))
+                );
                 assert_eq!((columns, resume), (None, None));
             }
             other => panic!("{other:?}"),
@@ -162,7 +172,8 @@ mod tests {
     #[test]
     fn frames_are_json() {
         let frames = Frames::new("a\"b");
-        let parsed = |message: Message| -> serde_json::Value { serde_json::from_str(message.to_text().unwrap()).unwrap() };
+        let parsed =
+            |message: Message| -> serde_json::Value { serde_json::from_str(message.to_text().unwrap()).unwrap() };
         assert_eq!(
             parsed(frames.snapshot(7, br#"{"x":1},{"x":2}"#, false, 3)),
             serde_json::json!({"type":"snapshot","id":"a\"b","tick":7,"rows":[{"x":1},{"x":2}],"more":false,"errors":3})

@@ -20,7 +20,10 @@ pub(super) struct Resume {
 
 impl Resume {
     pub(super) fn token(&self) -> String {
-        format!("{:016x}{:016x}{:016x}{:016x}", self.definition, self.selection, self.incarnation, self.tick)
+        format!(
+            "{:016x}{:016x}{:016x}{:016x}",
+            self.definition, self.selection, self.incarnation, self.tick
+        )
     }
 
     pub(super) fn parse(token: &str) -> Option<Self> {
@@ -28,7 +31,12 @@ impl Resume {
             return None;
         }
         let part = |index: usize| u64::from_str_radix(&token[index * 16..(index + 1) * 16], 16).ok();
-        Some(Resume { definition: part(0)?, selection: part(1)?, incarnation: part(2)?, tick: part(3)? })
+        Some(Resume {
+            definition: part(0)?,
+            selection: part(1)?,
+            incarnation: part(2)?,
+            tick: part(3)?,
+        })
     }
 
     /// Tells whether both are positions of the same subscription.
@@ -43,11 +51,23 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_trip_and_nothing_else_does() {
-        let resume = Resume { definition: u64::MAX, selection: 1, incarnation: 2, tick: 1_763_690_000_123_000 };
+        let resume = Resume {
+            definition: u64::MAX,
+            selection: 1,
+            incarnation: 2,
+            tick: 1_763_690_000_123_000,
+        };
         assert_eq!(Resume::parse(&resume.token()), Some(resume));
         assert!(resume.continues(&Resume { tick: 0, ..resume }));
         assert!(!resume.continues(&Resume { selection: 2, ..resume }));
-        for wrong in ["", "abc", &"x".repeat(64), &"+1".repeat(32), &resume.token()[1..], "नननननननननननननननननननन1234"] {
+        for wrong in [
+            "",
+            "abc",
+            &"x".repeat(64),
+            &"+1".repeat(32),
+            &resume.token()[1..],
+            "नननननननननननननननननननन1234",
+        ] {
             assert_eq!(Resume::parse(wrong), None, "{wrong}");
         }
     }

@@ -55,7 +55,10 @@ impl Selection {
         let predicate = filter
             .map(|text| engine.deployment().catalog.compile_predicate(&relation.schema, text))
             .transpose()
-            .map_err(|problem| ApiError { code: "bad_where", ..bad_sql(problem) })?;
+            .map_err(|problem| ApiError {
+                code: "bad_where",
+                ..bad_sql(problem)
+            })?;
         let columns = choose(relation, columns)?;
         let schema: SchemaRef = relation
             .schema
@@ -64,8 +67,10 @@ impl Selection {
             .into();
         let all: Vec<usize> = (0..columns.len()).collect();
         let key = relation.key.as_ref().map(|key| -> Result<Key, ApiError> {
-            let key: Vec<usize> =
-                key.iter().filter_map(|column| columns.iter().position(|chosen| chosen == column)).collect();
+            let key: Vec<usize> = key
+                .iter()
+                .filter_map(|column| columns.iter().position(|chosen| chosen == column))
+                .collect();
             Ok(Key {
                 encoder: RowEncoder::with_columns(&schema, &key),
                 converter: converter(&schema, &key)?,
@@ -122,9 +127,15 @@ impl Selection {
         } else {
             // A row that comes three times is listed three times.
             let copies = |sign: i64| {
-                changes.iter().filter(move |change| change.diff.signum() == sign).flat_map(|change| {
-                    std::iter::repeat_n(change.row, usize::try_from(change.diff.unsigned_abs()).unwrap_or(usize::MAX))
-                })
+                changes
+                    .iter()
+                    .filter(move |change| change.diff.signum() == sign)
+                    .flat_map(|change| {
+                        std::iter::repeat_n(
+                            change.row,
+                            usize::try_from(change.diff.unsigned_abs()).unwrap_or(usize::MAX),
+                        )
+                    })
             };
             out.extend_from_slice(b"\"insert\":[");
             list(copies(1), &mut out, |row, out| bound.object(row, out));
@@ -153,7 +164,9 @@ impl Selection {
                     let passes = predicate.evaluate(run.rows());
                     let all = arrow::array::Int64Array::new(run.diffs().clone(), None);
                     let passing = filter(&all, &passes)?;
-                    diffs.extend_from_slice(arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&passing).values());
+                    diffs.extend_from_slice(
+                        arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&passing).values(),
+                    );
                     batches.push(filter_record_batch(&chosen, &passes)?);
                 }
             }
@@ -198,19 +211,33 @@ fn choose(relation: &Relation, names: Option<&[String]>) -> Result<Vec<usize>, A
     }
     // Without its whole key a row could not be told from the one it replaces.
     let key = relation.key.as_deref().unwrap_or_default();
-    let missing: Vec<&str> = key.iter().filter(|column| !chosen.contains(column)).map(|&column| known[column]).collect();
+    let missing: Vec<&str> = key
+        .iter()
+        .filter(|column| !chosen.contains(column))
+        .map(|&column| known[column])
+        .collect();
     if !missing.is_empty() {
-        return Err(bad(format!("the key of \"{}\" is missing from columns: {}", relation.name, missing.join(", ")))
-            .hint("Rows are replaced and deleted by key: name all its columns, too."));
+        return Err(bad(format!(
+            "the key of \"{}\" is missing from columns: {}",
+            relation.name,
+            missing.join(", ")
+        ))
+        .hint("Rows are replaced and deleted by key: name all its columns, too."));
     }
     Ok(chosen)
 }
 
 fn converter(schema: &SchemaRef, columns: &[usize]) -> Result<RowConverter, ApiError> {
-    let fields = columns.iter().map(|&column| SortField::new(schema.field(column).data_type().clone())).collect();
+    let fields = columns
+        .iter()
+        .map(|&column| SortField::new(schema.field(column).data_type().clone()))
+        .collect();
     RowConverter::new(fields).map_err(|error| {
-        ApiError::bad_request("no_changes", format!("changes of these columns cannot be computed: {error}"))
-            .hint("Leave the columns of this type out.")
+        ApiError::bad_request(
+            "no_changes",
+            format!("changes of these columns cannot be computed: {error}"),
+        )
+        .hint("Leave the columns of this type out.")
     })
 }
 
@@ -218,7 +245,10 @@ fn converter(schema: &SchemaRef, columns: &[usize]) -> Result<RowConverter, ApiE
 fn fingerprint(filter: Option<&str>, columns: &[usize]) -> u64 {
     let columns = columns.iter().flat_map(|column| column.to_le_bytes());
     let filter = filter.into_iter().flat_map(str::bytes);
-    columns.chain([0xff]).chain(filter).fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    columns
+        .chain([0xff])
+        .chain(filter)
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
 }

@@ -34,7 +34,12 @@ impl Selections {
         if let Some(known) = known {
             return Ok(known);
         }
-        let selection = Arc::new(Selection::new(engine, relation, asked.1.as_deref(), asked.2.as_deref())?);
+        let selection = Arc::new(Selection::new(
+            engine,
+            relation,
+            asked.1.as_deref(),
+            asked.2.as_deref(),
+        )?);
         if let Ok(mut known) = self.known.lock() {
             known.retain(|_, selection| selection.strong_count() > 0);
             // Two may have compiled the same at once; then both go on with their own.

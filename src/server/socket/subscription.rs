@@ -8,7 +8,7 @@ use arrow::error::ArrowError;
 use axum::extract::ws::Message;
 use bytes::Bytes;
 use dataflows::{Tick, Updates};
-use metrics::{counter, gauge};
+use ::metrics::{counter, gauge};
 use tokio::time::Instant;
 use tracing::error;
 
@@ -98,7 +98,11 @@ impl Subscription {
         if let Some(reason) = engine.failed(self.relation()) {
             let error = ApiError::bad_request("view_failed", format!("\"{}\" has failed: {reason}", self.relation()))
                 .hint("Its rows can be read through POST /sql. Correct the view's key, or the rows, and start again.");
-            return Step { frames: vec![self.frames.error(&error)], ended: true, ..Step::default() };
+            return Step {
+                frames: vec![self.frames.error(&error)],
+                ended: true,
+                ..Step::default()
+            };
         }
         let step = match &mut self.state {
             State::Fresh => self.start(engine).await,
@@ -111,7 +115,11 @@ impl Subscription {
         step.unwrap_or_else(|error| {
             error!(relation = self.relation(), %error, "could not compute the changes of a subscription");
             let error = ApiError::bad_request("not_computed", format!("the rows could not be computed: {error}"));
-            Step { frames: vec![self.frames.error(&error)], ended: true, ..Step::default() }
+            Step {
+                frames: vec![self.frames.error(&error)],
+                ended: true,
+                ..Step::default()
+            }
         })
     }
 
@@ -119,13 +127,19 @@ impl Subscription {
         let name = self.relation().to_owned();
         let snapshot = engine.snapshot(std::slice::from_ref(&name), 0).await;
         let mut snapshot = snapshot.map_err(|error| ArrowError::from_external_error(Box::new(error)))?;
-        let batches = snapshot.relations.remove(&name).map(|(_, batches)| batches).unwrap_or_default();
+        let batches = snapshot
+            .relations
+            .remove(&name)
+            .map(|(_, batches)| batches)
+            .unwrap_or_default();
         self.state = State::Snapshot(Cursor::new(snapshot.tick, batches));
         self.go_on(engine).await
     }
 
     async fn go_on(&mut self, engine: &Engine) -> Result<Step, ArrowError> {
-        let State::Snapshot(cursor) = &mut self.state else { return Ok(Step::default()) };
+        let State::Snapshot(cursor) = &mut self.state else {
+            return Ok(Step::default());
+        };
         let rows = cursor.next(&self.selection).await?;
         let (tick, more) = (cursor.tick, !cursor.is_done());
         let errors = engine.errors(&self.selection.relation);
@@ -135,7 +149,12 @@ impl Subscription {
             frames.push(self.progress(engine, tick));
         }
         // There may be changes to send right after the last part, too.
-        Ok(Step { frames, patience: Some(SNAPSHOT_PATIENCE), more: true, ..Step::default() })
+        Ok(Step {
+            frames,
+            patience: Some(SNAPSHOT_PATIENCE),
+            more: true,
+            ..Step::default()
+        })
     }
 
     async fn follow(&mut self, server: &Server, position: Tick) -> Result<Step, ArrowError> {
@@ -144,7 +163,9 @@ impl Subscription {
         let mut step = Step::default();
         if through > position {
             let body = match engine.changes(self.relation(), position, through) {
-                Changes::Runs(runs) if self.is_near(engine, &runs) => self.write(server, position, through, runs).await?,
+                Changes::Runs(runs) if self.is_near(engine, &runs) => {
+                    self.write(server, position, through, runs).await?
+                }
                 Changes::Runs(_) | Changes::TooOld => {
                     counter!(metrics::RESNAPSHOTS, "relation" => self.relation().to_owned()).increment(1);
                     self.state = State::Fresh;
@@ -210,7 +231,8 @@ impl Subscription {
     fn progress(&mut self, engine: &Engine, tick: Tick) -> Message {
         self.told = tick;
         self.told_at = Instant::now();
-        self.frames.progress(tick, &self.at(tick).token(), engine.errors(self.relation()))
+        self.frames
+            .progress(tick, &self.at(tick).token(), engine.errors(self.relation()))
     }
 
     fn at(&self, tick: Tick) -> Resume {
@@ -241,7 +263,12 @@ struct Cursor {
 
 impl Cursor {
     fn new(tick: Tick, batches: Vec<RecordBatch>) -> Self {
-        let mut cursor = Cursor { tick, batches: batches.into_iter(), rest: None, ready: None };
+        let mut cursor = Cursor {
+            tick,
+            batches: batches.into_iter(),
+            rest: None,
+            ready: None,
+        };
         cursor.rest = cursor.following();
         cursor
     }

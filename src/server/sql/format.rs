@@ -39,7 +39,11 @@ const FORMATS: &[(&str, Format)] = &[
 impl Format {
     /// Chooses what the client likes best; JSON when it does not say.
     pub(super) fn negotiate(headers: &HeaderMap) -> Result<Self, ApiError> {
-        let accepted: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+        let accepted: Vec<&str> = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect();
         let accepted = accepted.join(",");
         if accepted.trim().is_empty() {
             return Ok(Format::Json);
@@ -54,8 +58,12 @@ impl Format {
             .map(|(_, format)| format)
             .ok_or_else(|| {
                 let names: Vec<&str> = FORMATS.iter().map(|(name, _)| *name).collect();
-                ApiError::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", format!("cannot answer as {accepted}"))
-                    .hint(format!("Accept one of: {}.", names.join(", ")))
+                ApiError::new(
+                    StatusCode::NOT_ACCEPTABLE,
+                    "not_acceptable",
+                    format!("cannot answer as {accepted}"),
+                )
+                .hint(format!("Accept one of: {}.", names.join(", ")))
             })
     }
 
@@ -116,7 +124,11 @@ impl Format {
             Format::Csv => {
                 let encoder = RowEncoder::new(schema);
                 let header = csv::header(schema);
-                Box::new([header.into()].into_iter().chain(slices.map(move |slice| csv::lines(&encoder, &slice).into())))
+                Box::new(
+                    [header.into()]
+                        .into_iter()
+                        .chain(slices.map(move |slice| csv::lines(&encoder, &slice).into())),
+                )
             }
             Format::Arrow => {
                 let Ok(mut writer) = StreamWriter::try_new(Vec::new(), schema) else {
@@ -184,7 +196,10 @@ mod tests {
         assert_eq!(chosen("*/*"), Some(Format::Json));
         assert_eq!(chosen("text/csv"), Some(Format::Csv));
         assert_eq!(chosen("text/*;q=0.5, application/json;q=0.1"), Some(Format::Csv));
-        assert_eq!(chosen("application/vnd.apache.arrow.stream, */*;q=0.1"), Some(Format::Arrow));
+        assert_eq!(
+            chosen("application/vnd.apache.arrow.stream, */*;q=0.1"),
+            Some(Format::Arrow)
+        );
         assert_eq!(chosen("text/html,application/xhtml+xml,*/*;q=0.8"), Some(Format::Json));
         assert_eq!(chosen("application/json;q=0, */*"), Some(Format::Csv));
         assert_eq!(chosen("image/png"), None);
@@ -200,23 +215,29 @@ mod tests {
     }
 
     fn text(format: Format, batch: &RecordBatch) -> Vec<u8> {
-        format.chunks(&batch.schema(), vec![batch.clone()]).fold(Vec::new(), |mut all, chunk| {
-            all.extend_from_slice(&chunk);
-            all
-        })
+        format
+            .chunks(&batch.schema(), vec![batch.clone()])
+            .fold(Vec::new(), |mut all, chunk| {
+                all.extend_from_slice(&chunk);
+                all
+            })
     }
 
     #[test]
     fn results_are_whole_in_every_form() {
         assert_eq!(text(Format::Json, &batch(0)), b"[]\n");
-        assert_eq!(text(Format::Json, &batch(2)), b"[{\"n\":0,\"name\":\"n,0\"},{\"n\":1,\"name\":\"n,1\"}]\n");
+        assert_eq!(
+            text(Format::Json, &batch(2)),
+            b"[{\"n\":0,\"name\":\"n,0\"},{\"n\":1,\"name\":\"n,1\"}]\n"
+        );
         assert_eq!(text(Format::Csv, &batch(0)), b"n,name\n");
         assert_eq!(text(Format::Csv, &batch(1)), b"n,name\n0,\"n,0\"\n");
         for count in [0, 1, CHUNK_ROWS as i64 * 2 + 1] {
             let batch = batch(count);
             let parsed: Vec<serde_json::Value> = serde_json::from_slice(&text(Format::Json, &batch)).unwrap();
             assert_eq!(parsed.len(), count as usize);
-            let reader = StreamReader::try_new(text(Format::Arrow, &batch).as_slice(), None).unwrap();
+            let arrow = text(Format::Arrow, &batch);
+            let reader = StreamReader::try_new(arrow.as_slice(), None).unwrap();
             let rows: usize = reader.map(|batch| batch.unwrap().num_rows()).sum();
             assert_eq!(rows, count as usize);
         }
