@@ -1,1 +1,32 @@
-//! Placeholder.
+//! Brings rows in: sources that read bytes or make rows up, and the formats that
+//! decode them.
+//!
+//! `sources` holds the one list of connectors and what they all do; `format` is
+//! how a source's bytes are declared and decoded, with one file a format in
+//! `formats`; those find the `cells` of each row, which `values` and `times` read
+//! into the declared `column`s; what comes out is `decoded`: rows, and rejected
+//! rows with the reason. `error` is for declarations and files, never for rows.
+mod cells;
+mod column;
+mod decoded;
+mod durations;
+mod error;
+mod format;
+mod formats;
+mod sources;
+mod times;
+mod values;
+
+pub use column::{Column, schema};
+pub use decoded::{Decoded, RAW_BYTES_MAX, Rejected};
+pub use error::{ConfigError, ReadError};
+pub use format::{
+    Decoder, Encoding, FormatConfig, FormatKind, INPUT_BYTES_MAX, REJECTED_MAX, ROW_BYTES_MAX,
+};
+pub use sources::file::{FileConfig, Paths};
+pub use sources::http::HttpConfig;
+pub use sources::simulate::{
+    Correlation, Diurnal, Entities, Model, Outages, SimulateConfig, Spikes, Walk,
+};
+pub use sources::{ConnectorConfig, Read, Reader, SOURCES, Setting, SourceEntry};
+pub use times::{TIME_MAX_US, TIME_MIN_US};

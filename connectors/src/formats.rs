@@ -1,0 +1,4 @@
+//! One file a format.
+pub(crate) mod csv;
+pub(crate) mod json;
+pub(crate) mod parquet;

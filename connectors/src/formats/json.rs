@@ -1,0 +1,767 @@
+//! JSON: one object a line, or one array of objects.
+//!
+//! Objects are read here rather than by `arrow-json`, which fails a whole batch
+//! at its first bad line and takes lines that are not JSON (a missing comma, two
+//! halves of different lines), nor by `serde_json`, whose doubles are not always
+//! the nearest. The grammar is RFC 8259's, to the letter.
+use crate::cells::{Cells, Kind};
+use crate::format::{ROW_BYTES_MAX, Step};
+
+/// How deep objects and arrays may stand in each other.
+const DEPTH_MAX: usize = 64;
+
+/// Splits JSON into objects.
+pub(crate) struct JsonRows {
+    /// The names looked for, one a slot.
+    names: Vec<String>,
+    mode: Mode,
+    /// The keys of the first object in order, with their slots: the others
+    /// mostly have the same.
+    recent: Vec<(String, Option<usize>)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Unknown,
+    Lines,
+    /// Inside a line that is too long to be held.
+    SkippingLine,
+    /// Inside an array; whether an element has just been read.
+    Array {
+        after_element: bool,
+    },
+    /// After the array's end.
+    Closed,
+    /// The rest cannot be made sense of, and has been refused.
+    Abandoned,
+}
+
+impl JsonRows {
+    pub(crate) fn new(names: Vec<String>) -> JsonRows {
+        JsonRows {
+            names,
+            mode: Mode::Unknown,
+            recent: Vec::new(),
+        }
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.mode = Mode::Unknown;
+    }
+
+    /// Finds the object that begins at or after `from`.
+    pub(crate) fn next(&mut self, text: &str, from: usize, last: bool, cells: &mut Cells) -> Step {
+        let bytes = text.as_bytes();
+        let start = if self.mode == Mode::SkippingLine {
+            from
+        } else {
+            after_space(bytes, from)
+        };
+        if start >= bytes.len() {
+            let truncated = last && matches!(self.mode, Mode::Array { .. });
+            if truncated {
+                self.mode = Mode::Abandoned;
+                return bad(start, start, start, "the array is never closed");
+            }
+            return if start > from {
+                Step::Skip { next: start }
+            } else {
+                Step::More
+            };
+        }
+        match self.mode {
+            Mode::Unknown if bytes[start] == b'[' => {
+                self.mode = Mode::Array {
+                    after_element: false,
+                };
+                Step::Skip { next: start + 1 }
+            }
+            Mode::Unknown => {
+                self.mode = Mode::Lines;
+                match self.line(text, start, last, cells) {
+                    // One object written over several lines, as people do.
+                    Step::Bad { .. } if last && self.whole(text, start, cells) => Step::Row {
+                        start,
+                        end: bytes.len(),
+                        next: bytes.len(),
+                    },
+                    Step::More => {
+                        self.mode = Mode::Unknown;
+                        Step::More
+                    }
+                    step => step,
+                }
+            }
+            Mode::Lines => self.line(text, start, last, cells),
+            Mode::SkippingLine => match text[start..].find('\n') {
+                Some(at) => {
+                    self.mode = Mode::Lines;
+                    Step::Skip {
+                        next: start + at + 1,
+                    }
+                }
+                None => Step::Skip { next: bytes.len() },
+            },
+            Mode::Array { after_element } => self.element(text, start, last, after_element, cells),
+            Mode::Closed => {
+                self.mode = Mode::Abandoned;
+                bad(
+                    start,
+                    bytes.len(),
+                    bytes.len(),
+                    "text follows the end of the array",
+                )
+            }
+            Mode::Abandoned => Step::Skip { next: bytes.len() },
+        }
+    }
+
+    fn line(&mut self, text: &str, start: usize, last: bool, cells: &mut Cells) -> Step {
+        let bytes = text.as_bytes();
+        let (end, next) = match text[start..].find('\n') {
+            Some(at) => (start + at, start + at + 1),
+            None if last => (bytes.len(), bytes.len()),
+            None if bytes.len() - start > ROW_BYTES_MAX => {
+                self.mode = Mode::SkippingLine;
+                return too_long(start, bytes.len(), bytes.len());
+            }
+            None => return Step::More,
+        };
+        if end - start > ROW_BYTES_MAX {
+            return too_long(start, end, next);
+        }
+        cells.add_row();
+        match self.object(&text[..end], start, cells) {
+            Ok(after) if after_space(&bytes[..end], after) == end => Step::Row { start, end, next },
+            Ok(_) => {
+                cells.drop_row();
+                bad(start, end, next, "text follows the object on its line")
+            }
+            Err(fault) => {
+                cells.drop_row();
+                let reason = fault.reason(start, end);
+                Step::Bad {
+                    start,
+                    end,
+                    next,
+                    reason,
+                }
+            }
+        }
+    }
+
+    /// Whether all of the rest is one object, which is then read.
+    fn whole(&mut self, text: &str, start: usize, cells: &mut Cells) -> bool {
+        if text.len() - start > ROW_BYTES_MAX {
+            return false;
+        }
+        cells.add_row();
+        match self.object(text, start, cells) {
+            Ok(after) if after_space(text.as_bytes(), after) == text.len() => true,
+            _ => {
+                cells.drop_row();
+                false
+            }
+        }
+    }
+
+    fn element(
+        &mut self,
+        text: &str,
+        start: usize,
+        last: bool,
+        after_element: bool,
+        cells: &mut Cells,
+    ) -> Step {
+        let bytes = text.as_bytes();
+        match bytes[start] {
+            b']' => {
+                self.mode = Mode::Closed;
+                return Step::Skip { next: start + 1 };
+            }
+            b',' if after_element => {
+                self.mode = Mode::Array {
+                    after_element: false,
+                };
+                return Step::Skip { next: start + 1 };
+            }
+            _ => {}
+        }
+        let fault = if after_element {
+            Fault {
+                at: start,
+                what: "expected a comma between two rows",
+            }
+        } else {
+            cells.add_row();
+            match self.object(text, start, cells) {
+                Ok(next) if next - start <= ROW_BYTES_MAX => {
+                    self.mode = Mode::Array {
+                        after_element: true,
+                    };
+                    return Step::Row {
+                        start,
+                        end: next,
+                        next,
+                    };
+                }
+                Ok(next) => {
+                    cells.drop_row();
+                    self.mode = Mode::Array {
+                        after_element: true,
+                    };
+                    return too_long(start, next, next);
+                }
+                Err(fault) => {
+                    cells.drop_row();
+                    fault
+                }
+            }
+        };
+        // Go on after the element, wherever its brackets say that it ends.
+        match element_end(bytes, start) {
+            Some(end) => {
+                self.mode = Mode::Array {
+                    after_element: true,
+                };
+                let reason = fault.reason(start, end);
+                Step::Bad {
+                    start,
+                    end,
+                    next: end,
+                    reason,
+                }
+            }
+            None if !last && bytes.len() - start <= ROW_BYTES_MAX => Step::More,
+            None => {
+                self.mode = Mode::Abandoned;
+                let reason = format!(
+                    "{}; the rest of the array is refused",
+                    fault.reason(start, bytes.len())
+                );
+                Step::Bad {
+                    start,
+                    end: bytes.len(),
+                    next: bytes.len(),
+                    reason,
+                }
+            }
+        }
+    }
+
+    /// Reads the object at `start` into the row added last; returns its end.
+    fn object(&mut self, text: &str, start: usize, cells: &mut Cells) -> Result<usize, Fault> {
+        let bytes = text.as_bytes();
+        if bytes[start] != b'{' {
+            return Err(Fault {
+                at: start,
+                what: "expected an object",
+            });
+        }
+        let mut at = after_space(bytes, start + 1);
+        if bytes.get(at) == Some(&b'}') {
+            return Ok(at + 1);
+        }
+        let mut nth = 0;
+        loop {
+            let (key, after) = string(bytes, at)?;
+            let slot = self.slot(text, nth, key, at);
+            nth += 1;
+            at = after_space(bytes, after);
+            if bytes.get(at) != Some(&b':') {
+                return Err(Fault::expected(bytes, at, "expected a colon"));
+            }
+            at = after_space(bytes, at + 1);
+            at = match bytes.get(at) {
+                Some(b'"') => {
+                    let (value, after) = string(bytes, at)?;
+                    if let Some(slot) = slot {
+                        if value.escaped {
+                            let begin = cells.unescaped.len();
+                            unescape(
+                                &text[value.start..value.end],
+                                value.start,
+                                &mut cells.unescaped,
+                            )?;
+                            cells.set_unescaped(slot, begin);
+                        } else {
+                            cells.set(slot, value.start, value.end, Kind::Quoted);
+                        }
+                    }
+                    after
+                }
+                Some(b'{' | b'[') => {
+                    let after = nested(bytes, at)?;
+                    if let Some(slot) = slot {
+                        cells.set(slot, at, after, Kind::Nested);
+                    }
+                    after
+                }
+                Some(_) => {
+                    let after = scalar(bytes, at)?;
+                    if let Some(slot) = slot {
+                        let kind = if bytes[at] == b'n' {
+                            Kind::Missing
+                        } else {
+                            Kind::Bare
+                        };
+                        cells.set(slot, at, after, kind);
+                    }
+                    after
+                }
+                None => return Err(Fault::end(at)),
+            };
+            at = after_space(bytes, at);
+            match bytes.get(at) {
+                Some(b',') => at = after_space(bytes, at + 1),
+                Some(b'}') => return Ok(at + 1),
+                _ => {
+                    return Err(Fault::expected(
+                        bytes,
+                        at,
+                        "expected a comma or a closing brace",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// The slot of the object's `nth` key, if it is declared.
+    fn slot(&mut self, text: &str, nth: usize, key: Text, at: usize) -> Option<usize> {
+        let name = &text[key.start..key.end];
+        if let Some((recent, slot)) = self.recent.get(nth)
+            && recent == name
+        {
+            return *slot;
+        }
+        let slot = if key.escaped {
+            let mut plain = String::new();
+            // A key that cannot be unescaped matches nothing; its name is not kept.
+            unescape(name, at, &mut plain).ok()?;
+            self.names.iter().position(|wanted| *wanted == plain)
+        } else {
+            self.names.iter().position(|wanted| wanted == name)
+        };
+        if self.recent.len() == nth && nth < 256 && name.len() < 256 {
+            self.recent.push((name.to_owned(), slot));
+        }
+        slot
+    }
+}
+
+/// What is wrong, and where in the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fault {
+    at: usize,
+    what: &'static str,
+}
+
+impl Fault {
+    fn end(at: usize) -> Fault {
+        Fault {
+            at,
+            what: "the object is cut off",
+        }
+    }
+
+    fn expected(bytes: &[u8], at: usize, what: &'static str) -> Fault {
+        if at >= bytes.len() {
+            Fault::end(at)
+        } else {
+            Fault { at, what }
+        }
+    }
+
+    fn reason(self, start: usize, end: usize) -> String {
+        if self.at >= end {
+            "the object is cut off".to_owned()
+        } else {
+            format!("{} at byte {} of the row", self.what, self.at - start + 1)
+        }
+    }
+}
+
+/// The inside of a string.
+#[derive(Debug, Clone, Copy)]
+struct Text {
+    start: usize,
+    end: usize,
+    escaped: bool,
+}
+
+fn bad(start: usize, end: usize, next: usize, reason: &str) -> Step {
+    Step::Bad {
+        start,
+        end,
+        next,
+        reason: reason.to_owned(),
+    }
+}
+
+fn too_long(start: usize, end: usize, next: usize) -> Step {
+    bad(
+        start,
+        end,
+        next,
+        &format!("the row is longer than {ROW_BYTES_MAX} bytes"),
+    )
+}
+
+fn after_space(bytes: &[u8], mut at: usize) -> usize {
+    while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        at += 1;
+    }
+    at
+}
+
+/// Reads a string from its opening quote; returns its inside, and what follows.
+fn string(bytes: &[u8], at: usize) -> Result<(Text, usize), Fault> {
+    if bytes.get(at) != Some(&b'"') {
+        return Err(Fault::expected(bytes, at, "expected a name between quotes"));
+    }
+    let start = at + 1;
+    let mut end = start;
+    let mut escaped = false;
+    loop {
+        match bytes.get(end) {
+            None => return Err(Fault::end(end)),
+            Some(b'"') => {
+                return Ok((
+                    Text {
+                        start,
+                        end,
+                        escaped,
+                    },
+                    end + 1,
+                ));
+            }
+            Some(b'\\') => {
+                escaped = true;
+                end += 1;
+                match bytes.get(end) {
+                    None => return Err(Fault::end(end)),
+                    Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => end += 1,
+                    Some(b'u') => {
+                        for digit in end + 1..end + 5 {
+                            match bytes.get(digit) {
+                                None => return Err(Fault::end(digit)),
+                                Some(byte) if byte.is_ascii_hexdigit() => {}
+                                Some(_) => {
+                                    return Err(Fault {
+                                        at: digit,
+                                        what: "not a unicode escape",
+                                    });
+                                }
+                            }
+                        }
+                        end += 5;
+                    }
+                    Some(_) => {
+                        return Err(Fault {
+                            at: end,
+                            what: "unknown escape",
+                        });
+                    }
+                }
+            }
+            Some(0..0x20) => {
+                return Err(Fault {
+                    at: end,
+                    what: "a control character inside a text",
+                });
+            }
+            Some(_) => end += 1,
+        }
+    }
+}
+
+/// Resolves the escapes of a string that [`string`] has accepted.
+fn unescape(text: &str, at: usize, out: &mut String) -> Result<(), Fault> {
+    let mut rest = text;
+    while let Some(found) = rest.find('\\') {
+        out.push_str(&rest[..found]);
+        let escape = rest.as_bytes().get(found + 1).copied().unwrap_or_default();
+        let mut length = 2;
+        match escape {
+            b'b' => out.push('\u{8}'),
+            b'f' => out.push('\u{c}'),
+            b'n' => out.push('\n'),
+            b'r' => out.push('\r'),
+            b't' => out.push('\t'),
+            b'u' => {
+                let unit = |from: usize| {
+                    let digits = rest.get(from..from + 4)?;
+                    u16::from_str_radix(digits, 16).ok()
+                };
+                let mut units = [unit(found + 2).unwrap_or(0xd800), 0];
+                let mut count = 1;
+                length = 6;
+                if (0xd800..0xdc00).contains(&units[0])
+                    && rest.get(found + 6..found + 8) == Some("\\u")
+                    && let Some(low) = unit(found + 8)
+                {
+                    units[1] = low;
+                    count = 2;
+                    length = 12;
+                }
+                match char::decode_utf16(units[..count].iter().copied()).next() {
+                    Some(Ok(character)) => out.push(character),
+                    _ => {
+                        return Err(Fault {
+                            at,
+                            what: "half of a surrogate pair in the text",
+                        });
+                    }
+                }
+            }
+            other => out.push(char::from(other)),
+        }
+        rest = &rest[found + length..];
+    }
+    out.push_str(rest);
+    Ok(())
+}
+
+/// Reads a number or a literal; returns what follows.
+fn scalar(bytes: &[u8], at: usize) -> Result<usize, Fault> {
+    for literal in [&b"true"[..], b"false", b"null"] {
+        if bytes[at..].starts_with(literal) {
+            return Ok(at + literal.len());
+        }
+    }
+    let digits = |from: usize| {
+        let mut end = from;
+        while matches!(bytes.get(end), Some(b'0'..=b'9')) {
+            end += 1;
+        }
+        if end == from {
+            Err(Fault::expected(bytes, end, "expected a value"))
+        } else {
+            Ok(end)
+        }
+    };
+    let whole = if bytes[at] == b'-' { at + 1 } else { at };
+    let mut end = digits(whole)?;
+    if bytes[whole] == b'0' && end > whole + 1 {
+        return Err(Fault {
+            at: whole,
+            what: "a number that begins with 0",
+        });
+    }
+    if bytes.get(end) == Some(&b'.') {
+        end = digits(end + 1)?;
+    }
+    if matches!(bytes.get(end), Some(b'e' | b'E')) {
+        let signed = matches!(bytes.get(end + 1), Some(b'+' | b'-'));
+        end = digits(end + 1 + usize::from(signed))?;
+    }
+    Ok(end)
+}
+
+/// Checks the object or array at `at`; returns what follows.
+fn nested(bytes: &[u8], mut at: usize) -> Result<usize, Fault> {
+    // What is open, innermost last: the closing brackets.
+    let mut open = Vec::new();
+    loop {
+        // At a value, or at the end of an empty object or array.
+        at = after_space(bytes, at);
+        let mut closes = false;
+        match bytes.get(at) {
+            None => return Err(Fault::end(at)),
+            Some(bracket @ (b'{' | b'[')) => {
+                if open.len() == DEPTH_MAX {
+                    return Err(Fault {
+                        at,
+                        what: "objects and arrays stand too deep in each other",
+                    });
+                }
+                open.push(if *bracket == b'{' { b'}' } else { b']' });
+                at = after_space(bytes, at + 1);
+                if bytes.get(at) == open.last() {
+                    closes = true;
+                } else {
+                    at = name(bytes, at, *bracket == b'{')?;
+                    continue;
+                }
+            }
+            Some(b'"') => at = string(bytes, at)?.1,
+            Some(_) => at = scalar(bytes, at)?,
+        }
+        // After a value: what closes, closes; a comma leads to the next one.
+        loop {
+            at = after_space(bytes, at);
+            if closes || bytes.get(at) == open.last() {
+                closes = false;
+                open.pop();
+                at += 1;
+                if open.is_empty() {
+                    return Ok(at);
+                }
+                continue;
+            }
+            if bytes.get(at) != Some(&b',') {
+                return Err(Fault::expected(
+                    bytes,
+                    at,
+                    "expected a comma or a closing bracket",
+                ));
+            }
+            at = name(
+                bytes,
+                after_space(bytes, at + 1),
+                open.last() == Some(&b'}'),
+            )?;
+            break;
+        }
+    }
+}
+
+/// Passes the name of a member, where there is one, and its colon.
+fn name(bytes: &[u8], at: usize, in_object: bool) -> Result<usize, Fault> {
+    if !in_object {
+        return Ok(at);
+    }
+    let at = after_space(bytes, string(bytes, at)?.1);
+    if bytes.get(at) != Some(&b':') {
+        return Err(Fault::expected(bytes, at, "expected a colon"));
+    }
+    Ok(at + 1)
+}
+
+/// Where a faulty array element seems to end: at the comma or bracket after it
+/// that stands in no string and no bracket.
+fn element_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut at = start;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'\\' if in_string => at += 1,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b',' | b']' if depth == 0 => return Some(at),
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Tells whether `text` is one JSON object and nothing else; for tests.
+#[cfg(test)]
+pub(crate) fn is_object(text: &str) -> bool {
+    let mut rows = JsonRows {
+        names: Vec::new(),
+        mode: Mode::Lines,
+        recent: Vec::new(),
+    };
+    rows.whole(
+        text,
+        after_space(text.as_bytes(), 0).min(text.len().saturating_sub(1)),
+        &mut Cells::new(0),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_strict() {
+        for text in [
+            r#"{}"#,
+            r#" {"a":1} "#,
+            r#"{"a":-0.5e+3,"b":[],"c":{},"d":[1,[{"x":null}]],"e":"\u00e9\n"}"#,
+        ] {
+            assert!(is_object(text), "{text}");
+        }
+        for text in [
+            r#"{"a":1 "b":2}"#,
+            r#"{"a":1,}"#,
+            r#"{,"a":1}"#,
+            r#"{"a":01}"#,
+            r#"{"a":1.}"#,
+            r#"{"a":.5}"#,
+            r#"{"a":+1}"#,
+            r#"{"a":1e}"#,
+            r#"{"a":tru}"#,
+            r#"{"a"}"#,
+            r#"{"a":}"#,
+            r#"{"a":"\x"}"#,
+            r#"{"a":"\u12g4"}"#,
+            r#"{a:1}"#,
+            r#"{"a":[1,]}"#,
+            r#"{"a":[}"#,
+            r#"{"a":{"b"}}"#,
+            r#"{"a":1}}"#,
+            r#"{"a":1"#,
+            r#"{"a":"x"#,
+            r#"{'a':1}"#,
+            "{\"a\":\"\u{1}\"}",
+            r#"{"a":NaN}"#,
+            r#"{"a":1-2}"#,
+            r#"{"a":[1 2]}"#,
+            "[]",
+            "1",
+            "",
+        ] {
+            assert!(!is_object(text), "{text}");
+        }
+        assert!(is_object(&format!(
+            "{{\"a\":{}{}}}",
+            "[".repeat(64),
+            "]".repeat(64)
+        )));
+        assert!(!is_object(&format!(
+            "{{\"a\":{}{}}}",
+            "[".repeat(65),
+            "]".repeat(65)
+        )));
+    }
+
+    /// Mutations of good objects are judged as `serde_json` judges them.
+    #[test]
+    fn agrees_with_serde_json() {
+        use rand::{RngExt, SeedableRng};
+        let seed = 7;
+        println!("seed {seed}");
+        let mut random = rand_pcg::Pcg64::seed_from_u64(seed);
+        let good = r#"{"a":-1.5e3,"b":[1,{"c":"x\u00e9\"y"},[]],"d":null,"e":true,"f":{"g":{}},"h":"","i":0}"#;
+        let alphabet = b"{}[]\",:\\ue0123-+.tfn\n x";
+        let mut accepted = 0;
+        for _ in 0..200_000 {
+            let mut text = good.as_bytes().to_vec();
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..text.len());
+                match random.random_range(0..3) {
+                    0 => drop(text.remove(at)),
+                    1 => text.insert(at, alphabet[random.random_range(0..alphabet.len())]),
+                    _ => text[at] = alphabet[random.random_range(0..alphabet.len())],
+                }
+            }
+            let text = String::from_utf8(text).unwrap();
+            let judged = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text);
+            // Two rules are ours: surrogates are judged where a column wants the
+            // text, and a number may be beyond a double's range.
+            let ours = matches!(&judged, Err(error) if error.to_string().contains("surrogate")
+                || error.to_string().contains("hex escape") || error.to_string().contains("out of range"));
+            if !ours {
+                assert_eq!(is_object(&text), judged.is_ok(), "{text} {judged:?}");
+            }
+            accepted += usize::from(judged.is_ok());
+        }
+        assert!(accepted > 1000, "{accepted}");
+    }
+
+    #[test]
+    fn escapes() {
+        let mut out = String::new();
+        unescape(r#"a\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00z"#, 0, &mut out).unwrap();
+        assert_eq!(out, "a\"\\/\u{8}\u{c}\n\r\té😀z");
+        for text in [r"\ud83d", r"\ud83dx", r"\ude00", r"\ud83d\u0041"] {
+            assert!(unescape(text, 0, &mut String::new()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,889 @@
+//! Rows that are made up: plausible readings from a declared model and a seed.
+//!
+//! `noise` is random access: a value is a function of seed, entity, column and
+//! step. `model` adds a column's value up. Here they become rows in time order.
+mod model;
+mod noise;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::timezone::Tz;
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
+};
+use arrow::compute::{CastOptions, cast, cast_with_options, take};
+use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use chrono::{DateTime, Offset, TimeZone};
+use serde::Deserialize;
+
+pub use model::{Correlation, Diurnal, Model, Spikes, Walk};
+
+use crate::column::{Column, schema};
+use crate::decoded::Decoded;
+use crate::durations::{self, micros};
+use crate::error::{ConfigError, ReadError};
+use crate::format::{Decoder, FormatConfig, FormatKind};
+use crate::sources::file::open_bytes;
+use crate::sources::http::posted;
+use crate::sources::simulate::model::{Sensor, steps};
+use crate::sources::simulate::noise::Stream;
+use crate::sources::{Read, Reader, Setting};
+use crate::times::{TIME_MAX_US, Times, zone};
+
+/// Rows in one batch.
+const BATCH_ROWS: usize = 8192;
+const HOUR_US: i64 = 3_600_000_000;
+/// Bytes of a file of entities.
+const ENTITIES_BYTES_MAX: u64 = 64 << 20;
+
+/// Makes up readings: one row an entity and interval, the same for the same seed
+/// on every run and machine. Rows may be posted besides.
+///
+/// Nothing needs to survive a restart: every value is a function of its time.
+///
+/// ```toml
+/// [connector]
+/// type = "simulate"
+/// interval = "10 seconds"
+/// backfill = "2 days"
+/// entities = { column = "station", values = ["K1", "K2"] }
+///
+/// [connector.columns.ph]
+/// base = 7.6
+/// noise = 0.05
+/// ```
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SimulateConfig {
+    /// The time between two rows of an entity, at least a millisecond.
+    #[serde(deserialize_with = "durations::duration")]
+    pub interval: Duration,
+    /// What the random numbers begin with. Default: 1.
+    #[serde(default = "one")]
+    pub seed: u64,
+    /// How much history there is at the start. Default: none.
+    #[serde(default, deserialize_with = "durations::optional")]
+    pub backfill: Option<Duration>,
+    /// The time of the first row, as in `start = "2026-01-01T00:00:00Z"`.
+    /// Default: when the deployment starts, less `backfill`.
+    pub start: Option<String>,
+    /// No row is dated at or after this time. Default: none.
+    pub until: Option<String>,
+    /// No more rows than this. Default: none.
+    pub rows: Option<u64>,
+    /// Who sends rows: a list of keys for the first text column, or
+    /// `{ column = "station", values = ["K1"] }`, or, from a CSV file,
+    /// `{ column = "station", file = "data/stations.csv" }`: its other columns
+    /// fill columns of the same name. Default: one nameless sender.
+    pub entities: Option<Entities>,
+    /// How much later than its interval's start a row may be dated, at random;
+    /// shorter than the interval. Default: none.
+    #[serde(default, deserialize_with = "durations::optional")]
+    pub jitter: Option<Duration>,
+    /// The boolean column that says "simulated": true in every row made here.
+    /// Default: "simulated". It must be declared, so that nobody is deceived.
+    #[serde(default = "simulated")]
+    pub simulated: String,
+    /// When entities fall silent. Default: never.
+    pub outages: Option<Outages>,
+    /// The columns' models.
+    #[serde(default)]
+    pub columns: BTreeMap<String, Model>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+fn simulated() -> String {
+    "simulated".to_owned()
+}
+
+/// Who sends rows.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "expected a list of keys, or { column = …, values = […] }, or { column = …, file = … }"
+)]
+pub enum Entities {
+    /// Keys of the first text column.
+    Keys(Vec<String>),
+    /// Keys of a column.
+    Values {
+        /// The column.
+        column: String,
+        /// Its keys.
+        values: Vec<String>,
+    },
+    /// Keys from a CSV file.
+    File {
+        /// The column, here and in the file.
+        column: String,
+        /// The file, relative to the deployment's folder.
+        file: PathBuf,
+    },
+}
+
+/// When an entity's rows are missing.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outages {
+    /// The chance that an outage begins in an interval, for each entity, 0 to 1.
+    pub probability: f64,
+    /// How long it lasts.
+    #[serde(deserialize_with = "durations::duration")]
+    pub duration: Duration,
+}
+
+impl SimulateConfig {
+    /// Whether rows come to an end; the event clock would run on for ever.
+    pub fn is_bounded(&self) -> bool {
+        self.until.is_some() || self.rows.is_some()
+    }
+
+    pub(crate) fn check(&self, setting: &Setting<'_>) -> Vec<ConfigError> {
+        let mut problems: Vec<ConfigError> = posted(setting).err().into_iter().collect();
+        match Plan::new(self, setting) {
+            Ok(_) => {}
+            Err(more) => problems.extend(more),
+        }
+        problems
+    }
+
+    pub(crate) fn reader(&self, setting: &Setting<'_>) -> Result<SimulateReader, ConfigError> {
+        let plan = Plan::new(self, setting).map_err(|problems| {
+            // `check` tells all of them.
+            problems
+                .into_iter()
+                .next()
+                .unwrap_or_else(|| ConfigError::new("the simulation cannot run"))
+        })?;
+        Ok(SimulateReader {
+            step: plan.first_step,
+            plan,
+            due: Vec::new(),
+            next: 0,
+            made: 0,
+        })
+    }
+}
+
+/// A checked simulation.
+struct Plan {
+    schema: SchemaRef,
+    seed: Stream,
+    zone: Tz,
+    interval_us: i64,
+    jitter_us: i64,
+    first_step: i64,
+    until_us: i64,
+    rows_max: u64,
+    outages: Option<(f64, i64)>,
+    entities: Vec<Entity>,
+    columns: Vec<Filling>,
+    /// Columns with numeric models, each after the one it correlates with.
+    order: Vec<usize>,
+    models: Vec<Model>,
+}
+
+struct Entity {
+    jitter: Stream,
+    outages: Stream,
+    /// One for each model.
+    sensors: Vec<Sensor>,
+}
+
+/// Where a column's values come from.
+enum Filling {
+    Time,
+    Simulated,
+    /// The same for all rows of an entity: one value each.
+    Fixed(ArrayRef),
+    /// By the model of that number, correlated with that other model.
+    Model {
+        model: usize,
+        with: Option<(usize, f64)>,
+    },
+    Null,
+}
+
+impl Plan {
+    fn new(config: &SimulateConfig, setting: &Setting<'_>) -> Result<Plan, Vec<ConfigError>> {
+        let mut problems = Vec::new();
+        let columns = setting.columns;
+        let place = |name: &str| {
+            columns
+                .iter()
+                .position(|column| column.field.name() == name)
+        };
+        let interval_us = micros(config.interval);
+        if interval_us < 1000 {
+            problems.push(ConfigError::new("interval must be at least a millisecond"));
+        }
+        let jitter_us = config.jitter.map_or(0, micros);
+        if jitter_us >= interval_us.max(1) {
+            problems.push(ConfigError::new("jitter must be shorter than interval"));
+        }
+
+        let is_time = |column: &Column| {
+            matches!(
+                column.field.data_type(),
+                DataType::Timestamp(TimeUnit::Microsecond, _)
+            )
+        };
+        let time = setting
+            .time_column
+            .filter(|place| *place < columns.len())
+            .or(columns.iter().position(is_time));
+        match time {
+            Some(time) if is_time(&columns[time]) => {}
+            _ => problems.push(
+                ConfigError::new("simulated rows need a time")
+                    .with_hint("Declare a column such as at = \"timestamp not null\"."),
+            ),
+        }
+        let simulated = place(&config.simulated);
+        if !simulated.is_some_and(|place| *columns[place].field.data_type() == DataType::Boolean) {
+            problems.push(
+                ConfigError::new(format!(
+                    "simulated rows must be marked, but there is no boolean column \"{}\"",
+                    config.simulated
+                ))
+                .with_hint(format!(
+                    "Declare {} = \"boolean not null\".",
+                    config.simulated
+                )),
+            );
+        }
+
+        let modelled = |name: &str| config.columns.contains_key(name);
+        let entities = match entity_rows(config, setting, &|name| modelled(name)) {
+            Ok(entities) => entities,
+            Err(problem) => {
+                problems.push(problem);
+                EntityRows {
+                    keys: vec![String::new()],
+                    column: None,
+                    fixed: BTreeMap::new(),
+                }
+            }
+        };
+
+        let mut models = Vec::new();
+        let mut numbers = BTreeMap::new();
+        for (name, model) in &config.columns {
+            problems.extend(model.check(name));
+            match place(name) {
+                None => problems.push(
+                    ConfigError::new(format!(
+                        "there is a model for column \"{name}\", which is not declared"
+                    ))
+                    .with_hint("Add it to columns, or remove its model."),
+                ),
+                Some(place)
+                    if Some(place) == time
+                        || Some(place) == simulated
+                        || Some(place) == entities.column =>
+                {
+                    problems.push(ConfigError::new(format!(
+                        "column \"{name}\" needs no model"
+                    )));
+                }
+                Some(place) => problems.extend(fits(&columns[place], model)),
+            }
+            numbers.insert(name.as_str(), models.len());
+            models.push(model.clone());
+        }
+        let mut with = vec![None; models.len()];
+        for (name, model) in &config.columns {
+            let Some(correlation) = &model.correlate else {
+                continue;
+            };
+            match numbers.get(correlation.with.as_str()) {
+                Some(other) => with[numbers[name.as_str()]] = Some((*other, correlation.factor)),
+                None => problems.push(ConfigError::new(format!(
+                    "model of column \"{name}\" correlates with \"{}\", which has no model",
+                    correlation.with
+                ))),
+            }
+        }
+        let order = match in_order(&with) {
+            Some(order) => order,
+            None => {
+                problems.push(ConfigError::new(
+                    "columns correlate with each other in a circle",
+                ));
+                Vec::new()
+            }
+        };
+
+        let mut fillings = Vec::new();
+        for (at, column) in columns.iter().enumerate() {
+            let name = column.field.name();
+            fillings.push(if Some(at) == time {
+                Filling::Time
+            } else if Some(at) == simulated {
+                Filling::Simulated
+            } else if let Some(fixed) = entities.fixed.get(name) {
+                Filling::Fixed(Arc::clone(fixed))
+            } else if let Some(model) = numbers.get(name.as_str()) {
+                Filling::Model {
+                    model: *model,
+                    with: with[*model],
+                }
+            } else {
+                if !column.field.is_nullable() {
+                    problems.push(
+                        ConfigError::new(format!(
+                            "column \"{name}\" is not null, but has no model"
+                        ))
+                        .with_hint(format!(
+                            "Add [connector.columns.{name}], or let it be NULL."
+                        )),
+                    );
+                }
+                Filling::Null
+            });
+        }
+
+        let outages = config.outages.as_ref().map(|outages| {
+            if !(0.0..=1.0).contains(&outages.probability) {
+                problems.push(ConfigError::new(
+                    "outages.probability must lie between 0 and 1",
+                ));
+            }
+            (
+                outages.probability,
+                steps(Some(outages.duration), interval_us.max(1)),
+            )
+        });
+        let mut instant = |key: &str, text: &Option<String>| {
+            let text = text.as_deref()?;
+            match Times::new(setting.time_zone, None).map(|mut times| times.instant(text)) {
+                Ok(Ok(instant)) => Some(instant),
+                Ok(Err(reason)) => {
+                    problems.push(ConfigError::new(format!("{key}: {reason}")));
+                    None
+                }
+                Err(problem) => {
+                    problems.push(problem);
+                    None
+                }
+            }
+        };
+        let start = instant("start", &config.start);
+        let until = instant("until", &config.until);
+        let zone = zone(setting.time_zone)
+            .map_err(|problem| problems.push(problem))
+            .ok();
+        let Some(zone) = zone.filter(|_| problems.is_empty()) else {
+            return Err(problems);
+        };
+
+        let start_us = start.unwrap_or_else(|| {
+            setting
+                .start_us
+                .saturating_sub(config.backfill.map_or(0, micros))
+        });
+        let start_us = start_us.clamp(0, TIME_MAX_US);
+        let seed = Stream::new(config.seed);
+        let entities = entities.keys.iter().map(|key| {
+            let stream = seed.of("entity").of(key);
+            let sensors = config
+                .columns
+                .iter()
+                .map(|(name, model)| Sensor::new(model, stream.of("column").of(name)));
+            Entity {
+                jitter: stream.of("jitter"),
+                outages: stream.of("outages"),
+                sensors: sensors.collect(),
+            }
+        });
+        Ok(Plan {
+            schema: schema(columns),
+            seed,
+            zone,
+            interval_us,
+            jitter_us,
+            first_step: start_us.div_euclid(interval_us)
+                + i64::from(start_us.rem_euclid(interval_us) > 0),
+            until_us: until.unwrap_or(TIME_MAX_US),
+            rows_max: config.rows.unwrap_or(u64::MAX),
+            outages,
+            entities: entities.collect(),
+            columns: fillings,
+            order,
+            models,
+        })
+    }
+}
+
+struct EntityRows {
+    keys: Vec<String>,
+    column: Option<usize>,
+    /// By column: one value an entity.
+    fixed: BTreeMap<String, ArrayRef>,
+}
+
+fn entity_rows(
+    config: &SimulateConfig,
+    setting: &Setting<'_>,
+    modelled: &dyn Fn(&str) -> bool,
+) -> Result<EntityRows, ConfigError> {
+    let columns = setting.columns;
+    let named = |name: &str| {
+        columns
+            .iter()
+            .position(|column| column.field.name() == name)
+            .ok_or_else(|| ConfigError::new(format!("entities: column \"{name}\" is not declared")))
+    };
+    let (column, body) = match &config.entities {
+        None => {
+            return Ok(EntityRows {
+                keys: vec![String::new()],
+                column: None,
+                fixed: BTreeMap::new(),
+            });
+        }
+        Some(Entities::Keys(values)) => {
+            let text = columns
+                .iter()
+                .position(|column| *column.field.data_type() == DataType::Utf8);
+            let column = text.ok_or_else(|| {
+                ConfigError::new("entities: there is no text column for their keys")
+            })?;
+            (column, lines(columns[column].field.name(), values))
+        }
+        Some(Entities::Values { column, values }) => (named(column)?, lines(column, values)),
+        Some(Entities::File { column, file }) => (
+            named(column)?,
+            read_entities(&setting.directory.join(file))?,
+        ),
+    };
+    // The other columns that a file may fill; what it lacks stays NULL.
+    let is_plain = |at: usize, column: &Column| {
+        at != column_of_time(setting)
+            && column.field.name() != &config.simulated
+            && !modelled(column.field.name())
+    };
+    let wanted: Vec<Column> = columns
+        .iter()
+        .enumerate()
+        .filter(|(at, other)| *at == column || is_plain(*at, other))
+        .map(|(at, other)| {
+            let field = other.field.as_ref().clone().with_nullable(at != column);
+            Column {
+                field: Arc::new(field),
+                from: other.from.clone(),
+            }
+        })
+        .collect();
+    let format = FormatConfig {
+        kind: Some(FormatKind::Csv),
+        ..FormatConfig::default()
+    };
+    let mut decoder = Decoder::new(&format, &wanted, setting.time_zone)?;
+    let decoded = decoder.decode(&body);
+    if let Some(rejected) = decoded.rejected.first() {
+        return Err(ConfigError::new(format!(
+            "entities: \"{}\": {}",
+            rejected.raw, rejected.reason
+        )));
+    }
+    let name = columns[column].field.name();
+    let keys = decoded
+        .rows
+        .column_by_name(name)
+        .map(|keys| texts(keys))
+        .unwrap_or_default();
+    if keys.is_empty() {
+        return Err(ConfigError::new("entities: there are none"));
+    }
+    let mut seen = HashSet::new();
+    if let Some(twice) = keys.iter().find(|key| !seen.insert(key.as_str())) {
+        return Err(ConfigError::new(format!(
+            "entities: \"{twice}\" stands there twice"
+        )));
+    }
+    let mut fixed = BTreeMap::new();
+    for (field, values) in decoded
+        .rows
+        .schema()
+        .fields()
+        .iter()
+        .zip(decoded.rows.columns())
+    {
+        // A column without any value is none that the file fills.
+        let declared = columns
+            .iter()
+            .find(|column| column.field.name() == field.name());
+        let nullable = declared.is_some_and(|column| column.field.is_nullable());
+        if values.null_count() == 0 || (nullable && values.null_count() < values.len()) {
+            fixed.insert(field.name().clone(), Arc::clone(values));
+        }
+    }
+    Ok(EntityRows {
+        keys,
+        column: Some(column),
+        fixed,
+    })
+}
+
+fn column_of_time(setting: &Setting<'_>) -> usize {
+    let is_time = |column: &Column| matches!(column.field.data_type(), DataType::Timestamp(..));
+    setting
+        .time_column
+        .or_else(|| setting.columns.iter().position(is_time))
+        .unwrap_or(usize::MAX)
+}
+
+/// A CSV of one column.
+fn lines(name: &str, values: &[String]) -> Vec<u8> {
+    let mut body = String::new();
+    for value in std::iter::once(name).chain(values.iter().map(String::as_str)) {
+        body.push('"');
+        body.push_str(&value.replace('"', "\"\""));
+        body.push_str("\"\n");
+    }
+    body.into_bytes()
+}
+
+fn read_entities(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let failed = |error: &dyn std::error::Error| {
+        ConfigError::new(format!(
+            "entities: could not read file \"{}\": {error}",
+            path.display()
+        ))
+        .with_hint("Paths are relative to the deployment's folder.")
+    };
+    let mut body = Vec::new();
+    let file = open_bytes(path).map_err(|error| match &error {
+        ReadError::Open { source, .. } => failed(source),
+        other => failed(other),
+    })?;
+    let read = std::io::Read::read_to_end(
+        &mut std::io::Read::take(file, ENTITIES_BYTES_MAX + 1),
+        &mut body,
+    );
+    read.map_err(|error| failed(&error))?;
+    if body.len() as u64 > ENTITIES_BYTES_MAX {
+        return Err(ConfigError::new(format!(
+            "entities: file \"{}\" is too large",
+            path.display()
+        )));
+    }
+    Ok(body)
+}
+
+fn texts(array: &ArrayRef) -> Vec<String> {
+    let options = FormatOptions::new();
+    match ArrayFormatter::try_new(array.as_ref(), &options) {
+        Ok(formatter) => (0..array.len())
+            .map(|row| formatter.value(row).to_string())
+            .collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Whether a model can fill a column of that type.
+fn fits(column: &Column, model: &Model) -> Option<ConfigError> {
+    let name = column.field.name();
+    let what = match column.field.data_type() {
+        DataType::Utf8 if model.values.is_some() => None,
+        DataType::Utf8 => Some("a text column is modelled by values = […]".to_owned()),
+        DataType::Boolean if model.probability.is_some() => None,
+        DataType::Boolean => Some("a boolean column is modelled by probability = …".to_owned()),
+        DataType::Float64
+        | DataType::Float32
+        | DataType::Int64
+        | DataType::Int32
+        | DataType::Int16
+        | DataType::Decimal128(..) => (model.values.is_some() || model.probability.is_some())
+            .then(|| "values and probability are for text and boolean columns".to_owned()),
+        other => Some(format!("a column of type {other} cannot be simulated")),
+    };
+    let what = what.or_else(|| {
+        (model.missing > 0.0 && !column.field.is_nullable())
+            .then(|| "missing > 0, but the column is not null".to_owned())
+    });
+    what.map(|what| ConfigError::new(format!("model of column \"{name}\": {what}")))
+}
+
+/// The models, each after the one it depends on; none if they depend in a circle.
+fn in_order(with: &[Option<(usize, f64)>]) -> Option<Vec<usize>> {
+    let mut order = Vec::new();
+    let mut placed = vec![false; with.len()];
+    while order.len() < with.len() {
+        let before = order.len();
+        for model in 0..with.len() {
+            if !placed[model] && with[model].is_none_or(|(other, _)| placed[other]) {
+                placed[model] = true;
+                order.push(model);
+            }
+        }
+        if order.len() == before {
+            return None;
+        }
+    }
+    Some(order)
+}
+
+/// Yields simulated rows in the order of their times.
+pub(crate) struct SimulateReader {
+    plan: Plan,
+    /// The next step to be looked at.
+    step: i64,
+    /// The rows of the step before it, by time; `next..` are still to come.
+    due: Vec<Row>,
+    next: usize,
+    made: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    time_us: i64,
+    entity: u32,
+    step: i64,
+}
+
+impl Reader for SimulateReader {
+    fn read(&mut self, now_us: i64) -> Result<Read, ReadError> {
+        let mut rows = Vec::new();
+        let waits_for = loop {
+            if self.made >= self.plan.rows_max {
+                break None;
+            }
+            match self.due.get(self.next) {
+                Some(row) if row.time_us >= self.plan.until_us => {
+                    // Rows of a step are in order, and so are steps.
+                    self.made = self.plan.rows_max;
+                }
+                Some(row) if row.time_us > now_us => break Some(row.time_us),
+                Some(row) => {
+                    if rows.len() == BATCH_ROWS {
+                        break Some(row.time_us);
+                    }
+                    rows.push(*row);
+                    self.next += 1;
+                    self.made += 1;
+                }
+                None => {
+                    let begins_us = self.step.saturating_mul(self.plan.interval_us);
+                    if begins_us >= self.plan.until_us {
+                        break None;
+                    }
+                    if begins_us > now_us {
+                        break Some(begins_us);
+                    }
+                    self.plan.rows_of(self.step, &mut self.due);
+                    self.next = 0;
+                    self.step += 1;
+                }
+            }
+        };
+        if !rows.is_empty() {
+            return Ok(Read::Rows(self.plan.fill(&rows)));
+        }
+        Ok(match waits_for {
+            None => Read::End,
+            Some(time_us) => Read::Wait(Duration::from_micros(
+                u64::try_from(time_us.saturating_sub(now_us)).unwrap_or(0),
+            )),
+        })
+    }
+}
+
+impl Plan {
+    /// The rows of a step, by time.
+    fn rows_of(&self, step: i64, rows: &mut Vec<Row>) {
+        rows.clear();
+        for (at, entity) in self.entities.iter().enumerate() {
+            if let Some((probability, length)) = self.outages
+                && entity.outages.episode(step, probability, length)
+            {
+                continue;
+            }
+            let later_us = match self.jitter_us {
+                0 => 0,
+                jitter_us => (entity.jitter.bits(step) % jitter_us as u64) as i64,
+            };
+            rows.push(Row {
+                time_us: step * self.interval_us + later_us,
+                entity: at as u32,
+                step,
+            });
+        }
+        rows.sort_unstable();
+    }
+
+    fn fill(&self, rows: &[Row]) -> Decoded {
+        let hours = self.local_hours(rows);
+        // By model: values before bounds and rounding, correlation included.
+        let mut levels: Vec<Vec<f64>> = vec![Vec::new(); self.models.len()];
+        for model in &self.order {
+            let with = self.columns.iter().find_map(|filling| match filling {
+                Filling::Model {
+                    model: number,
+                    with,
+                } if number == model => *with,
+                _ => None,
+            });
+            let declared = &self.models[*model];
+            let values = rows
+                .iter()
+                .zip(&hours)
+                .enumerate()
+                .map(|(at, (row, hour))| {
+                    let sensor = &self.entities[row.entity as usize].sensors[*model];
+                    let level = sensor.level(declared, row.step, *hour, self.interval_us);
+                    match with {
+                        None => level,
+                        Some((other, factor)) => {
+                            level + factor * (levels[other][at] - self.models[other].base)
+                        }
+                    }
+                });
+            levels[*model] = values.collect();
+        }
+        let arrays = self
+            .columns
+            .iter()
+            .zip(self.schema.fields())
+            .map(|(filling, field)| self.array(filling, field, rows, &levels));
+        let batch = arrays
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|arrays| RecordBatch::try_new(self.schema.clone(), arrays));
+        match batch {
+            Ok(rows) => Decoded {
+                rows,
+                rejected: Vec::new(),
+            },
+            Err(error) => {
+                // Unreachable: `Plan::new` has checked types and NULLs.
+                tracing::error!(%error, seed = ?self.seed, "simulated rows do not fit their schema");
+                Decoded::empty(self.schema.clone())
+            }
+        }
+    }
+
+    fn array(
+        &self,
+        filling: &Filling,
+        field: &Field,
+        rows: &[Row],
+        levels: &[Vec<f64>],
+    ) -> Result<ArrayRef, arrow::error::ArrowError> {
+        let sensors = |model: usize| {
+            rows.iter()
+                .map(move |row| (row, &self.entities[row.entity as usize].sensors[model]))
+        };
+        Ok(match filling {
+            Filling::Time => {
+                let times =
+                    TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.time_us));
+                Arc::new(times.with_data_type(field.data_type().clone()))
+            }
+            Filling::Simulated => Arc::new(BooleanArray::from(vec![true; rows.len()])),
+            Filling::Fixed(values) => take(
+                values,
+                &UInt32Array::from_iter_values(rows.iter().map(|row| row.entity)),
+                None,
+            )?,
+            Filling::Null => arrow::array::new_null_array(field.data_type(), rows.len()),
+            Filling::Model { model, .. } => {
+                let declared = &self.models[*model];
+                let is_missing = |row: &Row, sensor: &Sensor| {
+                    declared.missing > 0.0 && sensor.missing.uniform(row.step) < declared.missing
+                };
+                if let Some(values) = &declared.values {
+                    let texts = sensors(*model).map(|(row, sensor)| {
+                        let place = (sensor.draw.bits(row.step) % values.len() as u64) as usize;
+                        (!is_missing(row, sensor)).then(|| values[place].as_str())
+                    });
+                    Arc::new(texts.collect::<StringArray>())
+                } else if let Some(probability) = declared.probability {
+                    let flags = sensors(*model).map(|(row, sensor)| {
+                        (!is_missing(row, sensor))
+                            .then(|| sensor.draw.uniform(row.step) < probability)
+                    });
+                    Arc::new(flags.collect::<BooleanArray>())
+                } else {
+                    numbers(
+                        field.data_type(),
+                        sensors(*model)
+                            .zip(&levels[*model])
+                            .map(|((row, sensor), level)| {
+                                (!is_missing(row, sensor)).then(|| declared.finish(*level))
+                            }),
+                    )?
+                }
+            }
+        })
+    }
+
+    /// The local hour of each row's step, with its part.
+    fn local_hours(&self, rows: &[Row]) -> Vec<f64> {
+        // Zones change on the hour or on quarters of it.
+        let mut recent = (i64::MIN, 0_i64);
+        let mut hours = Vec::with_capacity(rows.len());
+        for row in rows {
+            let quarter = row.time_us.div_euclid(HOUR_US / 4);
+            if recent.0 != quarter {
+                let utc = DateTime::from_timestamp_micros(quarter * (HOUR_US / 4))
+                    .unwrap_or_default()
+                    .naive_utc();
+                let offset_s = self
+                    .zone
+                    .offset_from_utc_datetime(&utc)
+                    .fix()
+                    .local_minus_utc();
+                recent = (quarter, i64::from(offset_s) * 1_000_000);
+            }
+            hours.push((row.time_us + recent.1).rem_euclid(24 * HOUR_US) as f64 / HOUR_US as f64);
+        }
+        hours
+    }
+}
+
+/// Numbers in the declared type; whole ones are rounded, and end where it ends.
+fn numbers(
+    data_type: &DataType,
+    values: impl Iterator<Item = Option<f64>>,
+) -> Result<ArrayRef, arrow::error::ArrowError> {
+    use arrow::array::{Float64Array, Int64Array};
+    let whole = |min: i64, max: i64, values: &mut dyn Iterator<Item = Option<f64>>| {
+        values
+            .map(|value| value.map(|value| (value.round() as i64).clamp(min, max)))
+            .collect::<Int64Array>()
+    };
+    let mut values = values;
+    match data_type {
+        DataType::Int64 => Ok(Arc::new(whole(i64::MIN, i64::MAX, &mut values))),
+        DataType::Int32 => cast(
+            &whole(i32::MIN.into(), i32::MAX.into(), &mut values),
+            data_type,
+        ),
+        DataType::Int16 => cast(
+            &whole(i16::MIN.into(), i16::MAX.into(), &mut values),
+            data_type,
+        ),
+        DataType::Decimal128(precision, scale) => {
+            let limit =
+                (0..*precision as i32 - i32::from(*scale)).fold(1.0, |limit, _| limit * 10.0) - 1.0;
+            let floats: Float64Array = values
+                .map(|value| value.map(|value| value.clamp(-limit, limit)))
+                .collect();
+            cast_with_options(&floats, data_type, &CastOptions::default())
+        }
+        DataType::Float32 => cast(&values.collect::<Float64Array>(), data_type),
+        _ => Ok(Arc::new(values.collect::<Float64Array>())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,509 @@
+//! Turns the texts of one column into an Arrow array of its declared type.
+//!
+//! Every format that carries text ends here, so `"1.50"` means the same in JSON
+//! and in CSV. A value that does not fit marks its row; the column goes on.
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
+    Float64Builder, Int16Builder, Int32Builder, Int64Builder, StringBuilder,
+    TimestampMicrosecondBuilder,
+};
+use arrow::compute::kernels::cast_utils::Parser;
+use arrow::datatypes::{DataType, FieldRef, Float32Type, Float64Type, TimeUnit};
+
+use crate::cells::{Cell, Kind};
+use crate::decoded::quoted;
+use crate::error::ConfigError;
+use crate::times::Times;
+
+/// How texts of a format stand for NULL.
+#[derive(Debug, Clone)]
+pub(crate) struct Nulls {
+    /// Texts that mean NULL, spaces around them aside.
+    pub(crate) tokens: Vec<String>,
+    /// CSV: an empty field is NULL in every column but text, where `tokens`
+    /// decide, and quotes make it a text.
+    pub(crate) delimited: bool,
+}
+
+/// Builds one column.
+pub(crate) struct ColumnBuilder {
+    field: FieldRef,
+    nulls: Nulls,
+    times: Times,
+    values: Values,
+}
+
+enum Values {
+    Text(StringBuilder),
+    Int16(Int16Builder),
+    Int32(Int32Builder),
+    Int64(Int64Builder),
+    Float32(Float32Builder),
+    Float64(Float64Builder),
+    Boolean(BooleanBuilder),
+    Date(Date32Builder),
+    Timestamp(TimestampMicrosecondBuilder),
+    Decimal(Decimal128Builder, u8, i8),
+    Binary(BinaryBuilder),
+}
+
+impl ColumnBuilder {
+    pub(crate) fn new(
+        field: &FieldRef,
+        nulls: Nulls,
+        times: Times,
+    ) -> Result<ColumnBuilder, ConfigError> {
+        let values = match field.data_type() {
+            DataType::Utf8 => Values::Text(StringBuilder::new()),
+            DataType::Int16 => Values::Int16(Int16Builder::new()),
+            DataType::Int32 => Values::Int32(Int32Builder::new()),
+            DataType::Int64 => Values::Int64(Int64Builder::new()),
+            DataType::Float32 => Values::Float32(Float32Builder::new()),
+            DataType::Float64 => Values::Float64(Float64Builder::new()),
+            DataType::Boolean => Values::Boolean(BooleanBuilder::new()),
+            DataType::Date32 => Values::Date(Date32Builder::new()),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => Values::Timestamp(
+                TimestampMicrosecondBuilder::new().with_data_type(field.data_type().clone()),
+            ),
+            DataType::Decimal128(precision, scale) if *scale >= 0 => Values::Decimal(
+                Decimal128Builder::new().with_data_type(field.data_type().clone()),
+                *precision,
+                *scale,
+            ),
+            DataType::Binary => Values::Binary(BinaryBuilder::new()),
+            other => {
+                return Err(ConfigError::new(format!(
+                    "column \"{}\" has type {other}, which no source can read",
+                    field.name()
+                )));
+            }
+        };
+        Ok(ColumnBuilder {
+            field: Arc::clone(field),
+            nulls,
+            times,
+            values,
+        })
+    }
+
+    /// Appends one value a cell. A cell that does not fit becomes NULL here and
+    /// `bad(index of the cell, reason)` is told.
+    pub(crate) fn append<'a>(
+        &mut self,
+        cells: impl Iterator<Item = Cell<'a>>,
+        bad: &mut impl FnMut(usize, String),
+    ) {
+        let ColumnBuilder {
+            field,
+            nulls,
+            times,
+            values,
+        } = self;
+        let mut column = Texts {
+            field,
+            nulls,
+            bad,
+            text: false,
+        };
+        match values {
+            Values::Text(builder) => {
+                column.text = true;
+                let strict = !column.nulls.delimited;
+                column.each(cells, |cell| match (cell, strict) {
+                    (
+                        Some(Cell {
+                            kind: Kind::Bare,
+                            text,
+                        }),
+                        true,
+                    ) => {
+                        builder.append_null();
+                        Err(format!("{text} is not a text; texts stand between quotes"))
+                    }
+                    (cell, _) => {
+                        builder.append_option(cell.map(|cell| cell.text));
+                        Ok(())
+                    }
+                });
+            }
+            Values::Int16(builder) => {
+                column.each_parsed(cells, integer::<i16>, |v| builder.append_option(v))
+            }
+            Values::Int32(builder) => {
+                column.each_parsed(cells, integer::<i32>, |v| builder.append_option(v))
+            }
+            Values::Int64(builder) => {
+                column.each_parsed(cells, integer::<i64>, |v| builder.append_option(v))
+            }
+            Values::Float32(builder) => {
+                column.each_parsed(cells, float32, |v| builder.append_option(v))
+            }
+            Values::Float64(builder) => {
+                column.each_parsed(cells, float64, |v| builder.append_option(v))
+            }
+            Values::Boolean(builder) => {
+                let strict = !column.nulls.delimited;
+                column.each_parsed(
+                    cells,
+                    |text| boolean(text, strict),
+                    |v| builder.append_option(v),
+                );
+            }
+            Values::Date(builder) => {
+                column.each_parsed(cells, |text| times.date(text), |v| builder.append_option(v));
+            }
+            Values::Timestamp(builder) => {
+                column.each_parsed(
+                    cells,
+                    |text| times.instant(text),
+                    |v| builder.append_option(v),
+                );
+            }
+            Values::Decimal(builder, precision, scale) => {
+                column.each_parsed(
+                    cells,
+                    |text| decimal(text, *precision, *scale),
+                    |v| builder.append_option(v),
+                );
+            }
+            Values::Binary(builder) => {
+                column.each_parsed(cells, hexadecimal, |v| builder.append_option(v))
+            }
+        }
+    }
+
+    /// Returns what was appended, and starts anew.
+    pub(crate) fn finish(&mut self) -> ArrayRef {
+        match &mut self.values {
+            Values::Text(builder) => Arc::new(builder.finish()),
+            Values::Int16(builder) => Arc::new(builder.finish()),
+            Values::Int32(builder) => Arc::new(builder.finish()),
+            Values::Int64(builder) => Arc::new(builder.finish()),
+            Values::Float32(builder) => Arc::new(builder.finish()),
+            Values::Float64(builder) => Arc::new(builder.finish()),
+            Values::Boolean(builder) => Arc::new(builder.finish()),
+            Values::Date(builder) => Arc::new(builder.finish()),
+            Values::Timestamp(builder) => Arc::new(builder.finish()),
+            Values::Decimal(builder, ..) => Arc::new(builder.finish()),
+            Values::Binary(builder) => Arc::new(builder.finish()),
+        }
+    }
+}
+
+/// What all types share: which cells are NULL, and what is told of bad ones.
+struct Texts<'b, F> {
+    field: &'b FieldRef,
+    nulls: &'b Nulls,
+    bad: &'b mut F,
+    text: bool,
+}
+
+impl<F: FnMut(usize, String)> Texts<'_, F> {
+    fn each<'a>(
+        &mut self,
+        cells: impl Iterator<Item = Cell<'a>>,
+        mut append: impl FnMut(Option<Cell<'a>>) -> Result<(), String>,
+    ) {
+        for (index, cell) in cells.enumerate() {
+            let result = if cell.kind == Kind::Nested {
+                append(None).and(Err("an object or array, not a plain value".to_owned()))
+            } else if self.is_null(cell) {
+                let result = append(None);
+                if self.field.is_nullable() {
+                    result
+                } else {
+                    Err(self.absent(cell))
+                }
+            } else {
+                append(Some(cell))
+            };
+            if let Err(reason) = result {
+                (self.bad)(index, format!("column \"{}\": {reason}", self.field.name()));
+            }
+        }
+    }
+
+    fn each_parsed<'a, T>(
+        &mut self,
+        cells: impl Iterator<Item = Cell<'a>>,
+        mut parse: impl FnMut(&str) -> Result<T, String>,
+        mut append: impl FnMut(Option<T>),
+    ) {
+        self.each(cells, |cell| {
+            match cell.map(|cell| parse(cell.text.trim_ascii())).transpose() {
+                Ok(value) => {
+                    append(value);
+                    Ok(())
+                }
+                Err(reason) => {
+                    append(None);
+                    Err(reason)
+                }
+            }
+        });
+    }
+
+    #[inline]
+    fn is_null(&self, cell: Cell<'_>) -> bool {
+        match cell.kind {
+            Kind::Missing => true,
+            Kind::Quoted if self.text && self.nulls.delimited => false,
+            _ => {
+                let text = cell.text.trim_ascii();
+                (text.is_empty() && self.nulls.delimited && !self.text)
+                    || self.nulls.tokens.iter().any(|token| token == text)
+            }
+        }
+    }
+
+    fn absent(&self, cell: Cell<'_>) -> String {
+        if cell.kind == Kind::Missing || cell.text.is_empty() {
+            "missing, but declared not null".to_owned()
+        } else {
+            format!(
+                "{} means NULL, but the column is declared not null",
+                quoted(cell.text)
+            )
+        }
+    }
+}
+
+trait Integer: Sized + std::str::FromStr {
+    const NAME: &'static str;
+    fn from_whole(value: f64) -> Option<Self>;
+}
+
+macro_rules! integers {
+    ($($type:ty, $name:literal;)*) => {$(
+        impl Integer for $type {
+            const NAME: &'static str = $name;
+            fn from_whole(value: f64) -> Option<Self> {
+                // Beyond 2^53 a double no longer says which integer was meant.
+                (value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0)
+                    .then(|| <$type>::try_from(value as i64).ok())?
+            }
+        }
+    )*};
+}
+
+integers! {
+    i16, "a smallint (-32768 to 32767)";
+    i32, "an integer of 32 bits";
+    i64, "an integer of 64 bits";
+}
+
+fn integer<T: Integer>(text: &str) -> Result<T, String> {
+    if let Ok(value) = text.parse() {
+        return Ok(value);
+    }
+    // "27.0" and "1e3" are whole numbers too.
+    let bytes = text.as_bytes();
+    if bytes.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E'))
+        && let Some(value) = Float64Type::parse(text).and_then(T::from_whole)
+    {
+        return Ok(value);
+    }
+    Err(format!("{} is not {}", quoted(text), T::NAME))
+}
+
+fn float64(text: &str) -> Result<f64, String> {
+    match Float64Type::parse(text) {
+        Some(value) if value.is_finite() || !has_digit(text) => Ok(value),
+        Some(_) => Err(format!("{} is too large for a double", quoted(text))),
+        None => Err(format!("{} is not a number", quoted(text))),
+    }
+}
+
+fn float32(text: &str) -> Result<f32, String> {
+    match Float32Type::parse(text) {
+        Some(value) if value.is_finite() || !has_digit(text) => Ok(value),
+        Some(_) => Err(format!("{} is too large for a real", quoted(text))),
+        None => Err(format!("{} is not a number", quoted(text))),
+    }
+}
+
+fn has_digit(text: &str) -> bool {
+    text.bytes().any(|byte| byte.is_ascii_digit())
+}
+
+fn boolean(text: &str, strict: bool) -> Result<bool, String> {
+    let is = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    if is(&["true"]) || (!strict && is(&["t", "yes", "y", "1", "1.0"])) {
+        Ok(true)
+    } else if is(&["false"]) || (!strict && is(&["f", "no", "n", "0", "0.0"])) {
+        Ok(false)
+    } else {
+        Err(format!("{} is neither true nor false", quoted(text)))
+    }
+}
+
+/// Reads a decimal exactly; digits beyond the scale are rounded half away from
+/// zero. (Arrow's own parser cuts them off and miscounts very long texts.)
+fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, String> {
+    let wrong = || format!("{} is not a decimal number", quoted(text));
+    let too_large = || {
+        format!(
+            "{} is too large for decimal({precision},{scale})",
+            quoted(text)
+        )
+    };
+    let (negative, unsigned) = match text.as_bytes() {
+        [b'-', ..] => (true, &text[1..]),
+        [b'+', ..] => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let (mantissa, exponent) = match unsigned.find(['e', 'E']) {
+        None => (unsigned, 0),
+        Some(at) => (
+            &unsigned[..at],
+            unsigned[at + 1..].parse::<i16>().map_err(|_| wrong())?,
+        ),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if whole.is_empty() && fraction.is_empty()
+        || !whole
+            .bytes()
+            .chain(fraction.bytes())
+            .all(|byte| byte.is_ascii_digit())
+    {
+        return Err(wrong());
+    }
+    // Digits left of the point, once it has moved to where the scale ends.
+    let kept = whole.len() as i64 + i64::from(exponent) + i64::from(scale);
+    let digits = whole
+        .bytes()
+        .chain(fraction.bytes())
+        .map(|byte| i128::from(byte - b'0'));
+    let mut value = 0_i128;
+    let mut seen = 0_i64;
+    for digit in digits {
+        if seen < kept {
+            value = value
+                .checked_mul(10)
+                .and_then(|value| value.checked_add(digit))
+                .ok_or_else(too_large)?;
+        } else {
+            if seen == kept && digit >= 5 {
+                value += 1;
+            }
+            break;
+        }
+        seen += 1;
+    }
+    while seen < kept && value != 0 {
+        value = value.checked_mul(10).ok_or_else(too_large)?;
+        seen += 1;
+    }
+    if value >= 10_i128.pow(u32::from(precision.min(38))) {
+        return Err(too_large());
+    }
+    Ok(if negative { -value } else { value })
+}
+
+/// Reads bytes as pairs of hexadecimal digits, after `\x` or plain.
+fn hexadecimal(text: &str) -> Result<Vec<u8>, String> {
+    let digits = text.strip_prefix("\\x").unwrap_or(text).as_bytes();
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let bytes = digits.chunks(2).map(|pair| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    });
+    bytes
+        .collect::<Option<Vec<u8>>>()
+        .ok_or_else(|| format!("{} is not hexadecimal", quoted(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers() {
+        for (text, expected) in [
+            ("5", Some(5)),
+            ("-32768", Some(-32768)),
+            ("32768", None),
+            ("27.0", Some(27)),
+            ("1e3", Some(1000)),
+            ("1.5", None),
+            ("", None),
+            ("abc", None),
+            ("+7", Some(7)),
+            ("1e99", None),
+            ("NaN", None),
+            ("0x10", None),
+        ] {
+            assert_eq!(integer::<i16>(text).ok(), expected, "{text}");
+        }
+        assert_eq!(integer::<i64>("9223372036854775807"), Ok(i64::MAX));
+        assert!(integer::<i64>("9223372036854775808").is_err());
+        assert!(integer::<i64>("1e18").is_err());
+    }
+
+    #[test]
+    fn floats() {
+        for (text, expected) in [
+            ("1.5", 1.5),
+            ("-0.0", 0.0),
+            ("1e-400", 0.0),
+            (".5", 0.5),
+            ("-inf", f64::NEG_INFINITY),
+        ] {
+            assert_eq!(float64(text), Ok(expected), "{text}");
+        }
+        assert!(float64("NAN").unwrap().is_nan());
+        for text in ["", "1e400", "1,5", "1.5x", "--1", "0x1"] {
+            assert!(float64(text).is_err(), "{text}");
+        }
+        assert!(float32("1e39").is_err());
+    }
+
+    #[test]
+    fn decimals() {
+        for (text, expected) in [
+            ("1", Some(100)),
+            ("1.005", Some(101)),
+            ("-1.005", Some(-101)),
+            ("1.004", Some(100)),
+            ("999.99", Some(99999)),
+            ("999.995", None),
+            ("1000", None),
+            ("0000000000001", Some(100)),
+            ("1e2", Some(10000)),
+            ("1.5e-1", Some(15)),
+            ("5e-3", Some(1)),
+            ("4e-3", Some(0)),
+            ("5e-4", Some(0)),
+            ("1e-30000", Some(0)),
+            ("0e30000", Some(0)),
+            ("1e30000", None),
+            (".5", Some(50)),
+            ("5.", Some(500)),
+            ("", None),
+            (".", None),
+            ("-", None),
+            ("1e", None),
+            ("1.2.3", None),
+            ("NaN", None),
+            ("99e-4", Some(1)),
+            ("0.0049", Some(0)),
+        ] {
+            assert_eq!(decimal(text, 5, 2).ok(), expected, "{text}");
+        }
+        assert!(decimal(&"1".repeat(300), 38, 0).is_err());
+        assert_eq!(decimal(&format!("0.{}", "1".repeat(300)), 5, 2), Ok(11));
+    }
+
+    #[test]
+    fn booleans_and_bytes() {
+        assert_eq!(boolean("False", true), Ok(false));
+        assert_eq!(boolean("1", false), Ok(true));
+        assert!(boolean("1", true).is_err());
+        assert_eq!(hexadecimal("\\x00fF"), Ok(vec![0, 255]));
+        assert_eq!(hexadecimal(""), Ok(vec![]));
+        assert!(hexadecimal("abc").is_err());
+        assert!(hexadecimal("éa").is_err());
+    }
+}
