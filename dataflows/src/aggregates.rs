@@ -3,11 +3,20 @@
 //! The same code serves the incremental operator (diffs of any sign) and
 //! DataFusion's batch aggregation (every diff `+1`), so both give one answer.
 
-use arrow::array::{ArrayRef, BooleanArray};
+mod exact;
+mod numeric;
+mod ordered;
+
+use arrow::array::{Array, ArrayRef, BooleanArray};
+use arrow::buffer::NullBuffer;
 use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
 
 use crate::plan::AggregateFunction;
+use numeric::{Counts, DecimalSums, IntegerSums, Moment, Moments, UnsignedSums};
+use ordered::ordered;
+
+pub use ordered::canonical;
 
 /// What an accumulator must know about its call.
 #[derive(Clone, Debug)]
@@ -62,8 +71,58 @@ pub trait Accumulator: Send {
 /// # Errors
 /// When the aggregate is not maintained over the argument's type.
 pub fn accumulator(spec: &AggregateSpec) -> Result<Box<dyn Accumulator>, Unsupported> {
-    Err(Unsupported {
-        function: format!("{:?}", spec.function),
-        argument: format!("{:?}", spec.argument),
-    })
+    use AggregateFunction::*;
+    let unsupported = || Unsupported::new(spec);
+    let Some(argument) = &spec.argument else {
+        return match spec.function {
+            CountRows => Ok(Box::new(Counts::default())),
+            _ => Err(unsupported()),
+        };
+    };
+    let moments = |moment| match argument {
+        DataType::Float64 => Ok(Box::new(Moments::new(moment)) as Box<dyn Accumulator>),
+        _ => Err(unsupported()),
+    };
+    match spec.function {
+        CountRows | Count => Ok(Box::new(Counts::default())),
+        Sum => match argument {
+            DataType::Int64 => Ok(Box::new(IntegerSums::new(spec.output.clone()))),
+            DataType::UInt64 => Ok(Box::new(UnsignedSums::new(spec.output.clone()))),
+            DataType::Decimal128(..) => Ok(Box::new(DecimalSums::new(spec.output.clone()))),
+            _ => moments(Moment::Sum),
+        },
+        Avg => moments(Moment::Mean),
+        VarianceSample => moments(Moment::Variance { population: false, root: false }),
+        VariancePopulation => moments(Moment::Variance { population: true, root: false }),
+        StddevSample => moments(Moment::Variance { population: false, root: true }),
+        StddevPopulation => moments(Moment::Variance { population: true, root: true }),
+        Min | Max | FirstValue | LastValue => ordered(spec, argument),
+    }
+}
+
+impl Unsupported {
+    fn new(spec: &AggregateSpec) -> Self {
+        Unsupported {
+            function: spec.function.to_string(),
+            argument: spec.argument.as_ref().map_or_else(|| "no argument".to_owned(), DataType::to_string),
+        }
+    }
+}
+
+/// Calls `apply` with each row whose argument counts: not NULL, and past the filter.
+#[inline]
+fn each(nulls: Option<&NullBuffer>, filter: Option<&BooleanArray>, length: usize, mut apply: impl FnMut(usize)) {
+    let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
+    match (nulls, filter) {
+        (None, None) => (0..length).for_each(apply),
+        (Some(nulls), None) => nulls.valid_indices().for_each(apply),
+        (nulls, Some(filter)) => {
+            for row in 0..length {
+                let passes = filter.is_valid(row) && filter.value(row);
+                if passes && nulls.is_none_or(|nulls| nulls.is_valid(row)) {
+                    apply(row);
+                }
+            }
+        }
+    }
 }

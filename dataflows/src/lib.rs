@@ -1,9 +1,24 @@
 //! The incremental plan as data, and the operators that keep it current.
 //!
-//! `update` is what travels, `plan` what is to be done, `aggregates` how groups
-//! add up.
+//! `update` is what travels and `plan` what is to be done. `workers` runs plans:
+//! `render` turns each into `operators`, which pass `parts` to each other and keep
+//! their state in `columns` under a `group_index`, adding up by `aggregates` and
+//! evaluating expressions by `evaluate`. `json` is how rows leave.
 pub mod aggregates;
+pub mod columns;
+pub mod evaluate;
+#[doc(hidden)]
+pub mod faults;
+pub mod group_index;
+pub mod json;
+mod operators;
+mod parts;
 pub mod plan;
+mod relations;
+mod render;
 pub mod update;
+pub mod workers;
 
+pub use operators::OperatorStats;
+pub use operators::linear::error_schema;
 pub use update::{Tick, Updates};

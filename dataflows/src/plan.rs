@@ -198,6 +198,25 @@ impl Plan {
     }
 }
 
+impl fmt::Display for AggregateFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AggregateFunction::CountRows => "count(*)",
+            AggregateFunction::Count => "count",
+            AggregateFunction::Sum => "sum",
+            AggregateFunction::Avg => "avg",
+            AggregateFunction::Min => "min",
+            AggregateFunction::Max => "max",
+            AggregateFunction::VarianceSample => "var_samp",
+            AggregateFunction::VariancePopulation => "var_pop",
+            AggregateFunction::StddevSample => "stddev_samp",
+            AggregateFunction::StddevPopulation => "stddev_pop",
+            AggregateFunction::FirstValue => "first_value",
+            AggregateFunction::LastValue => "last_value",
+        })
+    }
+}
+
 impl fmt::Display for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Turns SQL into incremental plans, and answers queries in batch.
+//!
+//! `types` reads column types, `functions` are Sangam's own, `catalog` knows
+//! the names and the one list of optimiser rules, `view` plans a view's text,
+//! `refusals` says what cannot be maintained, `rewrites` give both engines one
+//! answer, `lower` produces the incremental plan and `explain` prints it;
+//! `batch` executes the same shared plan with DataFusion and `query` answers
+//! ad-hoc SQL. `problem` is what all of them say when they cannot.
+mod batch;
+mod catalog;
+mod explain;
+pub mod functions;
+mod lower;
+mod problem;
+mod query;
+mod refusals;
+mod rewrites;
+mod types;
+mod view;
+
+pub use batch::Relations;
+pub use catalog::{Catalog, SourceRelation};
+pub use problem::{Problem, ProblemKind, QueryError};
+pub use query::Query;
+pub use types::ColumnType;
+pub use view::View;

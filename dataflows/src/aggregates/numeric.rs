@@ -1,0 +1,290 @@
+//! Counts, sums, means and variances: plain columns of state, one tight loop a batch.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, PrimitiveArray};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Decimal128Type, Float64Type, Int64Type, UInt64Type};
+
+use super::exact::ExactSums;
+use super::{Accumulator, each};
+
+/// `count(*)` and `count(x)`.
+#[derive(Default)]
+pub(super) struct Counts {
+    counts: Vec<i64>,
+}
+
+impl Accumulator for Counts {
+    fn resize(&mut self, groups: usize) {
+        if self.counts.len() < groups {
+            self.counts.resize(groups, 0);
+        }
+    }
+
+    fn update(&mut self, groups: &[u32], arguments: &[ArrayRef], filter: Option<&BooleanArray>, diffs: &[i64]) {
+        let nulls = arguments.first().and_then(|argument| argument.logical_nulls());
+        each(nulls.as_ref(), filter, diffs.len(), |row| {
+            self.counts[groups[row] as usize] += diffs[row];
+        });
+    }
+
+    fn output(&self, groups: &[u32]) -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(groups.iter().map(|&group| self.counts[group as usize])))
+    }
+
+    fn reset(&mut self, group: u32) {
+        if let Some(count) = self.counts.get_mut(group as usize) {
+            *count = 0;
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.counts.capacity() * 8
+    }
+}
+
+/// Addition that can be undone exactly because it wraps.
+pub(super) trait Wrapping: ArrowPrimitiveType {
+    fn add_times(total: Self::Native, value: Self::Native, count: i64) -> Self::Native;
+}
+
+impl Wrapping for Int64Type {
+    fn add_times(total: i64, value: i64, count: i64) -> i64 {
+        total.wrapping_add(value.wrapping_mul(count))
+    }
+}
+
+impl Wrapping for UInt64Type {
+    fn add_times(total: u64, value: u64, count: i64) -> u64 {
+        total.wrapping_add(value.wrapping_mul(count as u64))
+    }
+}
+
+impl Wrapping for Decimal128Type {
+    fn add_times(total: i128, value: i128, count: i64) -> i128 {
+        total.wrapping_add(value.wrapping_mul(i128::from(count)))
+    }
+}
+
+/// `sum(x)` over integers and decimals; NULL over no rows.
+pub(super) struct WrappingSums<T: Wrapping> {
+    totals: Vec<T::Native>,
+    counts: Vec<i64>,
+    output: DataType,
+}
+
+impl<T: Wrapping> WrappingSums<T> {
+    pub(super) fn new(output: DataType) -> Self {
+        WrappingSums {
+            totals: Vec::new(),
+            counts: Vec::new(),
+            output,
+        }
+    }
+}
+
+impl<T: Wrapping> Accumulator for WrappingSums<T> {
+    fn resize(&mut self, groups: usize) {
+        if self.counts.len() < groups {
+            self.totals.resize(groups, T::default_value());
+            self.counts.resize(groups, 0);
+        }
+    }
+
+    fn update(&mut self, groups: &[u32], arguments: &[ArrayRef], filter: Option<&BooleanArray>, diffs: &[i64]) {
+        let argument = arguments[0].as_primitive::<T>();
+        let values = argument.values();
+        each(argument.nulls(), filter, diffs.len(), |row| {
+            let group = groups[row] as usize;
+            self.totals[group] = T::add_times(self.totals[group], values[row], diffs[row]);
+            self.counts[group] += diffs[row];
+        });
+    }
+
+    fn output(&self, groups: &[u32]) -> ArrayRef {
+        let sums = groups.iter().map(|&group| (self.counts[group as usize] != 0).then(|| self.totals[group as usize]));
+        Arc::new(PrimitiveArray::<T>::from_iter(sums).with_data_type(self.output.clone()))
+    }
+
+    fn reset(&mut self, group: u32) {
+        if let Some(count) = self.counts.get_mut(group as usize) {
+            *count = 0;
+            self.totals[group as usize] = T::default_value();
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.totals.capacity() * size_of::<T::Native>() + self.counts.capacity() * 8
+    }
+}
+
+pub(super) type IntegerSums = WrappingSums<Int64Type>;
+pub(super) type UnsignedSums = WrappingSums<UInt64Type>;
+pub(super) type DecimalSums = WrappingSums<Decimal128Type>;
+
+/// How many values of a group are not finite; they decide the result alone.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Specials {
+    nans: i64,
+    infinities: i64,
+    negative_infinities: i64,
+}
+
+impl Specials {
+    fn add(&mut self, value: f64, count: i64) {
+        if value.is_nan() {
+            self.nans += count;
+        } else if value > 0.0 {
+            self.infinities += count;
+        } else {
+            self.negative_infinities += count;
+        }
+    }
+
+    fn sum(self) -> f64 {
+        match (self.nans, self.infinities, self.negative_infinities) {
+            (0, _, 0) => f64::INFINITY,
+            (0, 0, _) => f64::NEG_INFINITY,
+            _ => f64::NAN,
+        }
+    }
+}
+
+/// What a double accumulator reads out of its sums.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    Sum,
+    Mean,
+    /// Divided by `n - 1`, or by `n` for a population; the root taken for a deviation.
+    Variance {
+        population: bool,
+        root: bool,
+    },
+}
+
+/// Sums of doubles and of their squares, exact whatever the order.
+///
+/// A square that overflows makes the variance NaN; one below 2^-1022 counts
+/// with the precision of a subnormal.
+pub(super) struct Moments {
+    moment: Moment,
+    counts: Vec<i64>,
+    sums: ExactSums,
+    squares: ExactSums,
+    specials: HashMap<u32, Specials>,
+}
+
+impl Moments {
+    pub(super) fn new(moment: Moment) -> Self {
+        Moments {
+            moment,
+            counts: Vec::new(),
+            sums: ExactSums::default(),
+            squares: ExactSums::default(),
+            specials: HashMap::new(),
+        }
+    }
+
+    fn squared(&self) -> bool {
+        matches!(self.moment, Moment::Variance { .. })
+    }
+
+    fn special(&mut self, group: u32, value: f64, count: i64) {
+        let specials = self.specials.entry(group).or_default();
+        specials.add(value, count);
+        if *specials == Specials::default() {
+            self.specials.remove(&group);
+        }
+    }
+
+    fn value(&self, group: u32) -> Option<f64> {
+        let count = self.counts[group as usize];
+        if count == 0 {
+            return None;
+        }
+        let special = if self.specials.is_empty() { None } else { self.specials.get(&group) };
+        match self.moment {
+            Moment::Sum => Some(special.map_or_else(|| self.sums.sum(group), |special| special.sum())),
+            Moment::Mean => Some(special.map_or_else(|| self.sums.sum(group) / count as f64, |special| special.sum())),
+            Moment::Variance { population, root } => {
+                let divisor = if population { count } else { count - 1 };
+                if divisor == 0 {
+                    return None;
+                }
+                if special.is_some() {
+                    return Some(f64::NAN);
+                }
+                let spread = spread(self.sums.pair(group), self.squares.pair(group), count as f64);
+                let variance = spread / divisor as f64;
+                Some(if root { variance.sqrt() } else { variance })
+            }
+        }
+    }
+}
+
+/// Returns Σx² − (Σx)²/n from sums in double-double, by one fixed sequence of operations.
+fn spread((sum, sum_low): (f64, f64), (squares, squares_low): (f64, f64), count: f64) -> f64 {
+    // mean = sum / n, in double-double.
+    let mean = sum / count;
+    let mean_low = (f64::mul_add(-mean, count, sum) + sum_low) / count;
+    // product = sum * mean, in double-double.
+    let product = sum * mean;
+    let product_low = f64::mul_add(sum, mean, -product) + (sum * mean_low + sum_low * mean);
+    let difference = squares - product;
+    (difference + (squares_low - product_low)).max(0.0)
+}
+
+impl Accumulator for Moments {
+    fn resize(&mut self, groups: usize) {
+        if self.counts.len() < groups {
+            self.counts.resize(groups, 0);
+        }
+        self.sums.resize(groups);
+        if self.squared() {
+            self.squares.resize(groups);
+        }
+    }
+
+    fn update(&mut self, groups: &[u32], arguments: &[ArrayRef], filter: Option<&BooleanArray>, diffs: &[i64]) {
+        let argument = arguments[0].as_primitive::<Float64Type>();
+        let values = argument.values();
+        let squared = self.squared();
+        each(argument.nulls(), filter, diffs.len(), |row| {
+            let (group, value, diff) = (groups[row], values[row], diffs[row]);
+            self.counts[group as usize] += diff;
+            if !value.is_finite() {
+                self.special(group, value, diff);
+                return;
+            }
+            self.sums.add_times(group, value, diff);
+            if squared {
+                let square = value * value;
+                if square.is_finite() {
+                    self.squares.add_times(group, square, diff);
+                    self.squares.add_times(group, f64::mul_add(value, value, -square), diff);
+                } else {
+                    self.special(group, f64::NAN, diff);
+                }
+            }
+        });
+    }
+
+    fn output(&self, groups: &[u32]) -> ArrayRef {
+        Arc::new(Float64Array::from_iter(groups.iter().map(|&group| self.value(group))))
+    }
+
+    fn reset(&mut self, group: u32) {
+        if let Some(count) = self.counts.get_mut(group as usize) {
+            *count = 0;
+            self.sums.reset(group);
+            self.squares.reset(group);
+            self.specials.remove(&group);
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.counts.capacity() * 8 + self.sums.bytes() + self.squares.bytes() + self.specials.capacity() * size_of::<(u32, Specials)>()
+    }
+}
+

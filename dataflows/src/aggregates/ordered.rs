@@ -1,0 +1,249 @@
+//! `min`, `max`, `first_value` and `last_value`: the ends of an ordered multiset a group.
+//!
+//! A row is one string of arrow-row bytes, the `ORDER BY` columns first and the
+//! argument last, so that equal orders are decided by the argument and there is
+//! exactly one first and one last.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float64Array, new_null_array};
+use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
+use arrow::row::{RowConverter, SortField};
+
+use super::{Accumulator, AggregateSpec, Unsupported, each};
+use crate::faults::{self, Fault};
+use crate::plan::AggregateFunction;
+
+/// Which end of the multiset is the result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    First,
+    Last,
+}
+
+/// Keeps every row of a group in order, or only the best one where nothing is ever taken back.
+///
+/// State: one entry for each distinct (order, argument) of a group.
+pub(super) struct Ordered<K> {
+    end: End,
+    skip_nulls: bool,
+    append_only: bool,
+    converter: RowConverter,
+    fields: usize,
+    argument: DataType,
+    /// For each (group, row), how often it is present.
+    rows: BTreeMap<(u32, K), i64>,
+    /// The best row of each group, where `append_only`.
+    best: Vec<Option<K>>,
+    key_bytes: usize,
+}
+
+/// Row bytes as a key: of fixed length without an allocation, else boxed.
+pub(super) trait RowKey: Ord + Clone + Send + 'static {
+    const MIN: Self;
+    fn new(bytes: &[u8]) -> Self;
+    fn bytes(&self, length: usize) -> &[u8];
+}
+
+/// Room for two 8-byte columns and a 4-byte one, each with its NULL byte.
+const INLINE: usize = 24;
+
+impl RowKey for [u8; INLINE] {
+    const MIN: Self = [0; INLINE];
+    fn new(bytes: &[u8]) -> Self {
+        let mut key = [0; INLINE];
+        key[..bytes.len()].copy_from_slice(bytes);
+        key
+    }
+    fn bytes(&self, length: usize) -> &[u8] {
+        &self[..length]
+    }
+}
+
+impl RowKey for Vec<u8> {
+    const MIN: Self = Vec::new();
+    fn new(bytes: &[u8]) -> Self {
+        bytes.to_vec()
+    }
+    fn bytes(&self, _length: usize) -> &[u8] {
+        self
+    }
+}
+
+/// Builds the accumulator for an aggregate that reads one end of an order.
+pub(super) fn ordered(spec: &AggregateSpec, argument: &DataType) -> Result<Box<dyn Accumulator>, Unsupported> {
+    // A trailing "argument, ascending, NULL first" is what the bytes end with anyway.
+    let mut order = spec.order.clone();
+    if order.last() == Some(&(argument.clone(), SortOptions { descending: false, nulls_first: true })) && order.len() > 1 {
+        order.pop();
+    }
+    let fixed: Option<usize> = order.iter().map(|(data_type, _)| data_type).chain([argument]).map(encoded_width).sum();
+    match fixed {
+        Some(length) if length <= INLINE => Ok(Box::new(Ordered::<[u8; INLINE]>::new(spec, &order, argument, length)?)),
+        _ => Ok(Box::new(Ordered::<Vec<u8>>::new(spec, &order, argument, 0)?)),
+    }
+}
+
+/// The arrow-row length of a fixed-width type: its NULL byte and its value.
+fn encoded_width(data_type: &DataType) -> Option<usize> {
+    match data_type {
+        DataType::Boolean => Some(2),
+        other => other.primitive_width().map(|width| width + 1),
+    }
+}
+
+impl<K: RowKey> Ordered<K> {
+    fn new(
+        spec: &AggregateSpec,
+        order: &[(DataType, SortOptions)],
+        argument: &DataType,
+        key_bytes: usize,
+    ) -> Result<Self, Unsupported> {
+        let mut fields: Vec<SortField> =
+            order.iter().map(|(data_type, options)| SortField::new_with_options(data_type.clone(), *options)).collect();
+        fields.push(SortField::new(argument.clone()));
+        let count = fields.len();
+        let converter = RowConverter::new(fields).map_err(|_| Unsupported::new(spec))?;
+        let extreme = matches!(spec.function, AggregateFunction::Min | AggregateFunction::Max);
+        Ok(Ordered {
+            end: match spec.function {
+                AggregateFunction::Min | AggregateFunction::FirstValue => End::First,
+                _ => End::Last,
+            },
+            skip_nulls: extreme || spec.ignore_nulls,
+            append_only: spec.append_only,
+            converter,
+            fields: count,
+            argument: argument.clone(),
+            rows: BTreeMap::new(),
+            best: Vec::new(),
+            key_bytes,
+        })
+    }
+
+    fn add(&mut self, group: u32, key: K, diff: i64) {
+        if self.append_only {
+            let best = &mut self.best[group as usize];
+            let better = match (&best, self.end) {
+                (None, _) => true,
+                (Some(best), End::First) => key < *best,
+                (Some(best), End::Last) => key > *best,
+            };
+            if better {
+                *best = Some(key);
+            }
+            return;
+        }
+        if diff < 0 && faults::active(Fault::StaleMinimum) && self.end == End::First {
+            return;
+        }
+        match self.rows.entry((group, key)) {
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(diff);
+            }
+            std::collections::btree_map::Entry::Occupied(mut entry) => {
+                *entry.get_mut() += diff;
+                if *entry.get() == 0 {
+                    entry.remove();
+                }
+            }
+        }
+    }
+
+    fn result(&self, group: u32) -> Option<&K> {
+        if self.append_only {
+            return self.best[group as usize].as_ref();
+        }
+        let range = (group, K::MIN)..(group + 1, K::MIN);
+        let mut range = self.rows.range(range);
+        let found = match self.end {
+            End::First => range.next(),
+            End::Last => range.next_back(),
+        };
+        found.map(|((_, key), _)| key)
+    }
+}
+
+impl<K: RowKey> Accumulator for Ordered<K> {
+    fn resize(&mut self, groups: usize) {
+        if self.append_only && self.best.len() < groups {
+            self.best.resize(groups, None);
+        }
+    }
+
+    fn update(&mut self, groups: &[u32], arguments: &[ArrayRef], filter: Option<&BooleanArray>, diffs: &[i64]) {
+        // The argument comes last in the bytes, and orders that only repeat it were dropped.
+        let mut columns: Vec<ArrayRef> = arguments[1..].iter().map(canonical).collect();
+        columns.truncate(self.fields - 1);
+        columns.push(canonical(&arguments[0]));
+        let encoded = self.converter.convert_columns(&columns).expect("columns have the types the accumulator was built for");
+        let nulls = arguments[0].logical_nulls().filter(|_| self.skip_nulls);
+        each(nulls.as_ref(), filter, diffs.len(), |row| {
+            self.add(groups[row], K::new(encoded.row(row).data()), diffs[row]);
+        });
+    }
+
+    fn output(&self, groups: &[u32]) -> ArrayRef {
+        let results: Vec<Option<&K>> = groups.iter().map(|&group| self.result(group)).collect();
+        let parser = self.converter.parser();
+        let present = results.iter().flatten().map(|key| parser.parse(key.bytes(self.key_bytes)));
+        let decoded = self.converter.convert_rows(present).expect("bytes this converter wrote");
+        let values = decoded.into_iter().next_back().expect("the argument is the last column");
+        if results.iter().all(Option::is_some) {
+            return values;
+        }
+        if values.is_empty() {
+            return new_null_array(&self.argument, groups.len());
+        }
+        let mut next = 0u32;
+        let indices: arrow::array::UInt32Array = results
+            .iter()
+            .map(|result| {
+                result.map(|_| {
+                    next += 1;
+                    next - 1
+                })
+            })
+            .collect();
+        arrow::compute::take(&values, &indices, None).expect("indices are in range")
+    }
+
+    fn reset(&mut self, group: u32) {
+        if let Some(best) = self.best.get_mut(group as usize) {
+            *best = None;
+        }
+        // A group without rows has no entries either, but for arguments its own state was told to forget.
+        let range = (group, K::MIN)..(group + 1, K::MIN);
+        while let Some(key) = self.rows.range(range.clone()).next().map(|(key, _)| key.clone()) {
+            self.rows.remove(&key);
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        // A B-tree node is about two thirds full.
+        self.rows.len() * (size_of::<(u32, K)>() + 8) * 3 / 2 + self.best.capacity() * size_of::<Option<K>>()
+    }
+}
+
+/// Folds -0.0 into 0.0 and every NaN into one, the largest value.
+pub fn canonical(array: &ArrayRef) -> ArrayRef {
+    match array.data_type() {
+        DataType::Float64 => {
+            let canonical: Float64Array = array.as_primitive::<Float64Type>().unary(|value| match value {
+                value if value.is_nan() => f64::NAN,
+                value => value + 0.0,
+            });
+            Arc::new(canonical)
+        }
+        DataType::Float32 => {
+            let canonical: Float32Array = array.as_primitive::<Float32Type>().unary(|value| match value {
+                value if value.is_nan() => f32::NAN,
+                value => value + 0.0,
+            });
+            Arc::new(canonical)
+        }
+        _ => Arc::clone(array),
+    }
+}

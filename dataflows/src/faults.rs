@@ -1,0 +1,35 @@
+//! Bugs to be planted by tests: a check is worth something only if it finds them.
+//!
+//! The switch is process-wide, off, and read once a batch.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// A bug of a kind that engines really have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fault {
+    /// No bug.
+    None = 0,
+    /// An aggregate passes over one retraction of a batch.
+    LostRetraction,
+    /// The exchange sends the first row of a batch twice.
+    DoubledRow,
+    /// `min` keeps a value that was taken back.
+    StaleMinimum,
+    /// An operator does not wait for its frontier.
+    EarlyTick,
+    /// A temporal filter forgets to let a row go.
+    MissedExpiry,
+}
+
+static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);
+
+/// Plants a bug in every operator of this process, or removes it ([`Fault::None`]).
+#[doc(hidden)]
+pub fn plant(fault: Fault) {
+    PLANTED.store(fault as u8, Ordering::SeqCst);
+}
+
+pub(crate) fn active(fault: Fault) -> bool {
+    PLANTED.load(Ordering::Relaxed) == fault as u8
+}

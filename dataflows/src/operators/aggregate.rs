@@ -1,0 +1,266 @@
+//! Grouped aggregation over columnar state.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::kernels::cmp::distinct;
+use arrow::compute::{SortOptions, concat, filter, or};
+use arrow::datatypes::{DataType, SchemaRef};
+
+use super::ticked::TickOperator;
+use crate::aggregates::{Accumulator, AggregateSpec, Unsupported, accumulator};
+use crate::faults::{self, Fault};
+use crate::group_index::GroupIndex;
+use crate::parts::Part;
+use crate::plan::{AggregateCall, AggregateFunction};
+use crate::update::{Tick, Updates};
+
+/// Groups rows and emits, for each group a tick touched, the old result taken back and the new one.
+///
+/// State: one entry a group, plus what its accumulators keep; a group without
+/// rows is forgotten. Without keys there is one group, which always exists.
+pub(crate) struct Aggregate {
+    keys: Vec<usize>,
+    calls: Vec<Call>,
+    schema: SchemaRef,
+    index: GroupIndex,
+    /// Rows of each group.
+    counts: Vec<i64>,
+    /// The tick that last touched each group, so that a tick gathers it once.
+    epochs: Vec<u64>,
+    epoch: u64,
+    /// Whether this worker owns the one group of an aggregation without keys.
+    owns_global: bool,
+    scratch: Scratch,
+}
+
+struct Call {
+    state: Box<dyn Accumulator>,
+    /// The argument, then the order columns.
+    arguments: Vec<usize>,
+    filter: Option<usize>,
+}
+
+#[derive(Default)]
+struct Scratch {
+    groups: Vec<Vec<u32>>,
+    touched: Vec<u32>,
+    existed: Vec<bool>,
+}
+
+/// Describes a call to [`accumulator`].
+pub(crate) fn spec(call: &AggregateCall, input: &SchemaRef, append_only: bool) -> AggregateSpec {
+    let data_type = |column: usize| input.field(column).data_type().clone();
+    AggregateSpec {
+        function: call.function,
+        argument: call.argument.map(data_type),
+        order: order_columns(call).map(|(column, options)| (data_type(column), options)).collect(),
+        ignore_nulls: call.ignore_nulls,
+        append_only,
+        output: call.field.data_type().clone(),
+    }
+}
+
+/// The order columns an accumulator needs: not those that only repeat the argument at the end.
+fn order_columns(call: &AggregateCall) -> impl Iterator<Item = (usize, SortOptions)> + '_ {
+    let repeated = match call.order.last() {
+        Some((column, options)) => {
+            call.order.len() > 1 && Some(*column) == call.argument && !options.descending && options.nulls_first
+        }
+        None => false,
+    };
+    call.order.iter().take(call.order.len() - usize::from(repeated)).copied()
+}
+
+impl Aggregate {
+    pub(crate) fn new(
+        keys: Vec<usize>,
+        calls: &[AggregateCall],
+        input: &SchemaRef,
+        schema: SchemaRef,
+        append_only: bool,
+        first_worker: bool,
+    ) -> Result<Self, Unsupported> {
+        let types: Vec<DataType> = keys.iter().map(|&key| input.field(key).data_type().clone()).collect();
+        let calls = calls
+            .iter()
+            .map(|call| {
+                // `count(*)` reads no column; an argument it may have is only ever a constant.
+                let arguments = match call.function {
+                    AggregateFunction::CountRows => Vec::new(),
+                    _ => call.argument.into_iter().chain(order_columns(call).map(|(column, _)| column)).collect(),
+                };
+                Ok(Call {
+                    state: accumulator(&spec(call, input, append_only))?,
+                    arguments,
+                    filter: call.filter,
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Aggregate {
+            owns_global: keys.is_empty() && first_worker,
+            keys,
+            calls,
+            schema,
+            index: GroupIndex::new(&types),
+            counts: Vec::new(),
+            epochs: Vec::new(),
+            epoch: 0,
+            scratch: Scratch::default(),
+        })
+    }
+
+    fn resize(&mut self, groups: usize) {
+        if self.counts.len() < groups {
+            self.counts.resize(groups, 0);
+            self.epochs.resize(groups, 0);
+        }
+        for call in &mut self.calls {
+            call.state.resize(groups);
+        }
+    }
+
+    fn outputs(&self, groups: &[u32]) -> Vec<ArrayRef> {
+        self.calls.iter().map(|call| call.state.output(groups)).collect()
+    }
+
+    /// Finds the group of each row; returns the touched groups, each once.
+    fn intern(&mut self, parts: &[Part], scratch: &mut Scratch) {
+        self.epoch += 1;
+        scratch.touched.clear();
+        scratch.groups.resize_with(parts.len().max(scratch.groups.len()), Vec::new);
+        for (part, groups) in parts.iter().zip(&mut scratch.groups) {
+            if self.keys.is_empty() {
+                groups.clear();
+                groups.resize(part.len(), 0);
+            } else {
+                self.index.intern(&part.columns(&self.keys), part.len(), groups);
+            }
+            let known = if self.keys.is_empty() { 1 } else { self.index.groups() };
+            if self.epochs.len() < known {
+                self.resize(known);
+            }
+            for &group in groups.iter() {
+                let epoch = &mut self.epochs[group as usize];
+                if *epoch != self.epoch {
+                    *epoch = self.epoch;
+                    scratch.touched.push(group);
+                }
+            }
+        }
+    }
+
+    fn update(&mut self, part: &Part, groups: &[u32]) {
+        let mut diffs = part.diffs();
+        if faults::active(Fault::LostRetraction)
+            && let Some(lost) = diffs.iter_mut().find(|diff| **diff < 0)
+        {
+            *lost = 0;
+        }
+        for (&group, &diff) in groups.iter().zip(&diffs) {
+            self.counts[group as usize] += diff;
+        }
+        for call in &mut self.calls {
+            let arguments = part.columns(&call.arguments);
+            let passes: Option<BooleanArray> = call.filter.map(|column| part.column(column).as_boolean().clone());
+            call.state.update(groups, &arguments, passes.as_ref(), &diffs);
+        }
+    }
+
+    /// Builds one batch: old results of changed groups at -1, new ones at +1.
+    fn changes(&self, touched: &[u32], existed: &[bool], old: &[ArrayRef]) -> Option<Updates> {
+        let new = self.outputs(touched);
+        let global = self.keys.is_empty();
+        let exists: Vec<bool> = touched.iter().map(|&group| global || self.counts[group as usize] != 0).collect();
+        let mut differs = BooleanArray::from(vec![false; touched.len()]);
+        for (old, new) in old.iter().zip(&new) {
+            differs = or(&differs, &distinct_rows(old, new)).expect("both have one bit a group");
+        }
+        let changed = |before: bool, after: bool, differs: bool| before != after || (after && differs);
+        let (mut take_back, mut give) = (Vec::with_capacity(touched.len()), Vec::with_capacity(touched.len()));
+        for row in 0..touched.len() {
+            let changed = changed(existed[row], exists[row], differs.value(row));
+            take_back.push(changed && existed[row]);
+            give.push(changed && exists[row]);
+        }
+        let (take_back, give) = (BooleanArray::from(take_back), BooleanArray::from(give));
+        let (minus, plus) = (take_back.true_count(), give.true_count());
+        if minus + plus == 0 {
+            return None;
+        }
+        let keys = self.index.keys(touched);
+        let columns = keys.iter().map(|key| (key, key)).chain(old.iter().zip(&new));
+        let columns: Vec<ArrayRef> = columns
+            .map(|(old, new)| {
+                let old = filter(old, &take_back).expect("one bit a group");
+                let new = filter(new, &give).expect("one bit a group");
+                concat(&[&old, &new]).expect("old and new have one type")
+            })
+            .collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(minus + plus));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .expect("the planned types are those of keys and accumulators");
+        let mut diffs = vec![-1; minus];
+        diffs.resize(minus + plus, 1);
+        Some(Updates::new(rows, diffs))
+    }
+}
+
+/// Tells where two columns differ; NULL equals NULL, and floats are compared by their total order.
+fn distinct_rows(old: &ArrayRef, new: &ArrayRef) -> BooleanArray {
+    match distinct(old, new) {
+        Ok(mask) => mask,
+        // Nested types have no such kernel: compare them row by row.
+        Err(_) => (0..old.len()).map(|row| Some(old.slice(row, 1).to_data() != new.slice(row, 1).to_data())).collect(),
+    }
+}
+
+impl TickOperator for Aggregate {
+    fn initial(&mut self) -> Vec<Part> {
+        if !self.keys.is_empty() {
+            return Vec::new();
+        }
+        self.resize(1);
+        if !self.owns_global {
+            return Vec::new();
+        }
+        let columns = self.outputs(&[0]);
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("accumulators have the planned types");
+        vec![Part::whole(Updates::inserts(rows))]
+    }
+
+    fn apply(&mut self, _tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part> {
+        let parts = std::mem::take(&mut inputs[0]);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.intern(&parts, &mut scratch);
+        let global = self.keys.is_empty();
+        scratch.existed.clear();
+        scratch.existed.extend(scratch.touched.iter().map(|&group| global || self.counts[group as usize] != 0));
+        let old = self.outputs(&scratch.touched);
+        for (part, groups) in parts.iter().zip(&scratch.groups) {
+            self.update(part, groups);
+        }
+        let changes = self.changes(&scratch.touched, &scratch.existed, &old);
+        if !global {
+            for &group in &scratch.touched {
+                if self.counts[group as usize] == 0 {
+                    self.index.remove(group);
+                    for call in &mut self.calls {
+                        call.state.reset(group);
+                    }
+                }
+            }
+        }
+        self.scratch = scratch;
+        changes.map(Part::whole).into_iter().collect()
+    }
+
+    fn state_rows(&self) -> usize {
+        self.index.len()
+    }
+
+    fn state_bytes(&self) -> usize {
+        let accumulators: usize = self.calls.iter().map(|call| call.state.bytes()).sum();
+        self.index.bytes() + self.counts.capacity() * 8 + self.epochs.capacity() * 8 + accumulators
+    }
+}

@@ -1,0 +1,64 @@
+//! Brings rows with equal keys to one worker, by handing each worker a selection of the same batch.
+
+use timely::communication::Push;
+use timely::dataflow::channels::Message;
+use timely::dataflow::channels::pact::DistributorPact;
+use timely::dataflow::channels::pushers::exchange::Distributor;
+
+use crate::aggregates::canonical;
+use crate::group_index::hash_keys;
+use crate::parts::{Part, Parts};
+
+/// The pact under which [`ByColumns`] decides.
+pub(crate) struct Exchange;
+
+impl Exchange {
+    #[expect(clippy::new_ret_no_self, reason = "a pact is all one ever wants of an exchange")]
+    pub(crate) fn new<B: FnOnce(usize) -> ByColumns>(build: B) -> DistributorPact<B> {
+        DistributorPact(build)
+    }
+}
+
+/// Sends a row to the worker that owns the hash of its key.
+pub(crate) struct ByColumns {
+    columns: Vec<usize>,
+    hashes: Vec<u64>,
+}
+
+pub(crate) fn by_columns(columns: Vec<usize>) -> ByColumns {
+    ByColumns {
+        columns,
+        hashes: Vec::new(),
+    }
+}
+
+impl Distributor<Parts> for ByColumns {
+    fn partition<T: Clone, P: Push<Message<T, Parts>>>(&mut self, container: &mut Parts, time: &T, pushers: &mut [P]) {
+        let mut outgoing: Vec<Vec<Part>> = vec![Vec::new(); pushers.len()];
+        for part in container.0.drain(..) {
+            if self.columns.is_empty() {
+                outgoing[0].push(part);
+                continue;
+            }
+            let keys: Vec<_> = self.columns.iter().map(|&column| canonical(&part.column(column))).collect();
+            hash_keys(&keys, part.len(), &mut self.hashes);
+            let mut rows: Vec<Vec<u32>> = vec![Vec::new(); pushers.len()];
+            for (row, hash) in self.hashes.iter().enumerate() {
+                // The table inside a worker uses the other bits.
+                rows[((hash >> 20) % pushers.len() as u64) as usize].push(row as u32);
+            }
+            for (parts, rows) in outgoing.iter_mut().zip(rows) {
+                if !rows.is_empty() {
+                    parts.push(part.select(rows));
+                }
+            }
+        }
+        for (parts, pusher) in outgoing.into_iter().zip(pushers) {
+            if !parts.is_empty() {
+                Message::push_at(&mut Parts(parts), time.clone(), pusher);
+            }
+        }
+    }
+
+    fn flush<T: Clone, P: Push<Message<T, Parts>>>(&mut self, _time: &T, _pushers: &mut [P]) {}
+}

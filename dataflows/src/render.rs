@@ -1,0 +1,155 @@
+//! Turns a plan into operators of one timely dataflow.
+
+use std::sync::Arc;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Scope;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::Concatenate;
+
+use crate::aggregates::{Unsupported, accumulator};
+use crate::operators::aggregate::{Aggregate, spec};
+use crate::operators::join::Join;
+use crate::operators::linear::{Stage, linear};
+use crate::operators::temporal::Temporal;
+use crate::operators::ticked::{Route, ticked};
+use crate::operators::{Rows, SharedCell};
+use crate::parts::{Part, Parts};
+use crate::plan::{Node, NodeId, Operator, Plan};
+use crate::update::{Tick, Updates};
+
+/// Checks what only rendering would find out, so that no worker ever meets it.
+///
+/// # Errors
+/// When an aggregate is not maintained over its argument's type.
+pub fn check(plan: &Plan) -> Result<(), Unsupported> {
+    for node in &plan.nodes {
+        if let Operator::Aggregate { calls, .. } = &node.operator {
+            for call in calls {
+                accumulator(&spec(call, &plan.nodes[node.inputs[0]].schema, false))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Renders every node a view needs and returns the stream of its rows.
+///
+/// `get` renders the stream of a relation read by name.
+pub(crate) fn render<'scope>(
+    scope: Scope<'scope, Tick>,
+    plan: &Plan,
+    shared: &SharedCell,
+    mut get: impl FnMut(&str) -> Rows<'scope>,
+) -> Result<Rows<'scope>, Unsupported> {
+    let mut readers = vec![0usize; plan.nodes.len()];
+    for node in &plan.nodes {
+        for &input in &node.inputs {
+            readers[input] += 1;
+        }
+    }
+    let mut streams: Vec<Option<Rows<'scope>>> = vec![None; plan.nodes.len()];
+    for (id, node) in plan.nodes.iter().enumerate() {
+        // A filter or projection with one reader that is another is fused into it.
+        let fused = is_linear(node)
+            && readers[id] == 1
+            && plan.nodes.iter().any(|reader| is_linear(reader) && reader.inputs.contains(&id));
+        if fused {
+            continue;
+        }
+        let input = |position: usize| streams[node.inputs[position]].clone().expect("inputs are rendered first");
+        let name = format!("{id} {}", title(&node.operator));
+        let first_worker = scope.index() == 0;
+        let stream = match &node.operator {
+            Operator::Get { relation } => get(relation),
+            Operator::Constant { rows } => constant(scope, &name, first_worker.then(|| rows.clone())),
+            Operator::Filter { .. } | Operator::Project { .. } => {
+                let (from, stages) = linear_stages(plan, id, &readers);
+                linear(&name, streams[from].clone().expect("inputs are rendered first"), stages, shared)
+            }
+            Operator::TemporalFilter { bounds } => {
+                let operator = Temporal::new(bounds.clone(), Arc::clone(&node.schema), shared);
+                let route = Route::ByColumns((0..node.schema.fields().len()).collect());
+                ticked(scope, &name, vec![(input(0), route)], shared, true, Box::new(operator))
+            }
+            Operator::Aggregate { keys, calls } => {
+                let reads = &plan.nodes[node.inputs[0]];
+                let schema = Arc::clone(&node.schema);
+                let operator =
+                    Aggregate::new(keys.clone(), calls, &reads.schema, schema, reads.append_only, first_worker)?;
+                ticked(scope, &name, vec![(input(0), Route::ByColumns(keys.clone()))], shared, false, Box::new(operator))
+            }
+            Operator::Join { kind, on, null_equals_null } => {
+                let (left, right) = (&plan.nodes[node.inputs[0]].schema, &plan.nodes[node.inputs[1]].schema);
+                let operator = Join::new(*kind, on, *null_equals_null, left, right, Arc::clone(&node.schema));
+                let left = (input(0), Route::ByColumns(on.iter().map(|(left, _)| *left).collect()));
+                let right = (input(1), Route::ByColumns(on.iter().map(|(_, right)| *right).collect()));
+                ticked(scope, &name, vec![left, right], shared, false, Box::new(operator))
+            }
+            Operator::Union => scope.concatenate((0..node.inputs.len()).map(input)),
+        };
+        streams[id] = Some(stream);
+    }
+    Ok(streams[plan.root].clone().expect("the root is a node"))
+}
+
+fn is_linear(node: &Node) -> bool {
+    matches!(node.operator, Operator::Filter { .. } | Operator::Project { .. })
+}
+
+/// Returns the node a run of filters and projections reads, and the run in order.
+fn linear_stages(plan: &Plan, last: NodeId, readers: &[usize]) -> (NodeId, Vec<Stage>) {
+    let mut stages = Vec::new();
+    let mut id = last;
+    loop {
+        let node = &plan.nodes[id];
+        match &node.operator {
+            Operator::Filter { predicate } => stages.push(Stage::Filter(predicate.clone())),
+            Operator::Project { expressions } => {
+                stages.push(Stage::Project(expressions.clone(), Arc::clone(&node.schema)));
+            }
+            _ => break,
+        }
+        id = node.inputs[0];
+        if readers[id] != 1 {
+            break;
+        }
+    }
+    stages.reverse();
+    (id, stages)
+}
+
+/// The name an operator goes by in statistics and logs.
+fn title(operator: &Operator) -> &'static str {
+    match operator {
+        Operator::Get { .. } => "get",
+        Operator::Constant { .. } => "constant",
+        Operator::Filter { .. } | Operator::Project { .. } => "map",
+        Operator::TemporalFilter { .. } => "temporal filter",
+        Operator::Aggregate { calls, .. } if calls.is_empty() => "distinct",
+        Operator::Aggregate { .. } => "aggregate",
+        Operator::Join { .. } => "join",
+        Operator::Union => "union",
+    }
+}
+
+/// Emits rows once, before the first tick.
+fn constant<'scope>(scope: Scope<'scope, Tick>, name: &str, rows: Option<arrow::array::RecordBatch>) -> Rows<'scope> {
+    let mut builder = OperatorBuilder::new(name.to_owned(), scope);
+    let (output, stream) = builder.new_output::<Parts>();
+    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Parts>>::from(output);
+    builder.build(move |mut capabilities| {
+        let mut capability = capabilities.pop();
+        let mut rows = rows;
+        move |_frontiers| {
+            if let (Some(capability), Some(rows)) = (capability.take(), rows.take())
+                && rows.num_rows() > 0
+            {
+                let part = Part::whole(Updates::inserts(rows));
+                output.activate().session(&capability).give_container(&mut Parts(vec![part]));
+            }
+        }
+    });
+    stream
+}

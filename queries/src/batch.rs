@@ -1,0 +1,135 @@
+//! Executes shared plans with DataFusion, over given rows at a given tick.
+
+mod checked;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use dataflows::Tick;
+use datafusion::common::tree_node::Transformed;
+use datafusion::datasource::{MemTable, provider_as_source, source_as_provider};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::logical_plan::TableScanBuilder;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::combine_partial_final_agg::CombinePartialFinalAggregate;
+use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
+use datafusion::physical_plan::collect;
+use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::catalog::{Catalog, register_scalar, relation_name};
+use crate::functions::FUNCTIONS;
+use crate::problem::{Problem, QueryError};
+use crate::rewrites::temporal;
+use crate::view::View;
+
+/// The rows of relations at one tick, by name.
+pub type Relations = HashMap<String, (SchemaRef, Vec<RecordBatch>)>;
+
+impl Catalog {
+    /// Executes a view's own shared plan over the rows of its inputs, with `now()` at `tick`.
+    ///
+    /// # Errors
+    /// When an input is missing or DataFusion gives up; failing rows are no error.
+    pub async fn batch(&self, view: &View, inputs: &Relations, tick: Tick) -> Result<Vec<RecordBatch>, QueryError> {
+        let mut session = self.session();
+        session = datafusion::execution::session_state::SessionStateBuilder::new_from_existing(session)
+            .with_physical_optimizer_rules(rules_for_views())
+            .build();
+        let plan = temporal::at_tick(view.logical.clone(), tick as i64, self.zone()).map_err(failed)?;
+        let plan = over(plan, inputs)?;
+        let batches = execute(&session, &plan).await?;
+        batches.into_iter().map(|batch| with_schema(batch, &view.schema)).collect()
+    }
+
+    /// Executes a text with plain DataFusion, stock rules and aggregates, as a second oracle.
+    ///
+    /// # Errors
+    /// When a relation is missing or DataFusion gives up, on failing rows too.
+    pub async fn plain_batch(&self, sql: &str, inputs: &Relations, tick: Tick) -> Result<Vec<RecordBatch>, QueryError> {
+        let mut config = SessionConfig::new().with_target_partitions(1);
+        config.options_mut().execution.time_zone = Some(self.time_zone().to_owned());
+        config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+        let context = SessionContext::new_with_config(config);
+        for (name, (schema, batches)) in inputs {
+            let table = memory(name, schema, batches)?;
+            context.register_table(datafusion::common::TableReference::from(name.as_str()), table).map_err(failed)?;
+        }
+        let mut session = context.state();
+        for function in FUNCTIONS {
+            register_scalar(&mut session, function());
+        }
+        session.execution_props_mut().query_execution_start_time = chrono::DateTime::from_timestamp_micros(tick as i64);
+        let plan = session.create_logical_plan(sql).await.map_err(failed)?;
+        let plan = session.create_physical_plan(&plan).await.map_err(failed)?;
+        collect(plan, session.task_ctx()).await.map_err(failed)
+    }
+}
+
+/// What a view's plan needs to run, and nothing that moves expressions about.
+fn rules_for_views() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    vec![Arc::new(CombinePartialFinalAggregate::new()), Arc::new(EnsureRequirements::new())]
+}
+
+/// Puts the rows under the plan's scans.
+pub(crate) fn over(plan: LogicalPlan, relations: &Relations) -> Result<LogicalPlan, QueryError> {
+    let mut missing = None;
+    let plan = plan.transform_up_with_subqueries(|plan| {
+        let LogicalPlan::TableScan(scan) = plan else {
+            return Ok(Transformed::no(plan));
+        };
+        // Table functions and work tables bring their rows along.
+        if source_as_provider(&scan.source).is_ok() {
+            return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
+        }
+        let name = relation_name(&scan.table_name);
+        let Some((_, batches)) = relations.get(&name) else {
+            missing = Some(name);
+            return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
+        };
+        // The plan was made for the catalog's columns, nullability included.
+        let table = memory(&name, &scan.source.schema(), batches).map_err(|error| {
+            datafusion::error::DataFusionError::Execution(error.to_string())
+        })?;
+        let builder = TableScanBuilder::new(scan.table_name, provider_as_source(table))
+            .with_projection(scan.projection)
+            .with_filters(scan.filters)
+            .with_fetch(scan.fetch);
+        Ok(Transformed::yes(LogicalPlan::TableScan(builder.build()?)))
+    });
+    match missing {
+        Some(name) => Err(QueryError::MissingRelation(name)),
+        None => Ok(plan.map_err(failed)?.data),
+    }
+}
+
+fn memory(name: &str, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Arc<MemTable>, QueryError> {
+    let batches = batches.iter().map(|batch| with_schema(batch.clone(), schema)).collect::<Result<Vec<_>, _>>()?;
+    MemTable::try_new(schema.clone(), vec![batches])
+        .map(Arc::new)
+        .map_err(|error| QueryError::Execution(format!("the rows of \"{name}\" do not fit its columns: {}", Problem::from(error))))
+}
+
+/// Executes an optimised logical plan.
+pub(crate) async fn execute(session: &SessionState, plan: &LogicalPlan) -> Result<Vec<RecordBatch>, QueryError> {
+    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(checked::Planner)]);
+    let physical = planner.create_physical_plan(plan, session).await.map_err(failed)?;
+    collect(physical, session.task_ctx()).await.map_err(failed)
+}
+
+/// Puts a batch's columns under another schema of the same types.
+pub(crate) fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, QueryError> {
+    if batch.schema_ref() == schema {
+        return Ok(batch);
+    }
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
+        .map_err(|error| QueryError::Execution(error.to_string()))
+}
+
+pub(crate) fn failed(error: datafusion::error::DataFusionError) -> QueryError {
+    QueryError::Execution(Problem::from(error).what)
+}

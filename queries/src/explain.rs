@@ -1,0 +1,282 @@
+//! Prints a view's incremental plan: operators, keys, what state each keeps and what bounds it.
+
+use std::fmt::Write;
+
+use dataflows::plan::{
+    AggregateCall, AggregateFunction as Function, JoinKind, NodeId, Operator, Plan, TemporalBound, TemporalComparison,
+};
+
+use crate::catalog::{Catalog, Relation};
+use crate::view::View;
+
+impl View {
+    /// Returns the plan as indented text, the view's last operator first.
+    pub fn explain(&self, catalog: &Catalog) -> String {
+        let explaining = Explaining { plan: &self.plan, catalog };
+        let mut text = format!("view {}\n", self.name);
+        let columns: Vec<String> =
+            self.schema.fields().iter().map(|field| format!("{} {}", field.name(), sql_type(field.data_type()))).collect();
+        let _ = writeln!(text, "  columns: {}", columns.join(", "));
+        if let Some(key) = &self.implied_key {
+            let _ = writeln!(text, "  key: {} (implied by the plan)", key.join(", "));
+        }
+        if let Some(look_back_us) = self.look_back_us {
+            let _ = writeln!(text, "  looks back: {}", duration(look_back_us));
+        }
+        explaining.node(self.plan.root, 1, &mut text);
+        for warning in &self.warnings {
+            let _ = writeln!(text, "  warning: {warning}");
+        }
+        for unbounded in explaining.unbounded() {
+            let _ = writeln!(text, "  warning: {unbounded}");
+        }
+        text
+    }
+
+    /// Returns what nothing bounds, a line each, for `check` to say.
+    pub fn unbounded(&self, catalog: &Catalog) -> Vec<String> {
+        Explaining { plan: &self.plan, catalog }.unbounded()
+    }
+}
+
+struct Explaining<'a> {
+    plan: &'a Plan,
+    catalog: &'a Catalog,
+}
+
+impl Explaining<'_> {
+    fn node(&self, id: NodeId, depth: usize, text: &mut String) {
+        let node = &self.plan.nodes[id];
+        let indent = "  ".repeat(depth);
+        let (what, state) = self.describe(id);
+        let note = if node.append_only { " [append-only]" } else { "" };
+        let _ = writeln!(text, "{indent}{what}{note}");
+        for line in state {
+            let _ = writeln!(text, "{indent}  - {line}");
+        }
+        for input in &node.inputs {
+            self.node(*input, depth + 1, text);
+        }
+    }
+
+    /// Returns an operator's line, and what is to be said about its state.
+    fn describe(&self, id: NodeId) -> (String, Vec<String>) {
+        let node = &self.plan.nodes[id];
+        let input = node.inputs.first().map(|input| &self.plan.nodes[*input]);
+        let name = |column: usize| input.map_or_else(String::new, |input| input.schema.field(column).name().clone());
+        match &node.operator {
+            Operator::Get { relation } => (format!("get {relation}"), self.relation(relation)),
+            Operator::Constant { rows } => (format!("constant: {} rows", rows.num_rows()), vec![]),
+            Operator::Filter { predicate } => (format!("filter: {predicate}"), vec![]),
+            Operator::Project { expressions } => {
+                let columns: Vec<String> = expressions
+                    .iter()
+                    .map(|expression| match expression.field.name() {
+                        name if *name == expression.text => name.clone(),
+                        name if name.starts_with("__") => format!("{} AS {name}", expression.text),
+                        name => format!("{} AS {name}", expression.text),
+                    })
+                    .collect();
+                (format!("project: {}", columns.join(", ")), vec![])
+            }
+            Operator::TemporalFilter { bounds } => {
+                let bounds: Vec<String> = bounds.iter().map(|bound| temporal_bound(bound, &name)).collect();
+                (
+                    format!("temporal filter: {}", bounds.join(" AND ")),
+                    vec![format!("state: rows that have yet to enter or leave; bound: {}", self.bound(id))],
+                )
+            }
+            Operator::Aggregate { keys, calls } => {
+                let keys: Vec<String> = keys.iter().map(|key| name(*key)).collect();
+                let by = if keys.is_empty() { "one group".to_owned() } else { format!("by {}", keys.join(", ")) };
+                if calls.is_empty() {
+                    let state = format!("state: a count for each distinct row; bound: {}", self.bound(id));
+                    return (format!("distinct {}", keys.join(", ")), vec![state]);
+                }
+                let texts: Vec<String> = calls.iter().map(|call| call_text(call, &name)).collect();
+                let mut state = vec![if keys.is_empty() {
+                    "state: one group".to_owned()
+                } else {
+                    format!("state: one entry a group; bound: {}", self.bound(id))
+                }];
+                let retracts = input.is_some_and(|input| !input.append_only);
+                if retracts && calls.iter().any(keeps_values) {
+                    state.push("min, max, first_value and last_value keep every present value of a group, in order, since rows may leave".into());
+                }
+                (format!("aggregate {by}: {}", texts.join(", ")), state)
+            }
+            Operator::Join { kind, on, null_equals_null } => {
+                let right = node.inputs.get(1).map(|input| &self.plan.nodes[*input]);
+                let right_name =
+                    |column: usize| right.map_or_else(String::new, |right| right.schema.field(column).name().clone());
+                let equals = if *null_equals_null { "IS NOT DISTINCT FROM" } else { "=" };
+                let on: Vec<String> =
+                    on.iter().map(|(left, right)| format!("{} {equals} {}", name(*left), right_name(*right))).collect();
+                let kind = match kind {
+                    JoinKind::Inner => "inner join",
+                    JoinKind::Left => "left join",
+                };
+                (format!("{kind} on {}", on.join(" AND ")), vec![format!("state: the rows of both sides; bound: {}", self.bound(id))])
+            }
+            Operator::Union => ("union all".to_owned(), vec![]),
+        }
+    }
+
+    fn relation(&self, name: &str) -> Vec<String> {
+        match self.catalog.relation(name).map(AsRef::as_ref) {
+            Some(Relation::Source(source)) => {
+                let mut lines = Vec::new();
+                if let Some(key) = &source.key {
+                    lines.push(format!("one row for each {}", key.join(", ")));
+                }
+                if let Some(retain_us) = source.retain_us {
+                    lines.push(format!("rows leave after {}", duration(retain_us)));
+                }
+                lines
+            }
+            _ => vec![],
+        }
+    }
+
+    /// Says what bounds the state of a stateful node.
+    fn bound(&self, id: NodeId) -> String {
+        let mut bounds = Vec::new();
+        for input in &self.plan.nodes[id].inputs {
+            self.bounds(*input, &mut bounds);
+        }
+        if let Operator::TemporalFilter { bounds: own } = &self.plan.nodes[id].operator
+            && own.iter().any(leaves)
+        {
+            bounds = vec![now_bound(own)];
+        }
+        bounds.dedup();
+        bounds.join("; ")
+    }
+
+    fn bounds(&self, id: NodeId, found: &mut Vec<String>) {
+        let node = &self.plan.nodes[id];
+        match &node.operator {
+            Operator::TemporalFilter { bounds } if bounds.iter().any(leaves) => found.push(now_bound(bounds)),
+            Operator::Aggregate { keys, .. } if keys.is_empty() => found.push("one row".to_owned()),
+            Operator::Constant { .. } => found.push("constant rows".to_owned()),
+            Operator::Get { relation } => found.push(match self.catalog.relation(relation).map(AsRef::as_ref) {
+                Some(Relation::Source(source)) => match (&source.key, source.retain_us) {
+                    (_, Some(retain_us)) => format!("retain of source {relation}, {}", duration(retain_us)),
+                    (Some(key), None) => format!("one row for each {} of source {relation}", key.join(", ")),
+                    (None, None) => format!("nothing: add retain to source {relation}"),
+                },
+                _ => format!("the rows of view {relation}"),
+            }),
+            _ => node.inputs.iter().for_each(|input| self.bounds(*input, found)),
+        }
+    }
+
+    /// Lists the state that grows without end.
+    fn unbounded(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (id, node) in self.plan.nodes.iter().enumerate() {
+            let what = match &node.operator {
+                Operator::Join { .. } => "a join keeps all its rows",
+                Operator::TemporalFilter { bounds } if !bounds.iter().any(leaves) => continue,
+                Operator::Aggregate { keys, calls } if !keys.is_empty() && calls.is_empty() => "DISTINCT keeps every distinct row",
+                Operator::Aggregate { keys, .. } if !keys.is_empty() => "a group is kept for every key ever seen",
+                _ => continue,
+            };
+            let bound = self.bound(id);
+            for part in bound.split("; ") {
+                if let Some(way_out) = part.strip_prefix("nothing: ") {
+                    let line = format!("nothing bounds the state: {what}; {way_out}");
+                    if !lines.contains(&line) {
+                        lines.push(line);
+                    }
+                }
+            }
+        }
+        lines
+    }
+}
+
+fn leaves(bound: &TemporalBound) -> bool {
+    matches!(bound.comparison, TemporalComparison::Greater | TemporalComparison::GreaterOrEqual)
+}
+
+fn now_bound(bounds: &[TemporalBound]) -> String {
+    let widest = bounds.iter().filter(|bound| leaves(bound)).map(|bound| bound.offset_us.saturating_neg()).max();
+    format!("rows leave {} after their time, by now()", duration(widest.unwrap_or_default().max(0)))
+}
+
+fn temporal_bound(bound: &TemporalBound, name: &impl Fn(usize) -> String) -> String {
+    let comparison = match bound.comparison {
+        TemporalComparison::Less => "<",
+        TemporalComparison::LessOrEqual => "<=",
+        TemporalComparison::Greater => ">",
+        TemporalComparison::GreaterOrEqual => ">=",
+    };
+    let offset = match bound.offset_us {
+        0 => String::new(),
+        us if us < 0 => format!(" - {}", duration(us.saturating_neg())),
+        us => format!(" + {}", duration(us)),
+    };
+    format!("{} {comparison} now(){offset}", name(bound.column))
+}
+
+fn keeps_values(call: &AggregateCall) -> bool {
+    matches!(call.function, Function::Min | Function::Max | Function::FirstValue | Function::LastValue)
+}
+
+fn call_text(call: &AggregateCall, name: &impl Fn(usize) -> String) -> String {
+    let function = match call.function {
+        Function::CountRows | Function::Count => "count",
+        Function::Sum => "sum",
+        Function::Avg => "avg",
+        Function::Min => "min",
+        Function::Max => "max",
+        Function::VarianceSample => "var",
+        Function::VariancePopulation => "var_pop",
+        Function::StddevSample => "stddev",
+        Function::StddevPopulation => "stddev_pop",
+        Function::FirstValue => "first_value",
+        Function::LastValue => "last_value",
+    };
+    let argument = call.argument.map_or_else(|| "*".to_owned(), name);
+    let order: Vec<String> = call
+        .order
+        .iter()
+        .map(|(column, options)| format!("{}{}", name(*column), if options.descending { " DESC" } else { "" }))
+        .collect();
+    let order = if order.is_empty() { String::new() } else { format!(" ORDER BY {}", order.join(", ")) };
+    let filter = call.filter.map_or_else(String::new, |filter| format!(" FILTER (WHERE {})", name(filter)));
+    format!("{function}({argument}{order}){filter}")
+}
+
+/// Writes microseconds as people do: `2h`, `90s`, `10min`.
+fn duration(us: i64) -> String {
+    for (unit_us, unit) in [(86_400_000_000, "day"), (3_600_000_000, "hour"), (60_000_000, "minute"), (1_000_000, "second")] {
+        if us >= unit_us && us % unit_us == 0 {
+            let count = us / unit_us;
+            return format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
+        }
+    }
+    match us {
+        us if us % 1_000 == 0 => format!("{} ms", us / 1_000),
+        us => format!("{us} us"),
+    }
+}
+
+/// Writes a type in SQL's words.
+fn sql_type(data_type: &arrow::datatypes::DataType) -> String {
+    use arrow::datatypes::DataType::*;
+    match data_type {
+        Utf8 => "text".to_owned(),
+        Float64 => "double".to_owned(),
+        Float32 => "real".to_owned(),
+        Int64 => "bigint".to_owned(),
+        Int32 => "integer".to_owned(),
+        Int16 => "smallint".to_owned(),
+        Date32 => "date".to_owned(),
+        Binary => "varbinary".to_owned(),
+        Timestamp(..) => "timestamp".to_owned(),
+        Decimal128(precision, scale) => format!("decimal({precision}, {scale})"),
+        other => other.to_string().to_lowercase(),
+    }
+}

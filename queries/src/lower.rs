@@ -1,0 +1,473 @@
+//! Turns a shared logical plan into the incremental plan.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::SortOptions;
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use dataflows::aggregates::{self, AggregateSpec};
+use dataflows::evaluate::evaluate;
+use dataflows::plan::{
+    AggregateCall, AggregateFunction as Function, Expression, JoinKind, Node, NodeId, Operator, Plan, TemporalComparison,
+};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Aggregate, Expr, Filter, Join, LogicalPlan, Projection, TableScan, Values};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+
+use crate::catalog::{Catalog, relation_name};
+use crate::functions::aggregates::function_of;
+use crate::problem::Problem;
+use crate::refusals;
+use crate::rewrites::checked::checked;
+use crate::rewrites::columns::counts_rows;
+use crate::rewrites::temporal;
+
+/// A lowered view.
+pub(crate) struct Lowered {
+    pub(crate) plan: Plan,
+    /// The root's columns that tell its rows apart.
+    pub(crate) key: Option<Vec<usize>>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Lowers a plan that `refusals` found nothing in.
+pub(crate) fn lower(plan: &LogicalPlan, catalog: &Catalog, session: &SessionState) -> Result<Lowered, Problem> {
+    let mut lowering = Lowering { catalog, session, nodes: Vec::new(), keys: Vec::new(), warnings: Vec::new() };
+    let mut root = lowering.plan(plan)?;
+    let schema = nullable(plan.schema());
+    if lowering.nodes[root].schema.fields() != schema.fields() {
+        root = lowering.rename(root, &schema);
+    }
+    let key = lowering.keys[root].clone();
+    Ok(Lowered { plan: Plan { nodes: lowering.nodes, root }, key, warnings: lowering.warnings })
+}
+
+struct Lowering<'a> {
+    catalog: &'a Catalog,
+    session: &'a SessionState,
+    nodes: Vec<Node>,
+    /// For each node, the columns that tell its rows apart.
+    keys: Vec<Option<Vec<usize>>>,
+    warnings: Vec<String>,
+}
+
+impl Lowering<'_> {
+    fn plan(&mut self, plan: &LogicalPlan) -> Result<NodeId, Problem> {
+        if let Some(node) = checked(plan) {
+            return self.plan(&node.input);
+        }
+        match plan {
+            LogicalPlan::TableScan(scan) => self.scan(scan),
+            LogicalPlan::SubqueryAlias(alias) => self.plan(&alias.input),
+            LogicalPlan::Projection(projection) => self.projection(projection),
+            LogicalPlan::Filter(filter) => self.filter(filter),
+            LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Join(join) => self.join(join),
+            LogicalPlan::Union(union) => {
+                let schema = nullable(&union.schema);
+                let mut inputs = Vec::with_capacity(union.inputs.len());
+                for input in &union.inputs {
+                    let input = self.plan(input)?;
+                    // Batches pass through as they are, names included.
+                    inputs.push(if same_names(&self.nodes[input].schema, &schema) { input } else { self.rename(input, &schema) });
+                }
+                let append_only = inputs.iter().all(|input| self.nodes[*input].append_only);
+                Ok(self.node(Operator::Union, inputs, schema, append_only, None))
+            }
+            LogicalPlan::EmptyRelation(empty) => {
+                let options = RecordBatchOptions::new().with_row_count(Some(usize::from(empty.produce_one_row)));
+                let schema = nullable(&empty.schema);
+                let columns = schema
+                    .fields()
+                    .iter()
+                    .map(|field| arrow::array::new_null_array(field.data_type(), usize::from(empty.produce_one_row)))
+                    .collect();
+                let rows = RecordBatch::try_new_with_options(schema, columns, &options).map_err(unexpected)?;
+                Ok(self.constant(rows))
+            }
+            LogicalPlan::Values(values) => self.values(values),
+            other => Err(match refusals::construct(other) {
+                Some((problem, _)) => problem,
+                None => Problem::not_maintained(format!("{} cannot be kept current", other.display()))
+                    .hint("Ask for it with a query instead."),
+            }),
+        }
+    }
+
+    fn node(
+        &mut self,
+        operator: Operator,
+        inputs: Vec<NodeId>,
+        schema: SchemaRef,
+        append_only: bool,
+        key: Option<Vec<usize>>,
+    ) -> NodeId {
+        self.nodes.push(Node { operator, inputs, schema, append_only });
+        self.keys.push(key);
+        self.nodes.len() - 1
+    }
+
+    fn constant(&mut self, rows: RecordBatch) -> NodeId {
+        let schema = rows.schema();
+        self.node(Operator::Constant { rows }, vec![], schema, true, None)
+    }
+
+    fn scan(&mut self, scan: &TableScan) -> Result<NodeId, Problem> {
+        let name = relation_name(&scan.table_name);
+        let Some(relation) = self.catalog.relation(&name) else {
+            // A table function scans what the catalog does not know.
+            return Err(Problem::not_maintained(format!("the table function {name}() cannot be kept current"))
+                .hint("Write its rows out with VALUES, or send them to a source."));
+        };
+        let schema = relation.schema().clone();
+        let key = relation
+            .key()
+            .and_then(|key| key.iter().map(|column| schema.index_of(column).ok()).collect::<Option<Vec<_>>>());
+        let get = self.node(Operator::Get { relation: name }, vec![], schema.clone(), relation.append_only(), key);
+        match &scan.projection {
+            Some(columns) if !columns.iter().copied().eq(0..schema.fields().len()) => {
+                let expressions = columns.iter().map(|column| column_expression(&schema, *column)).collect();
+                Ok(self.project(get, expressions))
+            }
+            _ => Ok(get),
+        }
+    }
+
+    /// Adds a projection, straight over the input of one that only chooses columns.
+    fn project(&mut self, input: NodeId, mut expressions: Vec<Expression>) -> NodeId {
+        let mut input = input;
+        if input + 1 == self.nodes.len()
+            && let Operator::Project { expressions: chosen } = &self.nodes[input].operator
+            && let Some(chosen) = chosen.iter().map(column_index).collect::<Option<Vec<_>>>()
+        {
+            let below = self.nodes[input].inputs[0];
+            let schema = &self.nodes[below].schema;
+            for expression in &mut expressions {
+                expression.physical = moved(&expression.physical, &chosen, schema);
+            }
+            self.nodes.pop();
+            self.keys.pop();
+            input = below;
+        }
+        let schema = Arc::new(Schema::new(expressions.iter().map(|expression| expression.field.clone()).collect::<Vec<_>>()));
+        let columns: Vec<Option<usize>> = expressions.iter().map(column_index).collect();
+        let key = self.keys[input].as_ref().and_then(|key| {
+            key.iter().map(|column| columns.iter().position(|chosen| *chosen == Some(*column))).collect()
+        });
+        let append_only = self.nodes[input].append_only;
+        self.node(Operator::Project { expressions }, vec![input], schema, append_only, key)
+    }
+
+    /// Gives a node's columns other names, by a projection only where it must be.
+    fn rename(&mut self, node: NodeId, schema: &SchemaRef) -> NodeId {
+        if passes_through(&self.nodes[node].operator) {
+            let from = self.nodes[node].schema.clone();
+            let expressions = schema
+                .fields()
+                .iter()
+                .enumerate()
+                .map(|(index, field)| Expression { field: field.clone(), ..column_expression(&from, index) })
+                .collect();
+            return self.project(node, expressions);
+        }
+        let renamed = &mut self.nodes[node];
+        renamed.schema = schema.clone();
+        match &mut renamed.operator {
+            Operator::Project { expressions } => {
+                for (expression, field) in expressions.iter_mut().zip(schema.fields()) {
+                    expression.field = field.clone();
+                }
+            }
+            Operator::Aggregate { keys, calls } => {
+                for (call, field) in calls.iter_mut().zip(&schema.fields()[keys.len()..]) {
+                    call.field = field.clone();
+                }
+            }
+            Operator::Constant { rows } => {
+                if let Ok(renamed) = RecordBatch::try_new_with_options(
+                    schema.clone(),
+                    rows.columns().to_vec(),
+                    &RecordBatchOptions::new().with_row_count(Some(rows.num_rows())),
+                ) {
+                    *rows = renamed;
+                }
+            }
+            _ => {}
+        }
+        node
+    }
+
+    fn projection(&mut self, projection: &Projection) -> Result<NodeId, Problem> {
+        let input = self.plan(&projection.input)?;
+        let below = projection.input.schema();
+        let schema = nullable(&projection.schema);
+        let columns: Vec<Option<usize>> = projection
+            .expr
+            .iter()
+            .map(|expression| match expression.clone().unalias() {
+                Expr::Column(column) => below.index_of_column(&column).ok(),
+                _ => None,
+            })
+            .collect();
+        let width = self.nodes[input].schema.fields().len();
+        let is_identity = columns.iter().copied().eq((0..width).map(Some));
+        let is_computed = !passes_through(&self.nodes[input].operator);
+        if is_identity && (is_computed || same_names(&self.nodes[input].schema, &schema)) {
+            return Ok(if is_computed { self.rename(input, &schema) } else { input });
+        }
+        let mut expressions = Vec::with_capacity(projection.expr.len());
+        for (expression, field) in projection.expr.iter().zip(schema.fields()) {
+            expressions.push(self.expression(expression, below, field.clone())?);
+        }
+        if let Operator::Constant { rows } = &self.nodes[input].operator {
+            let (columns, count) = constant_columns(&expressions, rows)?;
+            let options = RecordBatchOptions::new().with_row_count(Some(count));
+            let rows = RecordBatch::try_new_with_options(schema, columns, &options).map_err(unexpected)?;
+            self.nodes.pop();
+            self.keys.pop();
+            return Ok(self.constant(rows));
+        }
+        Ok(self.project(input, expressions))
+    }
+
+    fn filter(&mut self, filter: &Filter) -> Result<NodeId, Problem> {
+        let input = self.plan(&filter.input)?;
+        let (schema, key) = (self.nodes[input].schema.clone(), self.keys[input].clone());
+        let append_only = self.nodes[input].append_only;
+        if let Some(bounds) = temporal::bounds(&filter.predicate, filter.input.schema()) {
+            let leaves = bounds.iter().any(|bound| {
+                matches!(bound.comparison, TemporalComparison::Greater | TemporalComparison::GreaterOrEqual)
+            });
+            return Ok(self.node(Operator::TemporalFilter { bounds }, vec![input], schema, append_only && !leaves, key));
+        }
+        let field = Arc::new(Field::new("predicate", arrow::datatypes::DataType::Boolean, true));
+        let predicate = self.expression(&filter.predicate, filter.input.schema(), field)?;
+        if let Operator::Constant { rows } = &self.nodes[input].operator {
+            let (columns, _) = constant_columns(std::slice::from_ref(&predicate), rows)?;
+            let mask = arrow::array::AsArray::as_boolean_opt(columns[0].as_ref())
+                .ok_or_else(|| Problem::new("a WHERE condition is not boolean"))?;
+            let rows = arrow::compute::filter_record_batch(rows, mask).map_err(unexpected)?;
+            self.nodes.pop();
+            self.keys.pop();
+            return Ok(self.constant(rows));
+        }
+        Ok(self.node(Operator::Filter { predicate }, vec![input], schema, append_only, key))
+    }
+
+    fn aggregate(&mut self, aggregate: &Aggregate) -> Result<NodeId, Problem> {
+        let input = self.plan(&aggregate.input)?;
+        let below = aggregate.input.schema();
+        let schema = nullable(&aggregate.schema);
+        let keys = aggregate.group_expr.iter().map(|key| position(key, below)).collect::<Result<Vec<_>, _>>()?;
+        let mut calls = Vec::with_capacity(aggregate.aggr_expr.len());
+        for (call, field) in aggregate.aggr_expr.iter().zip(&schema.fields()[keys.len()..]) {
+            let Expr::AggregateFunction(call) = call.clone().unalias() else {
+                return Err(Problem::not_maintained(format!("{} cannot be kept current", call.human_display())));
+            };
+            calls.push(self.call(&call, below, field.clone(), self.nodes[input].append_only)?);
+        }
+        let key = Some((0..keys.len()).collect());
+        // A group's row is taken back whenever it changes; DISTINCT only ever adds to append-only rows.
+        let append_only = calls.is_empty() && self.nodes[input].append_only;
+        Ok(self.node(Operator::Aggregate { keys, calls }, vec![input], schema, append_only, key))
+    }
+
+    fn call(
+        &mut self,
+        call: &AggregateFunction,
+        below: &DFSchema,
+        field: FieldRef,
+        append_only: bool,
+    ) -> Result<AggregateCall, Problem> {
+        let params = &call.params;
+        let function = function_of(&call.func)
+            .ok_or_else(|| Problem::not_maintained(format!("the aggregate {}() cannot be kept current", call.func.name())))?;
+        let counts_rows = counts_rows(&call.func, &params.args);
+        let argument = match params.args.as_slice() {
+            _ if counts_rows => None,
+            [argument] => Some(position(argument, below)?),
+            _ => return Err(Problem::not_maintained(format!("{}() of several arguments cannot be kept current", call.func.name()))),
+        };
+        let function = if counts_rows { Function::CountRows } else { function };
+        let ordered = matches!(function, Function::FirstValue | Function::LastValue);
+        // Only the argument itself, appended by the rewrite, orders the values.
+        if ordered && params.order_by.len() == 1 && params.order_by.first().map(|order| &order.expr) == params.args.first() {
+            self.warnings.push(format!(
+                "{} without ORDER BY takes the {} value: write {}(x ORDER BY at)",
+                call.func.name(),
+                if function == Function::FirstValue { "smallest" } else { "largest" },
+                call.func.name()
+            ));
+        }
+        let order = params
+            .order_by
+            .iter()
+            .filter(|_| ordered)
+            .map(|order| {
+                let options = SortOptions { descending: !order.asc, nulls_first: order.nulls_first };
+                Ok((position(&order.expr, below)?, options))
+            })
+            .collect::<Result<Vec<_>, Problem>>()?;
+        let ignore_nulls = !ordered || params.null_treatment == Some(NullTreatment::IgnoreNulls);
+        let type_at = |column: usize| below.field(column).data_type().clone();
+        let spec = AggregateSpec {
+            function,
+            argument: argument.map(type_at),
+            order: order.iter().map(|(column, options)| (type_at(*column), *options)).collect(),
+            ignore_nulls,
+            append_only,
+            output: field.data_type().clone(),
+        };
+        aggregates::accumulator(&spec).map_err(|unsupported| {
+            Problem::not_maintained(format!("{unsupported}")).hint("Cast the argument: sum(x::double), min(x::text).")
+        })?;
+        let filter = params.filter.as_deref().map(|filter| position(filter, below)).transpose()?;
+        Ok(AggregateCall { function, argument, filter, order, ignore_nulls, field })
+    }
+
+    fn join(&mut self, join: &Join) -> Result<NodeId, Problem> {
+        let (left, right) = (self.plan(&join.left)?, self.plan(&join.right)?);
+        let kind = match join.join_type {
+            JoinType::Inner => JoinKind::Inner,
+            JoinType::Left => JoinKind::Left,
+            other => return Err(Problem::not_maintained(format!("{other} JOIN cannot be kept current"))),
+        };
+        let on = join
+            .on
+            .iter()
+            .map(|(l, r)| Ok((position(l, join.left.schema())?, position(r, join.right.schema())?)))
+            .collect::<Result<Vec<_>, Problem>>()?;
+        let width = self.nodes[left].schema.fields().len();
+        let key = joined_key(&on, width, self.keys[left].as_deref(), self.keys[right].as_deref(), kind);
+        let append_only =
+            kind == JoinKind::Inner && self.nodes[left].append_only && self.nodes[right].append_only;
+        let null_equals_null = join.null_equality == NullEquality::NullEqualsNull;
+        let operator = Operator::Join { kind, on, null_equals_null };
+        Ok(self.node(operator, vec![left, right], nullable(&join.schema), append_only, key))
+    }
+
+    fn values(&mut self, values: &Values) -> Result<NodeId, Problem> {
+        let schema = nullable(&values.schema);
+        let one_row = RecordBatch::try_new_with_options(
+            Arc::new(Schema::empty()),
+            vec![],
+            &RecordBatchOptions::new().with_row_count(Some(1)),
+        )
+        .map_err(unexpected)?;
+        let mut columns = Vec::with_capacity(schema.fields().len());
+        for (index, field) in schema.fields().iter().enumerate() {
+            let mut column = Vec::with_capacity(values.values.len());
+            for row in &values.values {
+                let expression = self.expression(&row[index], &DFSchema::empty(), field.clone())?;
+                let (value, _) = constant_columns(&[expression], &one_row)?;
+                column.push(ScalarValue::try_from_array(&value[0], 0)?);
+            }
+            columns.push(ScalarValue::iter_to_array(column)?);
+        }
+        let rows = RecordBatch::try_new(schema, columns).map_err(unexpected)?;
+        Ok(self.constant(rows))
+    }
+
+    fn expression(&self, expression: &Expr, schema: &DFSchema, field: FieldRef) -> Result<Expression, Problem> {
+        let properties = self.session.execution_props();
+        let physical = create_physical_expr(expression, schema, properties, &PhysicalPlanningContext::default())?;
+        let text = expression.clone().unalias().human_display().to_string();
+        Ok(Expression { physical, text, field })
+    }
+}
+
+/// Returns a plan's columns, each of which may be NULL.
+///
+/// DataFusion's claims of "never NULL" are promises of functions, not facts;
+/// a worker must not stop over a broken one.
+pub(crate) fn nullable(schema: &DFSchema) -> SchemaRef {
+    let fields: Vec<FieldRef> =
+        schema.fields().iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true))).collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// Tells whether an operator's batches are its inputs', names included.
+fn passes_through(operator: &Operator) -> bool {
+    matches!(
+        operator,
+        Operator::Get { .. } | Operator::Filter { .. } | Operator::TemporalFilter { .. } | Operator::Union
+    )
+}
+
+fn same_names(left: &SchemaRef, right: &SchemaRef) -> bool {
+    left.fields().iter().map(|field| field.name()).eq(right.fields().iter().map(|field| field.name()))
+}
+
+fn column_expression(schema: &SchemaRef, index: usize) -> Expression {
+    let field = schema.field(index);
+    Expression {
+        physical: Arc::new(Column::new(field.name(), index)),
+        text: field.name().clone(),
+        field: Arc::new(field.clone().with_nullable(true)),
+    }
+}
+
+fn column_index(expression: &Expression) -> Option<usize> {
+    (expression.physical.as_ref() as &dyn std::any::Any).downcast_ref::<Column>().map(Column::index)
+}
+
+/// Lets an expression read `chosen[i]` of a schema where it read column `i`.
+fn moved(physical: &Arc<dyn PhysicalExpr>, chosen: &[usize], schema: &SchemaRef) -> Arc<dyn PhysicalExpr> {
+    let transformed = physical.clone().transform(|part| {
+        Ok(match (part.as_ref() as &dyn std::any::Any).downcast_ref::<Column>() {
+            Some(column) => {
+                let index = chosen[column.index()];
+                Transformed::yes(Arc::new(Column::new(schema.field(index).name(), index)) as Arc<dyn PhysicalExpr>)
+            }
+            None => Transformed::no(part),
+        })
+    });
+    transformed.map(|transformed| transformed.data).unwrap_or_else(|_| physical.clone())
+}
+
+fn position(expression: &Expr, schema: &DFSchema) -> Result<usize, Problem> {
+    match expression {
+        Expr::Column(column) => Ok(schema.index_of_column(column)?),
+        other => Err(Problem::not_maintained(format!("{} cannot be kept current", other.human_display()))),
+    }
+}
+
+/// Returns the columns that tell the rows of a join apart.
+fn joined_key(
+    on: &[(usize, usize)],
+    width: usize,
+    left: Option<&[usize]>,
+    right: Option<&[usize]>,
+    kind: JoinKind,
+) -> Option<Vec<usize>> {
+    let (left, right) = (left?, right?);
+    let at_most_one_right = right.iter().all(|column| on.iter().any(|(_, r)| r == column));
+    let at_most_one_left = left.iter().all(|column| on.iter().any(|(l, _)| l == column));
+    if at_most_one_right {
+        return Some(left.to_vec());
+    }
+    if at_most_one_left && kind == JoinKind::Inner {
+        return Some(right.iter().map(|column| width + column).collect());
+    }
+    Some(left.iter().copied().chain(right.iter().map(|column| width + column)).collect())
+}
+
+/// Evaluates expressions over rows that never change.
+fn constant_columns(expressions: &[Expression], rows: &RecordBatch) -> Result<(Vec<ArrayRef>, usize), Problem> {
+    let physical: Vec<_> = expressions.iter().map(|expression| expression.physical.clone()).collect();
+    let texts: Vec<_> = expressions.iter().map(|expression| expression.text.clone()).collect();
+    let evaluated = evaluate(&physical, &texts, rows);
+    if let Some(failed) = evaluated.failed.first() {
+        return Err(Problem::new(format!("{} fails: {}", failed.expression, failed.reason)));
+    }
+    Ok((evaluated.columns, rows.num_rows()))
+}
+
+fn unexpected(error: arrow::error::ArrowError) -> Problem {
+    Problem::new(error.to_string())
+}

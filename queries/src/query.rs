@@ -1,0 +1,126 @@
+//! Answers ad-hoc SQL over one tick of sources, views and system tables.
+//!
+//! A query shares the views' rules, functions and rewrites. A row on which an
+//! expression fails fails the query: nobody would see that it is missing.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use dataflows::Tick;
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::expr::Sort;
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan};
+
+use crate::batch::{Relations, execute, failed, over, with_schema};
+use crate::catalog::{Catalog, relation_name};
+use crate::problem::{Problem, QueryError};
+use crate::rewrites::{self, temporal};
+use crate::view::{located, optimise};
+
+/// A checked query, ready to run over any tick.
+#[derive(Clone, Debug)]
+pub struct Query {
+    logical: LogicalPlan,
+    relations: Vec<String>,
+}
+
+impl Query {
+    /// Returns the relations it reads, system tables by their whole names.
+    pub fn relations(&self) -> &[String] {
+        &self.relations
+    }
+}
+
+impl Catalog {
+    /// Checks a query.
+    ///
+    /// # Errors
+    /// When it is not one `SELECT`, or cannot be planned.
+    pub fn plan_query(&self, sql: &str) -> Result<Query, Problem> {
+        let statement = self.parse(sql)?;
+        let session = self.session();
+        let planned = self.logical(&session, statement).and_then(distinct_on);
+        let logical = planned.map_err(|error| located(error.into(), sql))?;
+        // The tick decides the plan that runs; this one says whether there will be one.
+        optimise(&session, logical.clone())
+            .and_then(|plan| rewrites::query(plan, self.zone()))
+            .map_err(|error| located(error.into(), sql))?;
+        let mut relations = Vec::new();
+        logical
+            .apply_with_subqueries(|plan| {
+                if let LogicalPlan::TableScan(scan) = plan {
+                    let name = relation_name(&scan.table_name);
+                    if self.relation(&name).is_some() && !relations.contains(&name) {
+                        relations.push(name);
+                    }
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+            .map_err(Problem::from)?;
+        Ok(Query { logical, relations })
+    }
+
+    /// Runs a query over the rows of its relations, with `now()` at `tick`.
+    ///
+    /// # Errors
+    /// When a relation is missing or an expression fails.
+    pub async fn run_query(
+        &self,
+        query: &Query,
+        relations: &Relations,
+        tick: Tick,
+    ) -> Result<(SchemaRef, Vec<RecordBatch>), QueryError> {
+        let mut session = self.session();
+        // The functions of the moment that are not ours, such as current_date.
+        session.execution_props_mut().query_execution_start_time = chrono::DateTime::from_timestamp_micros(tick as i64);
+        let plan = temporal::at_tick(query.logical.clone(), tick as i64, self.zone())
+            .and_then(|plan| optimise(&session, plan))
+            .and_then(|plan| rewrites::query(plan, self.zone()))
+            .map_err(failed)?;
+        let plan = over(plan, relations)?;
+        let schema = unique(plan.schema().as_arrow());
+        let batches = execute(&session, &plan).await?;
+        let batches = batches.into_iter().map(|batch| with_schema(batch, &schema)).collect::<Result<_, _>>()?;
+        Ok((schema, batches))
+    }
+}
+
+/// Completes the order of `DISTINCT ON` by the columns it shows.
+///
+/// DataFusion takes each column's first value on its own: with one total order
+/// they come from one row.
+fn distinct_on(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
+    let plan = plan.transform_up_with_subqueries(|plan| {
+        let LogicalPlan::Distinct(Distinct::On(mut distinct)) = plan else {
+            return Ok(Transformed::no(plan));
+        };
+        let mut order = distinct.sort_expr.take().unwrap_or_default();
+        for shown in &distinct.select_expr {
+            let shown = shown.clone().unalias();
+            if !order.iter().any(|sort| sort.expr == shown) && !matches!(shown, Expr::Literal(..)) {
+                order.push(Sort { expr: shown, asc: true, nulls_first: true });
+            }
+        }
+        distinct.sort_expr = Some(order);
+        Ok(Transformed::yes(LogicalPlan::Distinct(Distinct::On(distinct))))
+    })?;
+    Ok(plan.data)
+}
+
+/// Numbers columns of one name, so that each can be told: `x`, `x_2`.
+fn unique(schema: &Schema) -> SchemaRef {
+    let mut names: Vec<String> = Vec::new();
+    let fields = schema.fields().iter().map(|field| {
+        let mut name = field.name().clone();
+        let mut count = 1;
+        while names.contains(&name) {
+            count += 1;
+            name = format!("{}_{count}", field.name());
+        }
+        names.push(name.clone());
+        field.as_ref().clone().with_name(name).with_nullable(true)
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}

@@ -1,0 +1,225 @@
+//! Says what cannot be maintained: the construct's name and a way out.
+//!
+//! `written` looks at the plan as its author wrote it, before rules make one
+//! construct out of another; `shared` at what is left to lower.
+
+use std::collections::HashSet;
+
+use datafusion::common::JoinType;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::{Distinct, Expr, Join, LogicalPlan, Volatility};
+use dataflows::plan::AggregateFunction as Function;
+
+use crate::catalog::{Catalog, Relation, relation_name};
+use crate::functions::aggregates::function_of;
+use crate::functions::now::mentions_now;
+use crate::problem::Problem;
+use crate::rewrites::temporal;
+
+/// Functions whose value is the moment's and that are not `now()`.
+const MOMENTS: &[&str] = &["current_date", "current_time", "today"];
+
+/// Collects every construct of a view's text that is not maintained.
+pub(crate) fn written(plan: &LogicalPlan, catalog: &Catalog, sql: &str) -> Vec<Problem> {
+    let mut problems = Problems { found: Vec::new(), seen: HashSet::new(), sql };
+    let walked = plan.apply_with_subqueries(|plan| {
+        if let Some((problem, word)) = construct(plan) {
+            problems.add(problem, word);
+        }
+        if let LogicalPlan::TableScan(scan) = plan {
+            let name = relation_name(&scan.table_name);
+            if let Some(Relation::System(_)) = catalog.relation(&name).map(AsRef::as_ref) {
+                let problem = Problem::not_maintained(format!("the system table {name} in a view"))
+                    .hint("Ask for it with a query instead.");
+                problems.add(problem, scan.table_name.table());
+            }
+        }
+        plan.apply_expressions(|expression| {
+            expression.apply(|part| {
+                if let Some((problem, word)) = function(part) {
+                    problems.add(problem, &word);
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    if let Err(error) = walked {
+        problems.found.push(error.into());
+    }
+    problems.found
+}
+
+/// Collects what the shared plan still holds that has no operator.
+pub(crate) fn shared(plan: &LogicalPlan) -> Vec<Problem> {
+    let mut problems = Problems { found: Vec::new(), seen: HashSet::new(), sql: "" };
+    let walked = plan.apply(|plan| {
+        match plan {
+            LogicalPlan::Join(join) => join_kind(join).into_iter().for_each(|problem| problems.add(problem, "join")),
+            LogicalPlan::Filter(filter) if temporal::bounds(&filter.predicate, filter.input.schema()).is_some() => {
+                return Ok(TreeNodeRecursion::Continue);
+            }
+            _ => {}
+        }
+        plan.apply_expressions(|expression| {
+            expression.apply(|part| {
+                if let Some(problem) = subquery(part) {
+                    problems.add(problem, "select");
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+            if mentions_now(expression) {
+                problems.add(temporal::refused(expression), "now");
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+    });
+    if let Err(error) = walked {
+        problems.found.push(error.into());
+    }
+    problems.found
+}
+
+/// Names a node that has no operator, and the word it stands at.
+pub(crate) fn construct(plan: &LogicalPlan) -> Option<(Problem, &'static str)> {
+    let refuse = Problem::not_maintained::<&str>;
+    Some(match plan {
+        LogicalPlan::Sort(_) => {
+            (refuse("ORDER BY in a view").hint("A view is a set of rows: order them when you read them."), "order")
+        }
+        LogicalPlan::Limit(_) => (
+            refuse("LIMIT in a view")
+                .hint("Limit the rows when you read them, or keep one row a group with last_value(x ORDER BY at)."),
+            "limit",
+        ),
+        LogicalPlan::Window(_) => (
+            refuse("a window function (OVER)")
+                .hint("Group by date_bin, or keep one row a group with first_value or last_value(x ORDER BY at)."),
+            "over",
+        ),
+        LogicalPlan::RecursiveQuery(_) => (
+            refuse("WITH RECURSIVE").hint("Join the relation with itself once for each step that is needed."),
+            "recursive",
+        ),
+        LogicalPlan::Unnest(_) => (refuse("unnest").hint("Send one row for each element to the source."), "unnest"),
+        LogicalPlan::Distinct(Distinct::On(_)) => (
+            refuse("DISTINCT ON").hint("Group by the key and take last_value(x ORDER BY at) of each column."),
+            "distinct",
+        ),
+        LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.iter().any(is_grouping_set) => (
+            refuse("GROUPING SETS, ROLLUP or CUBE").hint("Write a view for each grouping, or UNION ALL of them."),
+            "group",
+        ),
+        _ => return None,
+    })
+}
+
+fn is_grouping_set(expression: &Expr) -> bool {
+    matches!(expression, Expr::GroupingSet(_))
+}
+
+/// Names a function that is not maintained.
+fn function(expression: &Expr) -> Option<(Problem, String)> {
+    match expression {
+        Expr::AggregateFunction(call) => aggregate(call).map(|problem| (problem, call.func.name().to_owned())),
+        Expr::ScalarFunction(call) => {
+            let name = call.func.name();
+            let problem = if MOMENTS.contains(&name) {
+                Problem::not_maintained(format!("{name} in a view"))
+                    .hint("Compare a time column with now() in WHERE: at > now() - INTERVAL '1 day'.")
+            } else if call.func.signature().volatility == Volatility::Volatile {
+                Problem::not_maintained(format!("the volatile function {name}()"))
+                    .hint("It gives another value each time: let the source send the value.")
+            } else {
+                return None;
+            };
+            Some((problem, name.to_owned()))
+        }
+        Expr::Unnest(_) => {
+            Some((Problem::not_maintained("unnest").hint("Send one row for each element to the source."), "unnest".into()))
+        }
+        _ => None,
+    }
+}
+
+fn aggregate(call: &AggregateFunction) -> Option<Problem> {
+    let name = call.func.name();
+    let params = &call.params;
+    let Some(function) = function_of(&call.func) else {
+        return Some(Problem::not_maintained(format!("the aggregate {name}()")).hint(
+            "Use count, sum, avg, min, max, stddev, stddev_pop, var, var_pop, first_value or last_value, with FILTER \
+             where needed.",
+        ));
+    };
+    if params.distinct && !matches!(function, Function::Min | Function::Max) {
+        return Some(
+            Problem::not_maintained(format!("{name}(DISTINCT …)"))
+                .hint(format!("Aggregate a subquery: SELECT {name}(x) FROM (SELECT DISTINCT x FROM …).")),
+        );
+    }
+    if function == Function::Count && params.args.len() > 1 {
+        return Some(
+            Problem::not_maintained("count() of several columns")
+                .hint("Count the rows in which none is NULL: count(*) FILTER (WHERE a IS NOT NULL AND b IS NOT NULL)."),
+        );
+    }
+    None
+}
+
+fn join_kind(join: &Join) -> Option<Problem> {
+    let refuse = Problem::not_maintained::<String>;
+    match join.join_type {
+        JoinType::Inner | JoinType::Left if join.on.is_empty() => Some(
+            refuse("a join without an equality of columns (CROSS JOIN)".into())
+                .hint("Add a condition of the form a.x = b.y to ON."),
+        ),
+        JoinType::Left if join.filter.is_some() => Some(
+            refuse(format!(
+                "the condition {} in the ON of a LEFT JOIN",
+                join.filter.as_ref().map(|filter| filter.human_display().to_string()).unwrap_or_default()
+            ))
+            .hint("Only equalities, and conditions on one side alone, can stand there: filter that side in a subquery, or in WHERE."),
+        ),
+        JoinType::Inner | JoinType::Left => None,
+        JoinType::Right => {
+            Some(refuse("RIGHT JOIN".into()).hint("Swap the sides and write LEFT JOIN."))
+        }
+        JoinType::Full => {
+            Some(refuse("FULL JOIN".into()).hint("Write a LEFT JOIN, and UNION ALL the rows that only the other side has."))
+        }
+        JoinType::LeftSemi | JoinType::RightSemi | JoinType::LeftMark | JoinType::RightMark => Some(
+            refuse("IN or EXISTS with a subquery".into())
+                .hint("Join with it instead: JOIN (SELECT DISTINCT x FROM …) s ON s.x = t.x."),
+        ),
+        JoinType::LeftAnti | JoinType::RightAnti => Some(
+            refuse("NOT IN, NOT EXISTS or EXCEPT".into())
+                .hint("LEFT JOIN with it and keep the rows where its key IS NULL."),
+        ),
+    }
+}
+
+fn subquery(expression: &Expr) -> Option<Problem> {
+    match expression {
+        Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) => {
+            Some(Problem::not_maintained("this subquery").hint("Join with the subquery instead."))
+        }
+        _ => None,
+    }
+}
+
+/// Problems, each said once.
+struct Problems<'a> {
+    found: Vec<Problem>,
+    seen: HashSet<String>,
+    sql: &'a str,
+}
+
+impl Problems<'_> {
+    fn add(&mut self, problem: Problem, word: &str) {
+        if self.seen.insert(problem.what.clone()) {
+            let mut problem = problem.on_line_of(self.sql, word);
+            problem.what = format!("{} cannot be kept current", problem.what);
+            self.found.push(problem);
+        }
+    }
+}

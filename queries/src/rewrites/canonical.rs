@@ -1,0 +1,72 @@
+//! Gives the float keys of aggregates and joins one form: `0.0` for `-0.0`, one NaN.
+//!
+//! Both engines compare keys by their bytes then. `DISTINCT` and `UNION` are
+//! aggregates without calls by now.
+
+use datafusion::common::tree_node::Transformed;
+use datafusion::error::Result;
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, LogicalPlan};
+
+use super::{changed, named_as};
+use crate::functions::canonical::canonical;
+
+pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
+    Ok(plan.transform_up_with_subqueries(node)?.data)
+}
+
+fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => {
+            // Grouping sets refer to their expressions by equality: leave them alone.
+            if aggregate.group_expr.iter().any(|key| matches!(key, Expr::GroupingSet(_))) {
+                return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
+            }
+            let input = aggregate.input.schema().clone();
+            let mut touched = false;
+            let mut keys = Vec::with_capacity(aggregate.group_expr.len());
+            for (index, key) in aggregate.group_expr.iter().enumerate() {
+                keys.push(if is_bare_float(key, &input)? {
+                    touched = true;
+                    named_as(canonical(key.clone().unalias()), &aggregate.schema, index)
+                } else {
+                    key.clone()
+                });
+            }
+            if !touched {
+                return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
+            }
+            changed(LogicalPlan::Aggregate(Aggregate::try_new_with_schema(
+                aggregate.input,
+                keys,
+                aggregate.aggr_expr,
+                aggregate.schema,
+            )?))
+        }
+        LogicalPlan::Join(join) => {
+            let (left, right) = (join.left.schema().clone(), join.right.schema().clone());
+            let mut touched = false;
+            let mut on = Vec::with_capacity(join.on.len());
+            for (l, r) in &join.on {
+                on.push(if is_bare_float(l, &left)? && is_bare_float(r, &right)? {
+                    touched = true;
+                    (canonical(l.clone()), canonical(r.clone()))
+                } else {
+                    (l.clone(), r.clone())
+                });
+            }
+            let join = Join { on, ..join };
+            if touched { changed(LogicalPlan::Join(join)) } else { Ok(Transformed::no(LogicalPlan::Join(join))) }
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+/// Tells whether an expression is a float that is not canonical yet.
+fn is_bare_float(expression: &Expr, schema: &datafusion::common::DFSchema) -> Result<bool> {
+    if let Expr::ScalarFunction(call) = expression.clone().unalias()
+        && call.func.name() == crate::functions::canonical::NAME
+    {
+        return Ok(false);
+    }
+    Ok(expression.get_type(schema)?.is_floating())
+}

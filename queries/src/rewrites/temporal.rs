@@ -1,0 +1,250 @@
+//! Reads comparisons with `now()` as bounds in time.
+//!
+//! A conjunct `expression < now() + interval` (or `<=`, `>`, `>=`, the sides in
+//! either order, `BETWEEN`) becomes a filter of its own, above the other
+//! conjuncts, of the one form `column < now() + nanoseconds`. A day is 24 hours
+//! here, in both engines. Anything else with `now()` changes for every row at
+//! every tick and is refused.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, IntervalMonthDayNano, TimeUnit};
+use dataflows::plan::{TemporalBound, TemporalComparison};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::error::Result;
+use datafusion::logical_expr::expr::Between;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
+use datafusion::logical_expr::{
+    BinaryExpr, Cast, Expr, ExprSchemable, Filter, LogicalPlan, Operator, Projection, binary_expr, cast,
+};
+
+use super::{changed, column_of, restore};
+use crate::functions::now::{self, is_now, mentions_now};
+use crate::problem::Problem;
+
+const NANOSECONDS_PER_DAY: i64 = 86_400_000_000_000;
+
+/// What to write instead.
+const HINT: &str =
+    "Compare a time column with it in WHERE: at > now() - INTERVAL '10 minutes'. Use <, <=, > or >=, joined by AND.";
+
+pub(crate) fn rewrite(plan: LogicalPlan, time_zone: &Arc<str>) -> Result<LogicalPlan> {
+    let plan = plan.transform_up_with_subqueries(|plan| match plan {
+        LogicalPlan::Filter(filter) if mentions_now(&filter.predicate) => changed(split(filter, time_zone)?),
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(plan.data)
+}
+
+/// Replaces `now()` by the tick's time.
+pub(crate) fn at_tick(plan: LogicalPlan, tick_us: i64, time_zone: &Arc<str>) -> Result<LogicalPlan> {
+    let plan = plan.transform_up_with_subqueries(|plan| {
+        plan.map_expressions(|expression| {
+            expression.transform_down(|expression| {
+                // The sum first: a literal on its own needs no evaluation.
+                if let Some(offset_us) = bound_offset(&expression) {
+                    let at = tick_us.saturating_add(offset_us);
+                    return Ok(Transformed::yes(now::literal(at, time_zone)));
+                }
+                if is_now(&expression) {
+                    return Ok(Transformed::yes(now::literal(tick_us, time_zone)));
+                }
+                Ok(Transformed::no(expression))
+            })
+        })
+    })?;
+    Ok(plan.data)
+}
+
+/// Reads a predicate back that `rewrite` made; none where it is another one.
+pub(crate) fn bounds(predicate: &Expr, schema: &DFSchema) -> Option<Vec<TemporalBound>> {
+    let bounds = split_conjunction_owned(predicate.clone()).into_iter().map(|conjunct| {
+        let Expr::BinaryExpr(BinaryExpr { left, op, right }) = conjunct else {
+            return None;
+        };
+        let Expr::Column(column) = left.as_ref() else {
+            return None;
+        };
+        Some(TemporalBound {
+            column: schema.index_of_column(column).ok()?,
+            comparison: comparison(op)?,
+            offset_us: bound_offset(&right)?,
+        })
+    });
+    bounds.collect()
+}
+
+/// One comparison, the time on its left: `time <op> now() + offset_ns`.
+struct Comparison {
+    time: Expr,
+    op: Operator,
+    offset_ns: i64,
+}
+
+fn split(filter: Filter, time_zone: &Arc<str>) -> Result<LogicalPlan> {
+    let (temporal, plain): (Vec<_>, Vec<_>) =
+        split_conjunction_owned(filter.predicate).into_iter().partition(mentions_now);
+    let mut input = Arc::unwrap_or_clone(filter.input);
+    if let Some(predicate) = conjunction(plain) {
+        input = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?);
+    }
+    let schema = input.schema().clone();
+    let wanted = DataType::Timestamp(TimeUnit::Microsecond, Some(time_zone.clone()));
+    let mut columns: Vec<Expr> = (0..schema.fields().len()).map(|index| column_of(&schema, index)).collect();
+    let mut predicates = Vec::new();
+    for conjunct in temporal {
+        for comparison in comparisons(conjunct)? {
+            let time = unwiden(comparison.time, &schema, &wanted)?;
+            let time = if matches!(time, Expr::Column(_)) {
+                time
+            } else {
+                let name = format!("__time_{}", columns.len() - schema.fields().len());
+                columns.push(time.alias(&name));
+                Expr::Column(datafusion::common::Column::new_unqualified(name))
+            };
+            let interval = ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(0, 0, comparison.offset_ns)));
+            let bound = binary_expr(
+                now::function(time_zone).call(vec![]),
+                Operator::Plus,
+                Expr::Literal(interval, None),
+            );
+            predicates.push(binary_expr(time, comparison.op, bound));
+        }
+    }
+    let computes = columns.len() > schema.fields().len();
+    if computes {
+        input = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(input))?);
+    }
+    let predicate = conjunction(predicates).expect("a temporal conjunct gives a comparison");
+    let filtered = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?);
+    if !computes {
+        return Ok(filtered);
+    }
+    let columns = (0..schema.fields().len()).map(|index| column_of(&schema, index)).collect();
+    restore(filtered, &schema, columns)
+}
+
+fn comparisons(conjunct: Expr) -> Result<Vec<Comparison>> {
+    match conjunct {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => Ok(vec![compare(*left, op, *right)?]),
+        Expr::Between(Between { expr, negated: false, low, high }) => {
+            Ok(vec![compare((*expr).clone(), Operator::GtEq, *low)?, compare(*expr, Operator::LtEq, *high)?])
+        }
+        other => Err(refused(&other).into()),
+    }
+}
+
+fn compare(left: Expr, op: Operator, right: Expr) -> Result<Comparison> {
+    let whole = binary_expr(left.clone(), op, right.clone());
+    let (time, op, now_side) = if mentions_now(&right) { (left, Some(op), right) } else { (right, op.swap(), left) };
+    let op = op.filter(|op| comparison(*op).is_some()).ok_or_else(|| refused(&whole))?;
+    if mentions_now(&time) {
+        return Err(refused(&whole).into());
+    }
+    let mut offset_ns = now_offset(&now_side)?.ok_or_else(|| refused(&whole))?;
+    // `at + interval > now()` looks back as `at > now() - interval` does.
+    let mut time = time;
+    while let Expr::BinaryExpr(BinaryExpr { left, op, right }) = &time {
+        let Some(interval_ns) = interval(right)? else { break };
+        offset_ns = match op {
+            Operator::Plus => offset_ns.checked_sub(interval_ns),
+            Operator::Minus => offset_ns.checked_add(interval_ns),
+            _ => break,
+        }
+        .ok_or_else(|| refused(&whole))?;
+        time = left.as_ref().clone();
+    }
+    if offset_ns % 1_000 != 0 {
+        return Err(Problem::not_maintained("now() with an interval finer than a microsecond")
+            .hint("Times are kept in microseconds.")
+            .into());
+    }
+    Ok(Comparison { time, op, offset_ns })
+}
+
+/// Returns how far an expression is from `now()`, in nanoseconds; none where it is something else.
+fn now_offset(expression: &Expr) -> Result<Option<i64>> {
+    let sum = |base: &Expr, interval_ns: Option<i64>, sign: i64| -> Result<Option<i64>> {
+        let (Some(base), Some(interval_ns)) = (now_offset(base)?, interval_ns) else {
+            return Ok(None);
+        };
+        Ok(interval_ns.checked_mul(sign).and_then(|interval_ns| base.checked_add(interval_ns)))
+    };
+    match expression {
+        _ if is_now(expression) => Ok(Some(0)),
+        Expr::Cast(Cast { expr, field })
+            if matches!(field.data_type(), DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, Some(_))) =>
+        {
+            now_offset(expr)
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus, right }) => {
+            if mentions_now(left) { sum(left, interval(right)?, 1) } else { sum(right, interval(left)?, 1) }
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) => sum(left, interval(right)?, -1),
+        _ => Ok(None),
+    }
+}
+
+/// Returns a literal interval in nanoseconds, a day being 24 hours.
+fn interval(expression: &Expr) -> Result<Option<i64>> {
+    let Expr::Literal(value, _) = expression else {
+        return Ok(None);
+    };
+    let (months, days, nanoseconds) = match value {
+        ScalarValue::IntervalMonthDayNano(Some(interval)) => (interval.months, interval.days, interval.nanoseconds),
+        ScalarValue::IntervalDayTime(Some(interval)) => (0, interval.days, i64::from(interval.milliseconds) * 1_000_000),
+        ScalarValue::IntervalYearMonth(Some(months)) => (*months, 0, 0),
+        _ => return Ok(None),
+    };
+    if months != 0 {
+        return Err(Problem::not_maintained("now() with an interval of months or years")
+            .hint("Months differ in length: count in days, INTERVAL '30 days'.")
+            .into());
+    }
+    i64::from(days)
+        .checked_mul(NANOSECONDS_PER_DAY)
+        .and_then(|days| days.checked_add(nanoseconds))
+        .map(Some)
+        .ok_or_else(|| Problem::new("an interval beside now() is too long").hint("At most 292 years fit.").into())
+}
+
+/// Drops a cast that only made a time finer, and casts what is not a time of ours.
+fn unwiden(time: Expr, schema: &DFSchema, wanted: &DataType) -> Result<Expr> {
+    if let Expr::Cast(Cast { expr, field }) = &time
+        && matches!(field.data_type(), DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, Some(_)))
+        && expr.get_type(schema)? == *wanted
+    {
+        return Ok(expr.as_ref().clone());
+    }
+    Ok(if time.get_type(schema)? == *wanted { time } else { cast(time, wanted.clone()) })
+}
+
+fn comparison(op: Operator) -> Option<TemporalComparison> {
+    match op {
+        Operator::Lt => Some(TemporalComparison::Less),
+        Operator::LtEq => Some(TemporalComparison::LessOrEqual),
+        Operator::Gt => Some(TemporalComparison::Greater),
+        Operator::GtEq => Some(TemporalComparison::GreaterOrEqual),
+        _ => None,
+    }
+}
+
+/// Reads `now() + nanoseconds` back, in microseconds.
+fn bound_offset(expression: &Expr) -> Option<i64> {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus, right }) = expression else {
+        return None;
+    };
+    match (is_now(left), right.as_ref()) {
+        (true, Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _))
+            if interval.months == 0 && interval.days == 0 =>
+        {
+            Some(interval.nanoseconds / 1_000)
+        }
+        _ => None,
+    }
+}
+
+pub(crate) fn refused(expression: &Expr) -> Problem {
+    Problem::not_maintained(format!("now() in {}", expression.human_display())).hint(HINT)
+}

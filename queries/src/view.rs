@@ -1,0 +1,129 @@
+//! Plans a view: text in, shared logical plan and incremental plan out.
+
+use arrow::datatypes::SchemaRef;
+use dataflows::plan::{Operator, Plan, TemporalComparison};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+
+use crate::catalog::Catalog;
+use crate::problem::Problem;
+use crate::{lower, refusals, rewrites};
+
+/// A `SELECT` that is kept current.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The name it is read by.
+    pub name: String,
+    /// Its text.
+    pub sql: String,
+    /// The plan that batch and incremental execution share.
+    pub logical: LogicalPlan,
+    /// The incremental plan.
+    pub plan: Plan,
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// The relations it reads, each once.
+    pub inputs: Vec<String>,
+    /// The columns that its plan shows to tell its rows apart.
+    pub implied_key: Option<Vec<String>>,
+    /// How far back its widest comparison with `now()` looks, in microseconds.
+    pub look_back_us: Option<i64>,
+    /// What may surprise its author.
+    pub warnings: Vec<String>,
+}
+
+impl Catalog {
+    /// Plans the view `name` from its text.
+    ///
+    /// # Errors
+    /// Lists what is wrong with the text, or what in it cannot be maintained.
+    pub fn plan_view(&self, name: &str, sql: &str) -> Result<View, Vec<Problem>> {
+        let one = |problem: Problem| vec![problem];
+        let statement = self.parse(sql).map_err(one)?;
+        let session = self.session();
+        let written = self.logical(&session, statement).map_err(|error| one(located(error.into(), sql)))?;
+        let mut problems = refusals::written(&written, self, sql);
+        problems.extend(named_twice(&written));
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let mut warnings = unnamed(&written);
+        let shared = optimise(&session, written)
+            .and_then(|plan| rewrites::view(plan, self.zone()))
+            .map_err(|error| one(located(error.into(), sql)))?;
+        let problems = refusals::shared(&shared);
+        if !problems.is_empty() {
+            return Err(problems.into_iter().map(|problem| located(problem, sql)).collect());
+        }
+        let lowered = lower::lower(&shared, self, &session).map_err(|problem| one(located(problem, sql)))?;
+        warnings.extend(lowered.warnings);
+        let schema = lowered.plan.schema().clone();
+        let implied_key = lowered
+            .key
+            .filter(|key| !key.is_empty())
+            .map(|key| key.into_iter().map(|column| schema.field(column).name().clone()).collect());
+        Ok(View {
+            name: name.to_owned(),
+            sql: sql.to_owned(),
+            logical: shared,
+            inputs: lowered.plan.relations().into_iter().map(str::to_owned).collect(),
+            look_back_us: look_back_us(&lowered.plan),
+            plan: lowered.plan,
+            schema,
+            implied_key,
+            warnings,
+        })
+    }
+}
+
+/// Analyses and optimises a plan by the shared rules.
+pub(crate) fn optimise(session: &SessionState, plan: LogicalPlan) -> datafusion::error::Result<LogicalPlan> {
+    let analysed = session.analyzer().execute_and_check(plan, session.config_options(), |_, _| {})?;
+    session.optimizer().optimize(analysed, session, |_, _| {})
+}
+
+/// Finds the line of a problem that names something of the text.
+pub(crate) fn located(problem: Problem, sql: &str) -> Problem {
+    if problem.line.is_some() {
+        return problem;
+    }
+    let quoted = problem.what.split(['"', '\'']).nth(1).map(|word| word.rsplit('.').next().unwrap_or(word).to_owned());
+    match quoted {
+        Some(word) if !word.is_empty() => problem.on_line_of(sql, &word),
+        _ if problem.what.starts_with("now()") => problem.on_line_of(sql, "now"),
+        _ => problem,
+    }
+}
+
+fn named_twice(plan: &LogicalPlan) -> Option<Problem> {
+    let mut names: Vec<&str> = plan.schema().fields().iter().map(|field| field.name().as_str()).collect();
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| {
+        Problem::new(format!("two columns are named \"{}\"", pair[0])).hint("Give one of them another name with AS.")
+    })
+}
+
+/// Warns of columns that have no name of their own.
+fn unnamed(plan: &LogicalPlan) -> Vec<String> {
+    plan.schema()
+        .fields()
+        .iter()
+        .filter(|field| field.name().contains(['(', ' ']))
+        .map(|field| format!("the column {} has no name of its own: add AS", field.name()))
+        .collect()
+}
+
+fn look_back_us(plan: &Plan) -> Option<i64> {
+    plan.nodes
+        .iter()
+        .filter_map(|node| match &node.operator {
+            Operator::TemporalFilter { bounds } => Some(bounds),
+            _ => None,
+        })
+        .flatten()
+        .filter(|bound| {
+            matches!(bound.comparison, TemporalComparison::Greater | TemporalComparison::GreaterOrEqual)
+        })
+        .map(|bound| bound.offset_us.saturating_neg().max(0))
+        .max()
+}
