@@ -114,7 +114,7 @@ deployment.toml:3: `workers` must be from 1 to 256
     Hint: Leave it out to use every processor.
 sources/Weather.toml: "Weather" cannot be the name of a source
     Hint: The file's name is the component's name: a small letter, then small letters, digits and underscores, at most 63.
-sources/readings.toml:1: column "at": unknown column type "timestmp not null"
+sources/readings.toml:1: column "at": column type "timestmp not null" is not supported
     Hint: Use text, boolean, smallint, integer, bigint, real, double, decimal(p, s), timestamp, date or varbinary, and "not null" after it where NULL may not stand.
 sources/readings.toml:1: key column "station" may be NULL
     Hint: Declare it `not null`: NULL identifies nothing.
@@ -222,13 +222,13 @@ fn names_are_checked() {
     let found = problems(&[
         ("sources/readings.toml", READINGS),
         ("sources/sangam.toml", READINGS),
-        ("sources/order.toml", READINGS),
+        ("sources/select.toml", READINGS),
         ("views/readings.sql", "SELECT 1"),
         ("views/9lives.sql", "SELECT 1"),
         ("sources/deep/x.toml", ""),
     ]);
     assert_says(&found, "sources/sangam.toml: the name \"sangam\" is taken by the system's own tables");
-    assert_says(&found, "sources/order.toml: \"order\" is a word of SQL's own");
+    assert_says(&found, "sources/select.toml: \"select\" is a word of SQL's own");
     assert_says(&found, "views/readings.sql: the name \"readings\" is taken by sources/readings.toml");
     assert_says(&found, "views/9lives.sql: \"9lives\" cannot be the name of a view");
     assert_says(&found, "sources/deep: unknown folder\n    Hint: Each source is one file sources/NAME.toml.");
