@@ -413,13 +413,13 @@ fn column_expression(schema: &SchemaRef, index: usize) -> Expression {
 }
 
 fn column_index(expression: &Expression) -> Option<usize> {
-    (expression.physical.as_ref() as &dyn std::any::Any).downcast_ref::<Column>().map(Column::index)
+    expression.physical.downcast_ref::<Column>().map(Column::index)
 }
 
 /// Lets an expression read `chosen[i]` of a schema where it read column `i`.
 fn moved(physical: &Arc<dyn PhysicalExpr>, chosen: &[usize], schema: &SchemaRef) -> Arc<dyn PhysicalExpr> {
     let transformed = physical.clone().transform(|part| {
-        Ok(match (part.as_ref() as &dyn std::any::Any).downcast_ref::<Column>() {
+        Ok(match part.downcast_ref::<Column>() {
             Some(column) => {
                 let index = chosen[column.index()];
                 Transformed::yes(Arc::new(Column::new(schema.field(index).name(), index)) as Arc<dyn PhysicalExpr>)

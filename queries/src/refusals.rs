@@ -82,7 +82,7 @@ pub(crate) fn shared(plan: &LogicalPlan) -> Vec<Problem> {
 
 /// Names a node that has no operator, and the word it stands at.
 pub(crate) fn construct(plan: &LogicalPlan) -> Option<(Problem, &'static str)> {
-    let refuse = Problem::not_maintained::<&str>;
+    let refuse = |what: &str| Problem::not_maintained(what);
     Some(match plan {
         LogicalPlan::Sort(_) => {
             (refuse("ORDER BY in a view").hint("A view is a set of rows: order them when you read them."), "order")
@@ -167,14 +167,14 @@ fn aggregate(call: &AggregateFunction) -> Option<Problem> {
 }
 
 fn join_kind(join: &Join) -> Option<Problem> {
-    let refuse = Problem::not_maintained::<String>;
+    let refuse = |what: &str| Problem::not_maintained(what);
     match join.join_type {
         JoinType::Inner | JoinType::Left if join.on.is_empty() => Some(
-            refuse("a join without an equality of columns (CROSS JOIN)".into())
+            refuse("a join without an equality of columns (CROSS JOIN)")
                 .hint("Add a condition of the form a.x = b.y to ON."),
         ),
         JoinType::Left if join.filter.is_some() => Some(
-            refuse(format!(
+            refuse(&format!(
                 "the condition {} in the ON of a LEFT JOIN",
                 join.filter.as_ref().map(|filter| filter.human_display().to_string()).unwrap_or_default()
             ))
@@ -182,17 +182,17 @@ fn join_kind(join: &Join) -> Option<Problem> {
         ),
         JoinType::Inner | JoinType::Left => None,
         JoinType::Right => {
-            Some(refuse("RIGHT JOIN".into()).hint("Swap the sides and write LEFT JOIN."))
+            Some(refuse("RIGHT JOIN").hint("Swap the sides and write LEFT JOIN."))
         }
         JoinType::Full => {
-            Some(refuse("FULL JOIN".into()).hint("Write a LEFT JOIN, and UNION ALL the rows that only the other side has."))
+            Some(refuse("FULL JOIN").hint("Write a LEFT JOIN, and UNION ALL the rows that only the other side has."))
         }
         JoinType::LeftSemi | JoinType::RightSemi | JoinType::LeftMark | JoinType::RightMark => Some(
-            refuse("IN or EXISTS with a subquery".into())
+            refuse("IN or EXISTS with a subquery")
                 .hint("Join with it instead: JOIN (SELECT DISTINCT x FROM …) s ON s.x = t.x."),
         ),
         JoinType::LeftAnti | JoinType::RightAnti => Some(
-            refuse("NOT IN, NOT EXISTS or EXCEPT".into())
+            refuse("NOT IN, NOT EXISTS or EXCEPT")
                 .hint("LEFT JOIN with it and keep the rows where its key IS NULL."),
         ),
     }

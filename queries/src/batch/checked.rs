@@ -34,7 +34,7 @@ impl ExtensionPlanner for Planner {
         session: &dyn Session,
         context: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let Some(checked) = (node as &dyn std::any::Any).downcast_ref::<Checked>() else {
+        let Some(checked) = node.as_any().downcast_ref::<Checked>() else {
             return Ok(None);
         };
         let schema = logical_inputs[0].schema();

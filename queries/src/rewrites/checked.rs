@@ -64,7 +64,7 @@ impl UserDefinedLogicalNodeCore for Checked {
 pub(crate) fn checked(plan: &LogicalPlan) -> Option<&Checked> {
     match plan {
         LogicalPlan::Extension(extension) => {
-            (extension.node.as_ref() as &dyn std::any::Any).downcast_ref::<Checked>()
+            extension.node.as_any().downcast_ref::<Checked>()
         }
         _ => None,
     }
