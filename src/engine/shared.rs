@@ -140,6 +140,12 @@ impl Shared {
         }
     }
 
+    /// Returns how many failing rows may be missing from a view.
+    pub(super) fn errors(&self, entry: &RelationEntry) -> u64 {
+        let stores = entry.upstream.iter().filter_map(|&view| self.relations[view].errors.as_ref());
+        stores.map(|errors| u64::try_from(errors.rows()).unwrap_or(0)).sum()
+    }
+
     pub(super) fn source_relation(&self, source: usize) -> usize {
         source
     }
