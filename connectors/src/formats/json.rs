@@ -252,7 +252,7 @@ impl JsonRows {
     /// Reads the object at `start` into the row added last; returns its end.
     fn object(&mut self, text: &str, start: usize, cells: &mut Cells) -> Result<usize, Fault> {
         let bytes = text.as_bytes();
-        if bytes[start] != b'{' {
+        if bytes.get(start) != Some(&b'{') {
             return Err(Fault {
                 at: start,
                 what: "expected an object",
