@@ -1,9 +1,13 @@
-use arrow::array::AsArray;
+use arrow::array::{Array, AsArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Float64Type, Int16Type, TimestampMicrosecondType};
 
+use std::path::Path;
+
 use super::*;
+use crate::format::FormatConfig;
 use crate::sources::ConnectorConfig;
+use crate::sources::simulate::entities::texts;
 
 const SECOND: i64 = 1_000_000;
 /// 2026-01-01T00:00:00Z.
