@@ -5,8 +5,8 @@ mod checked;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use dataflows::Tick;
 use datafusion::common::tree_node::Transformed;
 use datafusion::datasource::{MemTable, provider_as_source, source_as_provider};
@@ -23,6 +23,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::catalog::{Catalog, register_scalar, relation_name};
 use crate::functions::FUNCTIONS;
 use crate::problem::{Problem, QueryError};
+use crate::rewrites::plain_types::plain;
 use crate::rewrites::temporal;
 use crate::view::View;
 
@@ -65,7 +66,22 @@ impl Catalog {
         session.execution_props_mut().query_execution_start_time = chrono::DateTime::from_timestamp_micros(tick as i64);
         let plan = session.create_logical_plan(sql).await.map_err(failed)?;
         let plan = session.create_physical_plan(&plan).await.map_err(failed)?;
-        collect(plan, session.task_ctx()).await.map_err(failed)
+        let batches = collect(plan, session.task_ctx()).await.map_err(failed)?;
+        batches.into_iter().map(|batch| self.with_plain_types(batch)).collect()
+    }
+
+    /// Casts what DataFusion chose otherwise to the types that leave a view.
+    fn with_plain_types(&self, batch: RecordBatch) -> Result<RecordBatch, QueryError> {
+        let unfit = |error: arrow::error::ArrowError| QueryError::Execution(error.to_string());
+        let mut fields = Vec::with_capacity(batch.num_columns());
+        let mut columns = Vec::with_capacity(batch.num_columns());
+        for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+            let data_type = plain(field.data_type(), self.zone()).unwrap_or_else(|| field.data_type().clone());
+            columns.push(arrow::compute::cast(column, &data_type).map_err(unfit)?);
+            fields.push(Field::new(field.name(), data_type, true));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(unfit)
     }
 }
 
@@ -125,7 +141,7 @@ pub(crate) fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<Reco
     if batch.schema_ref() == schema {
         return Ok(batch);
     }
-    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
         .map_err(|error| QueryError::Execution(error.to_string()))
 }

@@ -14,7 +14,6 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::logical_plan::builder::LogicalTableSource;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner};
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
 use datafusion::optimizer::{OptimizerRule, *};
@@ -26,7 +25,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::planner::{NullOrdering, ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast;
 
-use crate::functions::{FUNCTIONS, aggregates, canonical, now};
+use crate::functions::{FUNCTIONS, aggregates, canonical, date_bin, now};
 use crate::problem::{Problem, ProblemKind, listed, nearest};
 use crate::types::{self, ColumnType};
 use crate::view::View;
@@ -267,7 +266,7 @@ fn session(time_zone: &str) -> SessionState {
     let scalars = FUNCTIONS
         .iter()
         .map(|function| function())
-        .chain([now::function(&Arc::from(time_zone)), canonical::function()]);
+        .chain([now::function(&Arc::from(time_zone)), canonical::function(), date_bin::function()]);
     for function in scalars {
         register_scalar(&mut session, function);
     }
@@ -328,6 +327,17 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules
 }
 
+/// The columns of a relation, without its rows: those come when a plan runs.
+///
+/// Filters stay in the plan, where both engines find them.
+struct Columns(SchemaRef);
+
+impl TableSource for Columns {
+    fn schema(&self) -> SchemaRef {
+        self.0.clone()
+    }
+}
+
 /// What DataFusion's SQL planner asks for.
 struct Names<'a> {
     catalog: &'a Catalog,
@@ -347,7 +357,7 @@ impl ContextProvider for Names<'_> {
             }
             .into());
         };
-        Ok(Arc::new(LogicalTableSource::new(relation.schema().clone())))
+        Ok(Arc::new(Columns(relation.schema().clone())))
     }
 
     fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DataFusionResult<Arc<dyn TableSource>> {

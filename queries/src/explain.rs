@@ -73,7 +73,6 @@ impl Explaining<'_> {
                     .iter()
                     .map(|expression| match expression.field.name() {
                         name if *name == expression.text => name.clone(),
-                        name if name.starts_with("__") => format!("{} AS {name}", expression.text),
                         name => format!("{} AS {name}", expression.text),
                     })
                     .collect();

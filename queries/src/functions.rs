@@ -1,9 +1,10 @@
 //! Sangam's own SQL functions: one file a subject, one line in a list.
 //!
-//! `water` holds the domain's functions; `now`, `canonical` and `aggregates`
-//! replace or complete DataFusion's so that both engines give one answer.
+//! `water` holds the domain's functions; `now`, `canonical`, `date_bin` and
+//! `aggregates` replace or complete DataFusion's.
 pub(crate) mod aggregates;
 pub(crate) mod canonical;
+pub(crate) mod date_bin;
 pub(crate) mod now;
 pub mod water;
 

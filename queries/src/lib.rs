@@ -3,7 +3,7 @@
 //! `types` reads column types, `functions` are Sangam's own, `catalog` knows
 //! the names and the one list of optimiser rules, `view` plans a view's text,
 //! `refusals` says what cannot be maintained, `rewrites` give both engines one
-//! answer, `lower` produces the incremental plan and `explain` prints it;
+//! answer, `lower` produces the incremental plan, `text` and `explain` print it;
 //! `batch` executes the same shared plan with DataFusion and `query` answers
 //! ad-hoc SQL, `predicate` is the condition of a subscription. `problem` is what all of them say when they cannot.
 mod batch;
@@ -16,6 +16,7 @@ mod problem;
 mod query;
 mod refusals;
 mod rewrites;
+mod text;
 mod types;
 mod view;
 
@@ -26,3 +27,6 @@ pub use problem::{Problem, ProblemKind, QueryError};
 pub use query::Query;
 pub use types::ColumnType;
 pub use view::View;
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,7 @@ use crate::refusals;
 use crate::rewrites::checked::checked;
 use crate::rewrites::columns::counts_rows;
 use crate::rewrites::temporal;
+use crate::text::text;
 
 /// A lowered view.
 pub(crate) struct Lowered {
@@ -267,7 +268,7 @@ impl Lowering<'_> {
         let mut calls = Vec::with_capacity(aggregate.aggr_expr.len());
         for (call, field) in aggregate.aggr_expr.iter().zip(&schema.fields()[keys.len()..]) {
             let Expr::AggregateFunction(call) = call.clone().unalias() else {
-                return Err(Problem::not_maintained(format!("{} cannot be kept current", call.human_display())));
+                return Err(Problem::not_maintained(format!("{} cannot be kept current", text(&call))));
             };
             calls.push(self.call(&call, below, field.clone(), self.nodes[input].append_only)?);
         }
@@ -376,7 +377,7 @@ impl Lowering<'_> {
     fn expression(&self, expression: &Expr, schema: &DFSchema, field: FieldRef) -> Result<Expression, Problem> {
         let properties = self.session.execution_props();
         let physical = create_physical_expr(expression, schema, properties, &PhysicalPlanningContext::default())?;
-        let text = expression.clone().unalias().human_display().to_string();
+        let text = text(expression);
         Ok(Expression { physical, text, field })
     }
 }
@@ -433,7 +434,7 @@ fn moved(physical: &Arc<dyn PhysicalExpr>, chosen: &[usize], schema: &SchemaRef)
 fn position(expression: &Expr, schema: &DFSchema) -> Result<usize, Problem> {
     match expression {
         Expr::Column(column) => Ok(schema.index_of_column(column)?),
-        other => Err(Problem::not_maintained(format!("{} cannot be kept current", other.human_display()))),
+        other => Err(Problem::not_maintained(format!("{} cannot be kept current", text(other)))),
     }
 }
 

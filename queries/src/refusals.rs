@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use datafusion::common::JoinType;
+use datafusion::common::{JoinType, NullEquality};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{Distinct, Expr, Join, LogicalPlan, Volatility};
@@ -16,6 +16,7 @@ use crate::functions::aggregates::function_of;
 use crate::functions::now::mentions_now;
 use crate::problem::Problem;
 use crate::rewrites::temporal;
+use crate::text::text;
 
 /// Functions whose value is the moment's and that are not `now()`.
 const MOMENTS: &[&str] = &["current_date", "current_time", "today"];
@@ -51,8 +52,8 @@ pub(crate) fn written(plan: &LogicalPlan, catalog: &Catalog, sql: &str) -> Vec<P
 }
 
 /// Collects what the shared plan still holds that has no operator.
-pub(crate) fn shared(plan: &LogicalPlan) -> Vec<Problem> {
-    let mut problems = Problems { found: Vec::new(), seen: HashSet::new(), sql: "" };
+pub(crate) fn shared(plan: &LogicalPlan, sql: &str) -> Vec<Problem> {
+    let mut problems = Problems { found: Vec::new(), seen: HashSet::new(), sql };
     let walked = plan.apply(|plan| {
         match plan {
             LogicalPlan::Join(join) => join_kind(join).into_iter().for_each(|problem| problems.add(problem, "join")),
@@ -176,7 +177,7 @@ fn join_kind(join: &Join) -> Option<Problem> {
         JoinType::Left if join.filter.is_some() => Some(
             refuse(&format!(
                 "the condition {} in the ON of a LEFT JOIN",
-                join.filter.as_ref().map(|filter| filter.human_display().to_string()).unwrap_or_default()
+                join.filter.as_ref().map(text).unwrap_or_default()
             ))
             .hint("Only equalities, and conditions on one side alone, can stand there: filter that side in a subquery, or in WHERE."),
         ),
@@ -187,12 +188,17 @@ fn join_kind(join: &Join) -> Option<Problem> {
         JoinType::Full => {
             Some(refuse("FULL JOIN").hint("Write a LEFT JOIN, and UNION ALL the rows that only the other side has."))
         }
+        // Set operations are the joins in which NULL equals NULL.
+        JoinType::LeftSemi | JoinType::LeftAnti if join.null_equality == NullEquality::NullEqualsNull => Some(
+            refuse(if join.join_type == JoinType::LeftSemi { "INTERSECT" } else { "EXCEPT" })
+                .hint("Join the two sides by their columns; LEFT JOIN and IS NULL keep what only one has."),
+        ),
         JoinType::LeftSemi | JoinType::RightSemi | JoinType::LeftMark | JoinType::RightMark => Some(
             refuse("IN or EXISTS with a subquery")
                 .hint("Join with it instead: JOIN (SELECT DISTINCT x FROM …) s ON s.x = t.x."),
         ),
         JoinType::LeftAnti | JoinType::RightAnti => Some(
-            refuse("NOT IN, NOT EXISTS or EXCEPT")
+            refuse("NOT IN or NOT EXISTS with a subquery")
                 .hint("LEFT JOIN with it and keep the rows where its key IS NULL."),
         ),
     }

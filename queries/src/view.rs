@@ -51,7 +51,7 @@ impl Catalog {
         let shared = optimise(&session, written)
             .and_then(|plan| rewrites::view(plan, self.zone()))
             .map_err(|error| one(located(error.into(), sql)))?;
-        let problems = refusals::shared(&shared);
+        let problems = refusals::shared(&shared, sql);
         if !problems.is_empty() {
             return Err(problems.into_iter().map(|problem| located(problem, sql)).collect());
         }

@@ -19,6 +19,7 @@ use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::rewrites::checked::Checked;
+use crate::text::text;
 
 /// Plans `Checked` nodes.
 pub(super) struct Planner;
@@ -43,7 +44,7 @@ impl ExtensionPlanner for Planner {
             .iter()
             .map(|expression| planner.create_physical_expr(expression, schema, session, context))
             .collect::<Result<Vec<_>>>()?;
-        let texts = checked.expressions.iter().map(|expression| expression.human_display().to_string()).collect();
+        let texts = checked.expressions.iter().map(text).collect();
         Ok(Some(Arc::new(CheckedExec { expressions, texts, input: physical_inputs[0].clone() })))
     }
 }

@@ -19,6 +19,7 @@ use datafusion::logical_expr::{
 
 use super::{changed, temporal};
 use crate::functions::{FUNCTIONS, canonical};
+use crate::text::text;
 
 /// Drops the rows of its input on which one of its expressions fails.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,7 +52,7 @@ impl UserDefinedLogicalNodeCore for Checked {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let texts: Vec<String> = self.expressions.iter().map(|expression| expression.human_display().to_string()).collect();
+        let texts: Vec<String> = self.expressions.iter().map(text).collect();
         write!(f, "Checked: {}", texts.join(", "))
     }
 

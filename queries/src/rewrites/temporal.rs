@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
 use super::{changed, column_of, restore};
 use crate::functions::now::{self, is_now, mentions_now};
 use crate::problem::Problem;
+use crate::text::text;
 
 const NANOSECONDS_PER_DAY: i64 = 86_400_000_000_000;
 
@@ -246,5 +247,5 @@ fn bound_offset(expression: &Expr) -> Option<i64> {
 }
 
 pub(crate) fn refused(expression: &Expr) -> Problem {
-    Problem::not_maintained(format!("now() in {}", expression.human_display())).hint(HINT)
+    Problem::not_maintained(format!("now() in {}", text(expression))).hint(HINT)
 }

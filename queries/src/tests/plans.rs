@@ -1,0 +1,134 @@
+//! Golden plans: SQL in, the printed incremental plan out.
+
+use insta::assert_snapshot;
+
+use super::{catalog, view};
+
+fn explained(sql: &str) -> String {
+    let catalog = catalog();
+    view(&catalog, sql).explain(&catalog)
+}
+
+#[test]
+fn filter_and_project() {
+    assert_snapshot!(explained("SELECT id, value * 2 + 1 AS twice, upper(kind) AS kind FROM events WHERE value > 10 AND kind <> 'x'"));
+}
+
+#[test]
+fn select_star() {
+    assert_snapshot!(explained("SELECT * FROM readings"));
+}
+
+#[test]
+fn grouped_by_time() {
+    assert_snapshot!(explained(
+        "SELECT station, date_bin(INTERVAL '1 hour', at) AS hour, avg(ph) AS ph, count(*) AS readings, \
+         max(ph) FILTER (WHERE ph < 14) AS highest, last_value(ph ORDER BY at) AS latest \
+         FROM readings GROUP BY station, hour HAVING count(*) > 3"
+    ));
+}
+
+#[test]
+fn temporal() {
+    assert_snapshot!(explained(
+        "SELECT station, count(*) AS n FROM readings WHERE at > now() - INTERVAL '10 minutes' AND ph > 9 GROUP BY station"
+    ));
+}
+
+#[test]
+fn temporal_over_an_expression() {
+    assert_snapshot!(explained(
+        "SELECT station FROM readings WHERE date_bin(INTERVAL '1 hour', at) BETWEEN now() - INTERVAL '1 day' AND now()"
+    ));
+}
+
+#[test]
+fn joins() {
+    assert_snapshot!(explained(
+        "SELECT r.station, r.ph, s.river, e.kind FROM readings r JOIN stations s ON r.station = s.station AND r.ph > s.limit_ph \
+         LEFT JOIN events e ON e.kind = lower(s.river) AND e.value > 0 AND r.ph > 3"
+    ));
+}
+
+#[test]
+fn distinct_and_union() {
+    assert_snapshot!(explained("SELECT station FROM readings UNION SELECT upper(station) FROM stations"));
+    assert_snapshot!(explained("SELECT kind AS k FROM events UNION ALL SELECT river FROM stations"));
+    assert_snapshot!(explained("SELECT DISTINCT kind, weight FROM events"));
+}
+
+#[test]
+fn global_counts() {
+    assert_snapshot!(explained("SELECT count(*) AS n FROM events"));
+    assert_snapshot!(explained("SELECT count(*) AS n, sum(value) AS total FROM events WHERE value / id > 3"));
+}
+
+#[test]
+fn constants() {
+    assert_snapshot!(explained("SELECT 1 + 1 AS two, 'x' AS x"));
+    assert_snapshot!(explained("SELECT e.id, l.name FROM events e JOIN (VALUES ('a', 'Alpha'), ('b', 'Beta')) AS l(kind, name) ON e.kind = l.kind"));
+}
+
+#[test]
+fn views_over_views() {
+    let mut catalog = catalog();
+    let hourly = catalog
+        .plan_view("hourly", "SELECT station, date_bin(INTERVAL '1 hour', at) AS hour, avg(ph) AS ph FROM readings GROUP BY station, hour")
+        .unwrap();
+    assert_eq!(hourly.implied_key.as_deref(), Some(["station".to_owned(), "hour".to_owned()].as_slice()));
+    assert_eq!(hourly.inputs, ["readings"]);
+    catalog.add_view(hourly).unwrap();
+    let view = view(&catalog, "SELECT h.station, max(h.ph) AS ph FROM hourly h JOIN stations s USING (station) GROUP BY h.station");
+    assert_eq!(view.inputs, ["hourly", "stations"]);
+    assert_snapshot!(view.explain(&catalog));
+}
+
+#[test]
+fn subqueries_that_become_joins() {
+    assert_snapshot!(explained("SELECT s.station, (SELECT count(*) FROM readings r WHERE r.station = s.station) AS n FROM stations s"));
+}
+
+#[test]
+fn float_keys_and_guarded_arguments() {
+    assert_snapshot!(explained(
+        "SELECT weight, sum(100 / value) FILTER (WHERE value <> 0) AS total FROM events GROUP BY weight"
+    ));
+}
+
+#[test]
+fn plans_repeat_exactly() {
+    let catalog = catalog();
+    let sql = "SELECT s.station, (SELECT count(*) FROM readings r WHERE r.station = s.station) AS n FROM stations s";
+    let plans: Vec<String> = (0..2).map(|_| format!("{:?}", view(&catalog, sql).plan)).collect();
+    assert_eq!(plans[0], plans[1]);
+}
+
+#[test]
+fn keys_that_plans_imply() {
+    let catalog = catalog();
+    for (sql, key) in [
+        ("SELECT * FROM stations", Some(vec!["station"])),
+        ("SELECT river FROM stations", None),
+        ("SELECT station AS s, limit_ph FROM stations WHERE limit_ph > 7", Some(vec!["s"])),
+        ("SELECT kind AS k, count(*) AS n FROM events GROUP BY kind", Some(vec!["k"])),
+        ("SELECT count(*) AS n FROM events GROUP BY kind", None),
+        ("SELECT count(*) AS n FROM events", None),
+        ("SELECT DISTINCT kind, value FROM events", Some(vec!["kind", "value"])),
+        ("SELECT a.station, b.river FROM stations a LEFT JOIN stations b ON a.river = b.station", Some(vec!["station"])),
+        ("SELECT e.id, s.station FROM events e JOIN stations s ON e.kind = s.station", None),
+    ] {
+        let view = view(&catalog, sql);
+        let key = key.map(|key| key.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(view.implied_key, key, "{sql}");
+    }
+}
+
+#[test]
+fn how_far_a_view_looks_back() {
+    let catalog = catalog();
+    let sql = "SELECT station FROM readings WHERE at > now() - INTERVAL '10 minutes' AND at <= now() + INTERVAL '1 day'";
+    assert_eq!(view(&catalog, sql).look_back_us, Some(600_000_000));
+    assert_eq!(view(&catalog, "SELECT station FROM readings WHERE at + INTERVAL '2 days' >= now()").look_back_us, Some(172_800_000_000));
+    assert_eq!(view(&catalog, "SELECT station FROM readings WHERE now() > at").look_back_us, None);
+    assert_eq!(view(&catalog, "SELECT station FROM readings").look_back_us, None);
+}

@@ -1,0 +1,98 @@
+//! What is refused, by name, with a way out.
+
+use insta::assert_snapshot;
+
+use super::catalog;
+
+fn refused(sql: &str) -> String {
+    let problems = catalog().plan_view("v", sql).expect_err(sql);
+    problems
+        .into_iter()
+        .map(|problem| {
+            let line = problem.line.map_or_else(|| "?".to_owned(), |line| line.to_string());
+            format!("{line}: {}\n   {}\n", problem.what, problem.hint.unwrap_or_default())
+        })
+        .collect()
+}
+
+#[test]
+fn constructs_that_cannot_be_kept_current() {
+    let texts = [
+        "SELECT id FROM events ORDER BY id",
+        "SELECT id FROM events LIMIT 3",
+        "SELECT id, row_number() OVER (PARTITION BY kind ORDER BY id) AS n FROM events",
+        "WITH RECURSIVE r AS (SELECT id FROM events UNION ALL SELECT id + 1 FROM r WHERE id < 9) SELECT * FROM r",
+        "SELECT unnest([1, 2]) AS x FROM events",
+        "SELECT DISTINCT ON (kind) kind, id FROM events ORDER BY kind, id",
+        "SELECT kind, count(*) AS n FROM events GROUP BY ROLLUP (kind)",
+        "SELECT count(DISTINCT kind) AS n FROM events",
+        "SELECT median(value) AS m FROM events",
+        "SELECT array_agg(value) AS m FROM events",
+        "SELECT id FROM events WHERE random() > 0.5",
+        "SELECT uuid() AS u FROM events",
+        "SELECT id FROM events WHERE kind IN (SELECT river FROM stations)",
+        "SELECT id FROM events e WHERE NOT EXISTS (SELECT 1 FROM stations s WHERE s.river = e.kind)",
+        "SELECT e.id FROM events e CROSS JOIN stations s",
+        "SELECT e.id FROM events e JOIN stations s ON e.weight > s.limit_ph",
+        "SELECT e.id FROM events e LEFT JOIN stations s ON e.kind = s.river AND e.weight > s.limit_ph",
+        "SELECT e.id FROM events e RIGHT JOIN stations s ON e.kind = s.river",
+        "SELECT e.id FROM events e FULL JOIN stations s ON e.kind = s.river",
+        "SELECT kind FROM events EXCEPT SELECT river FROM stations",
+        "SELECT kind FROM events INTERSECT SELECT river FROM stations",
+        "SELECT id FROM events WHERE weight > (SELECT avg(weight) FROM events)",
+    ];
+    assert_snapshot!(texts.map(|sql| format!("{sql}\n{}", refused(sql))).join("\n"));
+}
+
+#[test]
+fn now_outside_time_bounds() {
+    let texts = [
+        "SELECT now() AS n FROM events",
+        "SELECT station FROM readings WHERE at = now()",
+        "SELECT station FROM readings WHERE at > now() - INTERVAL '1 hour' OR ph > 9",
+        "SELECT station FROM readings WHERE at > now() - INTERVAL '1 month'",
+        "SELECT station FROM readings WHERE now() - at < INTERVAL '1 hour'",
+        "SELECT station FROM readings WHERE date_trunc('day', at) = date_trunc('day', now())",
+        "SELECT station, count(*) FILTER (WHERE at > now() - INTERVAL '1 hour') AS n FROM readings GROUP BY station",
+        "SELECT station FROM readings WHERE at > current_date",
+    ];
+    assert_snapshot!(texts.map(|sql| format!("{sql}\n{}", refused(sql))).join("\n"));
+}
+
+#[test]
+fn mistakes() {
+    let texts = [
+        "SELECT idd\nFROM events",
+        "SELECT id,\n  nonsense\nFROM events",
+        "SELECT id\nFROM event",
+        "SELECT id FROM nowhere_at_all",
+        "SELECT id FROM events WHERE",
+        "SELECT sum(kind) AS s FROM events",
+        "SELECT id + kind FROM events",
+        "SELECT lowr(kind) AS k FROM events",
+        "SELECT id, id FROM events",
+        "SELECT e.id, s.id FROM events e JOIN events s ON e.id = s.id",
+        "SELECT id FROM events e JOIN events s ON e.id = s.id",
+        "SELECT kind, count(*) AS n FROM events",
+        "SELECT id FROM events WHERE kind",
+        "SELECT upper(kind, 3) AS k FROM events",
+        "INSERT INTO events VALUES (1)",
+        "SELECT 1; SELECT 2",
+        "",
+        "SELECT 1 / 0 AS x",
+        "SELECT CAST('abc' AS BIGINT) AS x FROM events",
+    ];
+    assert_snapshot!(texts.map(|sql| format!("{sql}\n{}", refused(sql))).join("\n"));
+}
+
+#[test]
+fn several_problems_at_once() {
+    assert_snapshot!(refused("SELECT uuid() AS u,\n  median(value) AS m\nFROM events GROUP BY kind\nORDER BY 1\nLIMIT 3"));
+}
+
+#[test]
+fn an_unknown_relation_is_told_apart() {
+    let problems = catalog().plan_view("v", "SELECT *\nFROM hourly").unwrap_err();
+    assert_eq!(problems[0].kind, crate::ProblemKind::UnknownRelation("hourly".into()));
+    assert_eq!(problems[0].line, Some(2));
+}
