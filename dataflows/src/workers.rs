@@ -170,6 +170,18 @@ impl Workers {
         total
     }
 
+    /// Returns how many updates the operators of each worker have read.
+    pub fn rows_by_worker(&self) -> Vec<u64> {
+        let (sender, receiver) = bounded(self.doors.len());
+        self.send(|| Command::Stats(sender.clone()));
+        drop(sender);
+        let mut rows = vec![0; self.doors.len()];
+        for (worker, flows) in receiver {
+            rows[worker] = flows.iter().flatten().map(|operator| operator.rows_in).sum();
+        }
+        rows
+    }
+
     fn send(&self, command: impl Fn() -> Command) {
         for (door, thread) in &self.doors {
             // A worker that died has said so by the other door.

@@ -1,1 +1,2 @@
 //! Tests from outside: one binary, because each links the whole of DataFusion.
+mod oracle;
