@@ -66,7 +66,12 @@ fn all(first: u64, cases: u64) -> (Tally, Vec<u64>) {
                     if seed >= first + cases || failed.lock().expect("no panic under it").is_some() {
                         return;
                     }
-                    match one(seed, settings) {
+                    let started = Instant::now();
+                    let result = one(seed, settings);
+                    if started.elapsed() > Duration::from_secs(10) {
+                        println!("case {seed} took {:.0?}", started.elapsed());
+                    }
+                    match result {
                         Ok(tally) => {
                             let (total, spread) = &mut *total.lock().expect("no panic under it");
                             if tally.by_worker.len() == 2 {

@@ -140,11 +140,12 @@ impl Known {
             Fails::Narrow(at) => format!("CAST({} AS INTEGER)", name(at)),
         };
         let all: Vec<&str> = spec.columns.iter().map(|column| column.name.as_str()).collect();
-        let (sql, expression) = if dice.chance(60) {
+        let narrows = matches!(fails, Fails::Narrow(_));
+        let (sql, expression) = if narrows || dice.chance(60) {
             (format!("SELECT {}, {value} AS failing FROM {}", all.join(", "), spec.name), value)
         } else {
             let expression = format!("{value} IS DISTINCT FROM {}", name(numbers[0]));
-            (format!("SELECT {} FROM {} WHERE {expression}", all.join(", "), spec.name), expression)
+            (format!("SELECT {} FROM {} WHERE {expression}", all.join(", "), spec.name), format!("({expression})"))
         };
         Known { source, sql, expression, fails }
     }

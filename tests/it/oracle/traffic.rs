@@ -74,8 +74,9 @@ pub(crate) fn step(dice: &mut Dice, books: &[Book], taste: Taste, tick: u64) -> 
 pub(crate) fn enter(step: &Step, books: &mut [Book], last: u64) -> (u64, Verdict) {
     let tick = match step {
         Step::Advance { to } => (*to).max(last + 1),
-        Step::Post { source, rows, only_key, operation, .. } => {
-            let time = books[*source].spec.time.filter(|_| *operation == Operation::Insert || !*only_key);
+        Step::Post { source, rows, operation, .. } => {
+            // What is taken back moves no clock.
+            let time = books[*source].spec.time.filter(|_| *operation == Operation::Insert);
             let newest = time.and_then(|(column, _)| rows.iter().filter_map(|row| row[column].time()).max());
             (newest.unwrap_or(0) as u64).max(last + 1)
         }
