@@ -5,7 +5,7 @@ mod new;
 mod query;
 mod run;
 mod table;
-//mod test;
+mod test;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,7 +30,7 @@ struct Arguments {
 enum Command {
     Run(run::Run),
     Check(check::Check),
-    //Test(test::TestCommand),
+    Test(test::TestCommand),
     Explain(explain::Explain),
     New(new::New),
     Query(query::Query),
@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(command) => command.run(),
         Command::Check(command) => command.run(),
-        //Command::Test(command) => command.run(),
+        Command::Test(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::New(command) => command.run(),
         Command::Query(command) => command.run(),

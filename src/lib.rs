@@ -1,5 +1,8 @@
 //! Sangam: live SQL views over streams, declared by a folder of TOML and SQL.
 //!
-//! `cli` is the command line; `config` reads a deployment folder.
+//! `cli` is the command line, `config` reads a deployment folder, `engine` runs
+//! it, `server` answers for it.
 pub mod cli;
 pub mod config;
+pub mod engine;
+pub mod server;

@@ -325,11 +325,20 @@ impl Decoder {
         } else {
             Cow::Borrowed(bytes)
         };
-        self.decode_some(&bytes, true, usize::MAX).1
+        let (taken, mut decoded) = self.decode_some(&bytes, true, usize::MAX);
+        if taken < bytes.len() {
+            let reason = format!(
+                "more than {REJECTED_MAX} bad rows in one input; the rest of it is refused"
+            );
+            decoded
+                .rejected
+                .push(Rejected::new(&bytes[taken..], reason));
+        }
+        decoded
     }
 
-    /// Decodes complete rows from the start of `bytes`, at most `rows_max` of
-    /// them, and tells how many bytes they took: the next call's input begins
+    /// Decodes complete rows from the start of `bytes`, at most `rows_max` good and
+    /// about as many bad ones, and tells how many bytes they took: the next call's input begins
     /// there. `last` says that nothing follows `bytes`. Without a complete row in
     /// them nothing is taken, unless a row is longer than [`ROW_BYTES_MAX`].
     /// Latin-1 is to be made UTF-8 before ([`latin1`]).
@@ -377,6 +386,7 @@ impl Decoder {
         let mut rejected: Vec<(usize, Rejected)> = Vec::new();
         let mut good: Option<Vec<bool>> = None;
         let mut ranges = Vec::with_capacity(SEGMENT_ROWS.min(rows_max));
+        let rejected_max = rows_max.min(REJECTED_MAX);
         let mut more = true;
         while more && rows < rows_max {
             self.cells.clear();
@@ -421,7 +431,7 @@ impl Decoder {
                         break;
                     }
                 }
-                if rejected.len() >= REJECTED_MAX {
+                if rejected.len() >= rejected_max {
                     more = false;
                     break;
                 }
@@ -444,14 +454,6 @@ impl Decoder {
                 }
             }
             rows += ranges.len();
-            if rejected.len() >= REJECTED_MAX && at < raw.len() {
-                let reason = format!(
-                    "more than {REJECTED_MAX} bad rows in one input; the rest of it is refused"
-                );
-                rejected.push((at, Rejected::new(&raw[at..], reason)));
-                at = raw.len();
-                more = false;
-            }
         }
         if at > 0 {
             self.fresh = false;

@@ -130,6 +130,11 @@ impl BoundRows<'_> {
         }
         out.push(b'}');
     }
+
+    /// Appends the value of one row in the encoder's column `column`.
+    pub fn cell(&self, column: usize, row: usize, out: &mut Vec<u8>) {
+        self.columns[column].1.write(row, out);
+    }
 }
 
 /// Returns the rows of all batches as one JSON array of objects.

@@ -82,7 +82,7 @@ pub struct Completed {
 pub struct Workers {
     doors: Vec<(Sender<Command>, Thread)>,
     /// Taken on drop.
-    guards: Option<WorkerGuards<()>>,
+    guards: Mutex<Option<WorkerGuards<()>>>,
 }
 
 enum Command {
@@ -127,7 +127,7 @@ impl Workers {
         let mut handles: Vec<(usize, Thread)> = threads.iter().take(count).collect();
         handles.sort_by_key(|(index, _)| *index);
         let doors = senders.into_iter().zip(handles).map(|(sender, (_, thread))| (sender, thread)).collect();
-        Ok(Workers { doors, guards: Some(guards) })
+        Ok(Workers { doors, guards: Mutex::new(Some(guards)) })
     }
 
     /// Returns how many workers there are.
@@ -185,7 +185,8 @@ impl Drop for Workers {
             drop(door);
             thread.unpark();
         }
-        drop(self.guards.take());
+        // Dropping the guards waits for the threads.
+        drop(self.guards.lock().map(|mut guards| guards.take()));
     }
 }
 

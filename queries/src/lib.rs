@@ -5,12 +5,13 @@
 //! `refusals` says what cannot be maintained, `rewrites` give both engines one
 //! answer, `lower` produces the incremental plan, `text` and `explain` print it;
 //! `batch` executes the same shared plan with DataFusion and `query` answers
-//! ad-hoc SQL. `problem` is what all of them say when they cannot.
+//! ad-hoc SQL, `predicate` is the condition of a subscription. `problem` is what all of them say when they cannot.
 mod batch;
 mod catalog;
 mod explain;
 pub mod functions;
 mod lower;
+mod predicate;
 mod problem;
 mod query;
 mod refusals;
@@ -21,6 +22,7 @@ mod view;
 
 pub use batch::Relations;
 pub use catalog::{Catalog, SourceRelation};
+pub use predicate::Predicate;
 pub use problem::{Problem, ProblemKind, QueryError};
 pub use query::Query;
 pub use types::ColumnType;

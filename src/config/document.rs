@@ -73,8 +73,7 @@ impl<'t> Document<'t> {
                 .span()
                 .and_then(|span| locate(&table, &span))
                 .map(|path| blame::<T>(&table, path, error.message()));
-            let missing_of_broken = error.message().strip_prefix("missing field `").is_some_and(|rest| {
-                let key = rest.trim_end_matches('`');
+            let missing_of_broken = missing(error.message()).is_some_and(|key| {
                 let mut missing = path.clone().unwrap_or_default();
                 missing.push(key.to_owned());
                 self.broken.contains(&missing)
@@ -137,8 +136,7 @@ impl<'t> Document<'t> {
             return problem(format!("`{path_text}` cannot be \"{word}\""))
                 .hint_maybe(spelling::hint(word, known, "choice"));
         }
-        if let Some(rest) = message.strip_prefix("missing field `") {
-            let key = rest.trim_end_matches('`');
+        if let Some(key) = missing(&message) {
             let what = match path {
                 Some(_) => format!("`{path_text}` needs a key `{key}`"),
                 None => format!("key `{key}` is missing"),
@@ -177,6 +175,12 @@ fn unknown<'m>(message: &'m str, prefix: &str) -> Option<(&'m str, Vec<&'m str>)
     let (word, rest) = rest.split_once('`')?;
     let known = rest.split('`').skip(1).step_by(2).collect();
     Some((word, known))
+}
+
+/// Takes the key out of serde's "missing field `key`", whatever was put before it.
+fn missing(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("missing field `")?;
+    rest.split('`').next()
 }
 
 /// Finds the key whose name or value an error points at. Elements of arrays go by position.
@@ -221,7 +225,7 @@ fn locate(table: &DeTable<'_>, span: &Range<usize>) -> Option<Vec<String>> {
 /// blame is the one without which something else is said.
 fn blame<T: DeserializeOwned>(table: &DeTable<'_>, mut path: Vec<String>, message: &str) -> Vec<String> {
     // What is missing is missing from the table itself.
-    while !message.contains("missing field `") {
+    while missing(message).is_none() {
         let Some(DeValue::Table(inside)) = value_at(table, &path) else { break };
         let mut keys: Vec<String> = inside.keys().map(|key| key.get_ref().to_string()).collect();
         // Without its tag no table makes sense, so the tag is the last to suspect.

@@ -95,7 +95,7 @@ pub(crate) fn read(dir: &Path, problems: &mut Vec<FileProblem>) -> Option<Folder
             }
         }
     }
-    unique(&folder, problems);
+    unique(&mut folder, problems);
     Some(folder)
 }
 
@@ -157,19 +157,23 @@ pub(crate) fn is_identifier(name: &str) -> bool {
         && name.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
 }
 
-/// Sources, views and alerts share one space of names, that of SQL.
-fn unique(folder: &Folder, problems: &mut Vec<FileProblem>) {
-    let mut taken: BTreeMap<&str, &Path> = BTreeMap::new();
+/// Sources, views and alerts share one space of names, that of SQL: the first keeps it.
+fn unique(folder: &mut Folder, problems: &mut Vec<FileProblem>) {
+    let mut taken: BTreeMap<String, PathBuf> = BTreeMap::new();
     for kind in KINDS.iter().filter(|kind| kind.is_relation) {
-        for file in folder.files(kind) {
-            if let Some(other) = taken.insert(&file.name, &file.path) {
-                let what = format!("the name \"{}\" is taken by {}", file.name, other.display());
-                problems.push(
-                    FileProblem::new(&file.path, what)
-                        .hint("Sources, views and alerts share one space of names, that of SQL."),
-                );
-            }
-        }
+        let Some(files) = folder.files.get_mut(kind.folder) else { continue };
+        files.retain(|file| {
+            let Some(other) = taken.get(&file.name) else {
+                taken.insert(file.name.clone(), file.path.clone());
+                return true;
+            };
+            let what = format!("the name \"{}\" is taken by {}", file.name, other.display());
+            problems.push(
+                FileProblem::new(&file.path, what)
+                    .hint("Sources, views and alerts share one space of names, that of SQL."),
+            );
+            false
+        });
     }
 }
 

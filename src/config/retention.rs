@@ -69,7 +69,11 @@ pub(crate) fn warnings(sources: &[Retained<'_>], views: &[ViewDef]) -> Vec<FileP
 }
 
 fn is_finite(connector: &ConnectorConfig) -> bool {
-    matches!(connector, ConnectorConfig::File(file) if !file.follow)
+    match connector {
+        ConnectorConfig::Http(_) => false,
+        ConnectorConfig::File(file) => !file.follow,
+        ConnectorConfig::Simulate(simulate) => simulate.is_bounded(),
+    }
 }
 
 /// How far each view makes each relation below it be remembered: (relation, view) → microseconds.

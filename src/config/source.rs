@@ -110,6 +110,10 @@ pub struct TimeColumn {
 /// sensor in 2099 must not make all others late.
 const AHEAD_US: i64 = 60_000_000;
 
+/// A start for connectors to be checked with, 2026-01-01: that a deployment is
+/// right must not depend on when it is asked.
+const SOME_DAY_US: i64 = 1_767_225_600_000_000;
+
 impl Source {
     /// Tells whether no row is ever taken back, expiry included.
     pub fn is_append_only(&self) -> bool {
@@ -154,7 +158,7 @@ pub(crate) fn build(
     let time = check.time(&file, clock);
     check.retain(&file);
     let format = file.format.unwrap_or_default();
-    let connector = check.connector(file.connector);
+    let connector = check.connector(file.connector, clock);
     let columns = check.columns;
     if problems.len() > before {
         return None;
@@ -166,10 +170,11 @@ pub(crate) fn build(
         time_column: time.map(|time| time.column),
         time_zone: catalog.time_zone(),
         directory: deployment.dir,
-        start_us: 0,
+        start_us: SOME_DAY_US,
     };
     for error in connector.check(&setting) {
-        problems.push(document.problem(&["connector"], error.what).hint_maybe(error.hint));
+        let path = path_of(&error.what, document);
+        problems.push(document.problem(&path, error.what.as_str()).hint_maybe(error.hint));
     }
     if problems.len() > before {
         return None;
@@ -186,6 +191,20 @@ pub(crate) fn build(
         format,
         connector,
     })
+}
+
+/// Finds the key that a connector's or a format's message speaks of: the column
+/// whose model it names, or the option it begins with.
+fn path_of<'m>(message: &'m str, document: &Document<'_>) -> Vec<&'m str> {
+    let column = message.split_once("column \"").and_then(|(_, rest)| rest.split('"').next());
+    let option = message.split(' ').next();
+    let candidates = [
+        column.map(|column| vec!["connector", "columns", column]),
+        option.map(|option| vec!["connector", option]),
+        option.map(|option| vec!["format", option]),
+    ];
+    let known = candidates.into_iter().flatten().find(|path| document.has(path));
+    known.unwrap_or_else(|| vec!["connector"])
 }
 
 struct Check<'a, 't> {
@@ -357,13 +376,23 @@ impl Check<'_, '_> {
         }
     }
 
-    fn connector(&mut self, connector: Option<ConnectorConfig>) -> Option<ConnectorConfig> {
+    fn connector(&mut self, connector: Option<ConnectorConfig>, clock: Clock) -> Option<ConnectorConfig> {
         if connector.is_none() && !self.document.is_broken(&["connector"]) {
             let known: Vec<String> = connectors::SOURCES.iter().map(|entry| format!("\"{}\"", entry.name)).collect();
             self.refuse(
                 &["connector"],
                 "a source needs a `[connector]`",
                 format!("Write for example `[connector]` and below it `type = \"http\"`; the types there are: {}.", known.join(", ")),
+            );
+        }
+        if let Some(ConnectorConfig::Simulate(simulate)) = &connector
+            && clock == Clock::Event
+            && !simulate.is_bounded()
+        {
+            self.refuse(
+                &["connector"],
+                "a simulation without an end under the event clock",
+                "Nothing would hold it back: give it `until` or `rows`.",
             );
         }
         connector

@@ -1,5 +1,8 @@
 //! "Did you mean …?"
 
+/// Words listed at most; more than a dozen nobody reads.
+const LISTED: usize = 12;
+
 /// Suggests the known word nearest to `word`, or lists the words there are.
 pub(crate) fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>, noun: &str) -> Option<String> {
     let known: Vec<&str> = known.into_iter().collect();
@@ -10,7 +13,10 @@ pub(crate) fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>, nou
         [] => None,
         [only] => Some(format!("The only {noun} there is: \"{only}\".")),
         _ => {
-            let list: Vec<String> = known.iter().map(|known| format!("\"{known}\"")).collect();
+            let mut list: Vec<String> = known.iter().take(LISTED).map(|known| format!("\"{known}\"")).collect();
+            if known.len() > LISTED {
+                list.push("…".to_owned());
+            }
             Some(format!("The {noun}s there are: {}.", list.join(", ")))
         }
     }

@@ -114,7 +114,7 @@ deployment.toml:3: `workers` must be from 1 to 256
     Hint: Leave it out to use every processor.
 sources/Weather.toml: "Weather" cannot be the name of a source
     Hint: The file's name is the component's name: a small letter, then small letters, digits and underscores, at most 63.
-sources/readings.toml:1: column "at": unknown column type "timestmp not null"
+sources/readings.toml:1: column "at": column type "timestmp not null" is not supported
     Hint: Use text, boolean, smallint, integer, bigint, real, double, decimal(p, s), timestamp, date or varbinary, and "not null" after it where NULL may not stand.
 sources/readings.toml:1: key column "station" may be NULL
     Hint: Declare it `not null`: NULL identifies nothing.
@@ -130,6 +130,7 @@ sources/readings.toml: a source needs a `[connector]`
 view: unknown file
     Hint: Did you mean "views"?
 views/latest.sql:4: there is no source or view "weather_now"
+    Hint: The relations there are: "Weather", "readings", "acid".
 views/notes.txt: unknown file
     Hint: Each view is one file views/NAME.sql.
 "#,
@@ -183,9 +184,25 @@ fn sources_are_refused_for_what_would_not_work() {
     assert_says(&with("\"http\"", "\"http\"\n[format]\ntype = \"jsn\""), "sources/readings.toml:7: `format.type` cannot be \"jsn\"");
     assert_says(&with("\"http\"", "\"${NOBODY}\""), "sources/readings.toml:5: environment variable NOBODY is not set");
     assert_says(&with("retain =", "retain = ="), "sources/readings.toml:3: not valid TOML");
+    let simulate = "\"simulate\"\ninterval = \"1 minute\"\n[connector.columns.pH]\nbase = 7";
+    assert_says(&with("\"http\"", simulate), "sources/readings.toml:7: there is a model for column \"pH\"");
+    assert_says(&with("\"http\"", simulate), "simulated rows must be marked");
+    assert_says(&with("\"http\"", "\"http\"\n[format]\ndelimiter = \";\""), "sources/readings.toml:7: delimiter");
+    assert_says(&with("\"http\"", "\"file\"\npath = \"data/none.csv\""), "data/none.csv");
     assert_says(&source_problems("[connector]\ntype = \"http\""), "a source needs `columns`");
     assert_says(&source_problems("columns = { a = \"text\" }"), "a source needs a `[connector]`");
     assert_says(&source_problems("columns = { a = { typ = \"text\" } }"), "unknown key \"typ\"\n    Hint: Did you mean \"type\"?");
+}
+
+#[test]
+fn a_simulation_must_end_under_the_event_clock() {
+    let source = |bound: &str| {
+        let columns = "columns = { at = \"timestamp not null\", simulated = \"boolean\" }\nretain = \"1 hour\"\n";
+        let text = format!("{columns}[connector]\ntype = \"simulate\"\ninterval = \"1 minute\"\n{bound}");
+        problems(&[("deployment.toml", "clock = \"event\""), ("sources/made_up.toml", &text)])
+    };
+    assert_says(&source(""), "sources/made_up.toml:3: a simulation without an end under the event clock");
+    assert_eq!(source("rows = 1000"), "all is well");
 }
 
 #[test]
@@ -205,13 +222,13 @@ fn names_are_checked() {
     let found = problems(&[
         ("sources/readings.toml", READINGS),
         ("sources/sangam.toml", READINGS),
-        ("sources/order.toml", READINGS),
+        ("sources/select.toml", READINGS),
         ("views/readings.sql", "SELECT 1"),
         ("views/9lives.sql", "SELECT 1"),
         ("sources/deep/x.toml", ""),
     ]);
     assert_says(&found, "sources/sangam.toml: the name \"sangam\" is taken by the system's own tables");
-    assert_says(&found, "sources/order.toml: \"order\" is a word of SQL's own");
+    assert_says(&found, "sources/select.toml: \"select\" is a word of SQL's own");
     assert_says(&found, "views/readings.sql: the name \"readings\" is taken by sources/readings.toml");
     assert_says(&found, "views/9lives.sql: \"9lives\" cannot be the name of a view");
     assert_says(&found, "sources/deep: unknown folder\n    Hint: Each source is one file sources/NAME.toml.");

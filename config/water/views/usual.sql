@@ -1,4 +1,4 @@
--- What is usual for a station: mean and spread of its own last six hours.
+-- What is usual for a station: mean and spread of its own last day.
 --! key = ["station"]
 SELECT
   station,
@@ -12,5 +12,5 @@ SELECT
   avg(turbidity) AS turbidity,
   stddev(turbidity) AS turbidity_spread
 FROM readings
-WHERE at > now() - INTERVAL '6 hours'
+WHERE at > now() - INTERVAL '1 day'
 GROUP BY station

@@ -59,7 +59,8 @@ impl CsvRows {
                         next: from + at + 1,
                     }
                 }
-                None => Step::Skip { next: bytes.len() },
+                None if from < text.len() => Step::Skip { next: text.len() },
+                None => Step::More,
             };
         }
         // Empty lines are no records.

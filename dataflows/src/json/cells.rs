@@ -2,8 +2,7 @@
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray,
-    Float32Array, Float64Array, LargeBinaryArray, LargeStringArray, NullArray, PrimitiveArray, StringArray,
-    StringViewArray,
+    Float32Array, Float64Array, LargeBinaryArray, LargeStringArray, PrimitiveArray, StringArray, StringViewArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::cast;
@@ -188,12 +187,14 @@ impl Values {
                 let values = array.as_primitive::<Time32MillisecondType>();
                 Values::Time(values.unary(i64::from), 1_000)
             }
-            DataType::Time64(TimeUnit::Microsecond) => {
-                Values::Time(array.as_primitive::<Time64MicrosecondType>().reinterpret_cast(), 1_000_000)
-            }
-            DataType::Time64(_) => {
-                Values::Time(array.as_primitive::<Time64NanosecondType>().reinterpret_cast(), 1_000_000_000)
-            }
+            DataType::Time64(TimeUnit::Microsecond) => Values::Time(
+                array.as_primitive::<Time64MicrosecondType>().reinterpret_cast(),
+                1_000_000,
+            ),
+            DataType::Time64(_) => Values::Time(
+                array.as_primitive::<Time64NanosecondType>().reinterpret_cast(),
+                1_000_000_000,
+            ),
             DataType::Utf8 => Values::Utf8(array.as_string().clone()),
             DataType::LargeUtf8 => Values::LargeUtf8(array.as_string().clone()),
             DataType::Utf8View => Values::Utf8View(array.as_string_view().clone()),
@@ -211,7 +212,10 @@ impl Values {
             }
             DataType::FixedSizeList(_, length) => {
                 let list = array.as_fixed_size_list();
-                Values::FixedSizeList(usize::try_from(*length).unwrap_or(0), Box::new(Cells::new(list.values())))
+                Values::FixedSizeList(
+                    usize::try_from(*length).unwrap_or(0),
+                    Box::new(Cells::new(list.values())),
+                )
             }
             DataType::Struct(fields) => {
                 let columns = array.as_struct();
@@ -221,7 +225,11 @@ impl Values {
             }
             DataType::Map(_, _) => {
                 let map = array.as_map();
-                Values::Map(map.offsets().clone(), map.keys().clone(), Box::new(Cells::new(map.values())))
+                Values::Map(
+                    map.offsets().clone(),
+                    map.keys().clone(),
+                    Box::new(Cells::new(map.values())),
+                )
             }
             DataType::Dictionary(_, value) => match cast(array, value) {
                 Ok(values) => Values::new(&values),

@@ -18,7 +18,11 @@ fn encoded(array: impl Array + 'static) -> Vec<String> {
             let mut out = Vec::new();
             bound.object(row, &mut out);
             let text = String::from_utf8(out).unwrap();
-            text.strip_prefix("{\"x\":").unwrap().strip_suffix('}').unwrap().to_owned()
+            text.strip_prefix("{\"x\":")
+                .unwrap()
+                .strip_suffix('}')
+                .unwrap()
+                .to_owned()
         })
         .collect()
 }
@@ -38,7 +42,17 @@ fn floats_are_shortest_and_what_is_no_number_is_a_string() {
     ]);
     assert_eq!(
         encoded(doubles),
-        ["0.1", "-0.0", "7.0", "1e300", "5e-324", "\"NaN\"", "\"Infinity\"", "\"-Infinity\"", "null"]
+        [
+            "0.1",
+            "-0.0",
+            "7.0",
+            "1e300",
+            "5e-324",
+            "\"NaN\"",
+            "\"Infinity\"",
+            "\"-Infinity\"",
+            "null"
+        ]
     );
     assert_eq!(encoded(Float32Array::from(vec![0.1])), ["0.1"]);
 }
@@ -47,7 +61,15 @@ fn floats_are_shortest_and_what_is_no_number_is_a_string() {
 fn integers_beyond_the_doubles_are_strings() {
     let edge = 1i64 << 53;
     assert_eq!(
-        encoded(Int64Array::from(vec![0, -7, edge, edge + 1, -edge, -edge - 1, i64::MIN])),
+        encoded(Int64Array::from(vec![
+            0,
+            -7,
+            edge,
+            edge + 1,
+            -edge,
+            -edge - 1,
+            i64::MIN
+        ])),
         [
             "0",
             "-7",
@@ -64,11 +86,21 @@ fn integers_beyond_the_doubles_are_strings() {
 #[test]
 fn decimals_keep_the_digits_of_their_scale() {
     let decimals = |values: Vec<i128>, scale| {
-        encoded(Decimal128Array::from(values).with_precision_and_scale(38, scale).unwrap())
+        encoded(
+            Decimal128Array::from(values)
+                .with_precision_and_scale(38, scale)
+                .unwrap(),
+        )
     };
     assert_eq!(
         decimals(vec![0, 5, -5, 12_345, i128::from(i64::MAX)], 2),
-        ["\"0.00\"", "\"0.05\"", "\"-0.05\"", "\"123.45\"", "\"92233720368547758.07\""]
+        [
+            "\"0.00\"",
+            "\"0.05\"",
+            "\"-0.05\"",
+            "\"123.45\"",
+            "\"92233720368547758.07\""
+        ]
     );
     assert_eq!(decimals(vec![12, 0], 0), ["\"12\"", "\"0\""]);
     assert_eq!(decimals(vec![12, 0], -2), ["\"1200\"", "\"0\""]);
@@ -87,17 +119,25 @@ fn timestamps_are_rfc_3339_in_utc() {
             "\"1969-12-31T23:59:59.999999Z\""
         ]
     );
-    assert_eq!(encoded(TimestampNanosecondArray::from(vec![1])), ["\"1970-01-01T00:00:00.000000001Z\""]);
+    assert_eq!(
+        encoded(TimestampNanosecondArray::from(vec![1])),
+        ["\"1970-01-01T00:00:00.000000001Z\""]
+    );
     assert_eq!(
         encoded(TimestampMicrosecondArray::from(vec![i64::MAX, i64::MIN])),
-        ["\"+294247-01-10T04:00:54.775807Z\"", "\"-290308-12-21T19:59:05.224192Z\""]
+        [
+            "\"+294247-01-10T04:00:54.775807Z\"",
+            "\"-290308-12-21T19:59:05.224192Z\""
+        ]
     );
 }
 
 #[test]
 fn days_follow_the_calendar() {
     assert_eq!(
-        encoded(Date32Array::from(vec![0, 11_016, 20_454, -719_468, -719_529, 2_932_897])),
+        encoded(Date32Array::from(vec![
+            0, 11_016, 20_454, -719_468, -719_529, 2_932_897
+        ])),
         [
             "\"1970-01-01\"",
             "\"2000-02-29\"",
@@ -107,7 +147,10 @@ fn days_follow_the_calendar() {
             "\"+10000-01-01\""
         ]
     );
-    assert_eq!(encoded(Time64MicrosecondArray::from(vec![45_296_500_000])), ["\"12:34:56.500\""]);
+    assert_eq!(
+        encoded(Time64MicrosecondArray::from(vec![45_296_500_000])),
+        ["\"12:34:56.500\""]
+    );
 }
 
 #[test]
@@ -120,8 +163,14 @@ fn text_is_escaped() {
 
 #[test]
 fn the_other_types_have_one_form_each() {
-    assert_eq!(encoded(BooleanArray::from(vec![Some(true), Some(false), None])), ["true", "false", "null"]);
-    assert_eq!(encoded(BinaryArray::from(vec![&b"\x00\xff"[..], b""])), ["\"00ff\"", "\"\""]);
+    assert_eq!(
+        encoded(BooleanArray::from(vec![Some(true), Some(false), None])),
+        ["true", "false", "null"]
+    );
+    assert_eq!(
+        encoded(BinaryArray::from(vec![&b"\x00\xff"[..], b""])),
+        ["\"00ff\"", "\"\""]
+    );
     assert_eq!(encoded(NullArray::new(1)), ["null"]);
     let words: DictionaryArray<Int32Type> = vec![Some("a"), None].into_iter().collect();
     assert_eq!(encoded(words), ["\"a\"", "null"]);
@@ -155,6 +204,9 @@ fn columns_are_chosen_and_repeated_names_told_apart() {
     let mut out = Vec::new();
     RowEncoder::with_columns(&schema, &[2, 1]).object(&batch, 0, &mut out);
     assert_eq!(out, br#"{"x":3,"y":2}"#);
-    assert_eq!(rows(&[batch.clone(), batch]), br#"[{"x":1,"y":2,"x_2":3},{"x":1,"y":2,"x_2":3}]"#);
+    assert_eq!(
+        rows(&[batch.clone(), batch]),
+        br#"[{"x":1,"y":2,"x_2":3},{"x":1,"y":2,"x_2":3}]"#
+    );
     assert_eq!(rows(&[]), b"[]");
 }

@@ -133,7 +133,12 @@ pub(super) fn date(days: i64, out: &mut Vec<u8>) {
 /// Writes a time of day; `per_second` is the unit of `value`.
 pub(super) fn time(value: i64, per_second: i64, out: &mut Vec<u8>) {
     out.push(b'"');
-    civil_time(value.div_euclid(per_second), value.rem_euclid(per_second), per_second, out);
+    civil_time(
+        value.div_euclid(per_second),
+        value.rem_euclid(per_second),
+        per_second,
+        out,
+    );
     out.push(b'"');
 }
 
@@ -179,7 +184,11 @@ fn civil_day(days: i64, out: &mut Vec<u8>) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     // ISO 8601 has years outside 0-9999 carry a sign.
     if year < 0 {
@@ -195,7 +204,10 @@ fn civil_day(days: i64, out: &mut Vec<u8>) {
 }
 
 fn civil_time(seconds: i64, fraction: i64, per_second: i64, out: &mut Vec<u8>) {
-    for (position, part) in [seconds / 3_600, seconds / 60 % 60, seconds % 60].into_iter().enumerate() {
+    for (position, part) in [seconds / 3_600, seconds / 60 % 60, seconds % 60]
+        .into_iter()
+        .enumerate()
+    {
         if position > 0 {
             out.push(b':');
         }

@@ -1,0 +1,596 @@
+//! Runs a deployment: rows in, ticks, views kept current, answers out.
+//!
+//! `feed` and the doors bring requests to the `coordinator`, which mints ticks
+//! by the `clock`, lets each `source` decide what enters and leaves (`chunks`
+//! hold what only grows, `letters` what did not enter), hands ticks to the
+//! workers and publishes their answers to the `store`, past `alerts` and `keys`.
+//! `shared` is what everyone reads, `tables` shows it to SQL.
+mod alerts;
+mod chunks;
+mod clock;
+mod coordinator;
+mod feed;
+mod keys;
+mod letters;
+mod shared;
+mod source;
+mod store;
+mod tables;
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use arrow::datatypes::SchemaRef;
+use connectors::{ConnectorConfig, Decoded, Setting};
+use crossbeam_channel::{Sender, bounded, unbounded};
+use dataflows::workers::{FlowId, FlowSpec, Workers, check};
+use dataflows::{OperatorStats, Tick, Updates, error_schema};
+use queries::Relations;
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use crate::config::{Clock, Deployment, ViewKind};
+use alerts::AlertState;
+use coordinator::{Coordinator, Parts, Request};
+use feed::{Doors, Feed};
+use keys::KeyCounts;
+use shared::{RelationEntry, Shared, SourceEntry};
+use source::SourceState;
+use store::RelationStore;
+use tables::{Reading, TABLES};
+
+pub use alerts::TRANSITIONS_MAX;
+pub use coordinator::Accepted;
+pub use letters::{LETTER_BYTES_MAX, LETTERS_MAX};
+pub use source::Operation;
+pub use store::RUN_BYTES_MAX;
+
+/// Rows that may wait to be cut into a tick; who brings more waits at the door.
+pub const WAITING_ROWS_MAX: usize = 512 * 1024;
+
+/// A running deployment. Cloning it gives another handle to the same one.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    workers: Arc<Workers>,
+    doors: Mutex<Option<Doors>>,
+    stop: Mutex<Option<Sender<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    waiting: Arc<Semaphore>,
+    relations: Vec<Relation>,
+    incarnation: u64,
+}
+
+/// What is known of a source, view or alert before any row is.
+#[derive(Clone, Debug)]
+pub struct Relation {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: RelationKind,
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Positions of its key columns, if it has a key.
+    pub key: Option<Vec<usize>>,
+    /// Changes when its definition changes.
+    pub definition: u64,
+}
+
+/// What a relation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelationKind {
+    /// Rows come in.
+    Source,
+    /// Rows are derived.
+    View,
+    /// Rows are the alerts now standing.
+    Alert,
+}
+
+/// Why rows were not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// No source has this name.
+    #[error("no source \"{0}\"")]
+    UnknownSource(String),
+    /// The engine has stopped, or is stopping.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// Why nothing could be read.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No relation has this name.
+    #[error("no source, view or system table \"{0}\"")]
+    UnknownRelation(String),
+    /// Ticks are only set by hand under the event clock.
+    #[error("the clock is not the event clock, so no tick can be set by hand")]
+    NotEventClock,
+    /// The engine has stopped, or is stopping.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// All rows of some relations at one tick.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The tick.
+    pub tick: Tick,
+    /// The rows by relation.
+    pub relations: Relations,
+}
+
+/// What changed in a relation since a tick.
+#[derive(Clone, Debug)]
+pub enum Changes {
+    /// The changes in order of ticks; rows that came and went stand in both.
+    Runs(Vec<Updates>),
+    /// The changes right after that tick are no longer kept: take a snapshot.
+    TooOld,
+}
+
+/// What an operator of a view did and holds.
+#[derive(Clone, Debug)]
+pub struct ViewOperator {
+    /// The view.
+    pub view: String,
+    /// The operator.
+    pub stats: OperatorStats,
+}
+
+/// What is counted of a source since the start.
+#[derive(Clone, Debug)]
+pub struct SourceCounts {
+    /// The source.
+    pub source: String,
+    /// Rows that entered.
+    pub accepted: u64,
+    /// Rows behind the watermark.
+    pub late: u64,
+    /// Rows that could not be used.
+    pub rejected: u64,
+}
+
+impl Engine {
+    /// Starts a deployment.
+    ///
+    /// # Errors
+    /// When workers cannot be started, or a source cannot be read.
+    pub fn start(mut deployment: Deployment) -> anyhow::Result<Engine> {
+        for table in TABLES {
+            deployment
+                .catalog
+                .add_system_table(table.name, (table.schema)())
+                .with_context(|| format!("could not add the system table {}", table.name))?;
+        }
+        let start_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let feeds = feeds(&deployment, start_us)?;
+        let count = deployment
+            .options
+            .workers
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2)));
+        let (responses, answers) = unbounded();
+        let workers = Arc::new(Workers::start(count, responses).map_err(anyhow::Error::msg)?);
+        for definition in &deployment.views {
+            let view = &definition.view;
+            check(&view.plan).with_context(|| format!("could not run view \"{}\"", view.name))?;
+            workers.install(&Arc::new(FlowSpec { view: view.name.clone(), plan: view.plan.clone() }));
+        }
+        let (keeper, folds) = bounded::<usize>(64);
+        let (shared, parts) = wire(deployment, &workers, keeper);
+        let relations = shared.relations.iter().map(|entry| entry.relation.clone()).collect();
+        let (requests, inbox) = unbounded::<Request>();
+        let (stop, stopped) = bounded::<()>(0);
+        let doors = Doors { requests, stopped };
+        let mut threads = Vec::new();
+        let folding = Arc::clone(&shared);
+        threads.push(spawn("keeper", move || {
+            for relation in folds {
+                let entry = &folding.relations[relation];
+                entry.store.fold();
+                if let Some(errors) = &entry.errors {
+                    errors.fold();
+                }
+            }
+        })?);
+        let coordinator = Coordinator::new(parts);
+        threads.push(spawn("coordinator", move || coordinator.run(&inbox, &answers))?);
+        match shared.deployment.options.clock {
+            Clock::Event if !feeds.is_empty() => {
+                let (doors, tick_rows) = (doors.clone(), shared.deployment.options.tick_rows);
+                threads.push(spawn("replay", move || feed::replay(feeds, tick_rows, &doors))?);
+            }
+            Clock::Event => {}
+            Clock::Wall => {
+                for feed in feeds {
+                    let doors = doors.clone();
+                    let anchor = Instant::now();
+                    let now_us = move || start_us + anchor.elapsed().as_micros() as i64;
+                    threads.push(spawn(&feed.name.clone(), move || feed::follow(feed, &doors, now_us))?);
+                }
+            }
+        }
+        let incarnation = std::hash::RandomState::new().hash_one(start_us);
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                shared,
+                workers,
+                doors: Mutex::new(Some(doors)),
+                stop: Mutex::new(Some(stop)),
+                threads: Mutex::new(threads),
+                waiting: Arc::new(Semaphore::new(WAITING_ROWS_MAX)),
+                relations,
+                incarnation,
+            }),
+        })
+    }
+
+    /// Returns what is running.
+    pub fn deployment(&self) -> &Deployment {
+        &self.inner.shared.deployment
+    }
+
+    /// Returns every source, then every view and alert, each after all it reads.
+    pub fn relations(&self) -> &[Relation] {
+        &self.inner.relations
+    }
+
+    /// Returns a source, view or alert by name.
+    pub fn relation(&self, name: &str) -> Option<&Relation> {
+        self.entry(name).map(|entry| &entry.relation)
+    }
+
+    /// Brings rows to a source, or takes them back; answers once they are cut into a tick.
+    ///
+    /// # Errors
+    /// When there is no such source, or the engine has stopped.
+    pub async fn ingest(&self, source: &str, operation: Operation, decoded: Decoded) -> Result<Accepted, IngestError> {
+        let arrived = Instant::now();
+        let shared = &self.inner.shared;
+        let position = shared
+            .by_name
+            .get(source)
+            .copied()
+            .filter(|position| *position < shared.sources.len())
+            .ok_or_else(|| IngestError::UnknownSource(source.to_owned()))?;
+        let rows = decoded.rows.num_rows().clamp(1, WAITING_ROWS_MAX) as u32;
+        let waiting = Arc::clone(&self.inner.waiting);
+        let permit = waiting.acquire_many_owned(rows).await.map_err(|_| IngestError::Stopped)?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Ingest {
+            source: position,
+            operation,
+            decoded,
+            arrived,
+            reply: Some(reply),
+            permit: Some(permit),
+        };
+        self.send(request).map_err(|_| IngestError::Stopped)?;
+        answer.await.map_err(|_| IngestError::Stopped)
+    }
+
+    /// Closes a tick at `to` without rows, under the event clock; returns the tick.
+    ///
+    /// # Errors
+    /// Under the wall clock, or when the engine has stopped.
+    pub async fn advance(&self, to: Tick) -> Result<Tick, EngineError> {
+        if self.deployment().options.clock != Clock::Event {
+            return Err(EngineError::NotEventClock);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Advance { to, reply })?;
+        answer.await.map_err(|_| EngineError::Stopped)
+    }
+
+    fn send(&self, request: Request) -> Result<(), EngineError> {
+        let doors = self.inner.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        let doors = doors.as_ref().ok_or(EngineError::Stopped)?;
+        doors.requests.send(request).map_err(|_| EngineError::Stopped)
+    }
+
+    /// Returns the newest tick whose rows were answered for.
+    pub fn acknowledged(&self) -> Tick {
+        self.inner.shared.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// Reads relations and system tables at one tick: the newest complete for all, and at least `at_least`.
+    ///
+    /// # Errors
+    /// When a name is unknown, or the engine stops while waiting.
+    pub async fn snapshot(&self, names: &[String], at_least: Tick) -> Result<Snapshot, EngineError> {
+        let mut progress = self.progress();
+        loop {
+            progress.borrow_and_update();
+            if let Some(snapshot) = self.try_snapshot(names, at_least)? {
+                return Ok(snapshot);
+            }
+            if self.failure().is_some() || progress.changed().await.is_err() {
+                return Err(EngineError::Stopped);
+            }
+        }
+    }
+
+    /// Reads at once, or not at all where a relation is not complete yet.
+    fn try_snapshot(&self, names: &[String], at_least: Tick) -> Result<Option<Snapshot>, EngineError> {
+        let shared = &self.inner.shared;
+        let mut entries = Vec::new();
+        let mut system = Vec::new();
+        for name in names {
+            match (self.entry(name), TABLES.iter().find(|table| table.name == *name)) {
+                (Some(entry), _) => entries.push(entry),
+                (None, Some(table)) => system.push(table),
+                (None, None) => return Err(EngineError::UnknownRelation(name.clone())),
+            }
+        }
+        // A table of the whole is of the tick at which the whole is complete.
+        let everything = !system.is_empty();
+        let watched: Vec<&RelationEntry> =
+            if everything { shared.relations.iter().collect() } else { entries.clone() };
+        let stores = || watched.iter().flat_map(|entry| std::iter::once(&entry.store).chain(&entry.errors));
+        let tick = stores().map(RelationStore::complete_through).min().unwrap_or_else(|| self.acknowledged());
+        let folded = stores().map(RelationStore::folded_through).max().unwrap_or(0);
+        if tick < at_least || tick < folded {
+            return Ok(None);
+        }
+        let mut relations = Relations::new();
+        for entry in entries {
+            // Another reader may have moved a relation on meanwhile: then this one looks again.
+            let Ok(batches) = entry.store.snapshot(tick) else { return Ok(None) };
+            let schema = Arc::clone(&entry.relation.schema);
+            relations.insert(entry.relation.name.clone(), (schema, batches));
+        }
+        for table in system {
+            let reading = Reading { shared, workers: &self.inner.workers, tick };
+            let Ok(batches) = (table.read)(&reading) else { return Ok(None) };
+            relations.insert(table.name.to_owned(), ((table.schema)(), batches));
+        }
+        Ok(Some(Snapshot { tick, relations }))
+    }
+
+    /// Returns a receiver that changes whenever a tick is cut or a view completes one.
+    pub fn progress(&self) -> watch::Receiver<u64> {
+        self.inner.shared.progress()
+    }
+
+    /// Returns the newest tick whose changes of a relation are all there; 0 for an unknown one.
+    pub fn completed(&self, relation: &str) -> Tick {
+        self.entry(relation).map_or(0, |entry| entry.store.complete_through())
+    }
+
+    /// Returns what changed in a relation in `after < tick <= through`.
+    pub fn changes(&self, relation: &str, after: Tick, through: Tick) -> Changes {
+        match self.entry(relation).and_then(|entry| entry.store.runs(after, through)) {
+            Some(runs) => Changes::Runs(runs.iter().flat_map(|run| run.updates.iter().cloned()).collect()),
+            None => Changes::TooOld,
+        }
+    }
+
+    /// Returns how many rows a relation has, as of its newest change.
+    pub fn rows(&self, relation: &str) -> u64 {
+        self.entry(relation).map_or(0, |entry| u64::try_from(entry.store.rows()).unwrap_or(0))
+    }
+
+    /// Returns how many failing rows may be missing from a view: its own and those of the views it reads.
+    pub fn errors(&self, relation: &str) -> u64 {
+        self.entry(relation).map_or(0, |entry| self.inner.shared.errors(entry))
+    }
+
+    /// Returns what is wrong with a view that has failed.
+    pub fn failed(&self, relation: &str) -> Option<String> {
+        self.entry(relation)?.failed()
+    }
+
+    /// Returns when the first row of a tick arrived, for the newest few thousand ticks.
+    pub fn arrival(&self, tick: Tick) -> Option<Instant> {
+        self.inner.shared.arrival(tick)
+    }
+
+    /// Returns a number that no other start shares.
+    pub fn incarnation(&self) -> u64 {
+        self.inner.incarnation
+    }
+
+    /// Returns what every operator did and holds, over all workers.
+    pub fn operators(&self) -> Vec<ViewOperator> {
+        let views = self.deployment().views.iter();
+        let stats = self.inner.workers.stats();
+        views
+            .zip(stats)
+            .flat_map(|(view, operators)| {
+                operators.into_iter().map(|stats| ViewOperator { view: view.view.name.clone(), stats })
+            })
+            .collect()
+    }
+
+    /// Returns what is counted of each source.
+    pub fn sources(&self) -> Vec<SourceCounts> {
+        let sources = self.inner.shared.sources.iter();
+        sources
+            .map(|source| SourceCounts {
+                source: source.name.to_string(),
+                accepted: source.accepted.load(Ordering::Relaxed),
+                late: source.late.load(Ordering::Relaxed),
+                rejected: source.rejected.load(Ordering::Relaxed),
+            })
+            .collect()
+    }
+
+    /// Returns how many alerts of one name now stand.
+    pub fn standing(&self, alert: &str) -> u64 {
+        self.entry(alert).map_or(0, |entry| entry.standing.load(Ordering::Relaxed))
+    }
+
+    /// Returns the median and the 99th percentile of how long the newest ticks took, in seconds.
+    pub fn tick_seconds(&self) -> (f64, f64) {
+        self.inner.shared.tick_seconds()
+    }
+
+    /// Returns how many ticks were completed.
+    pub fn ticks(&self) -> u64 {
+        self.inner.shared.ticks.load(Ordering::Relaxed)
+    }
+
+    /// Returns why the engine has stopped by itself, if it has.
+    pub fn failure(&self) -> Option<String> {
+        self.inner.shared.failure()
+    }
+
+    /// Closes the doors, finishes the ticks that were cut, and waits for every thread.
+    pub fn shutdown(&self) {
+        self.inner.waiting.close();
+        let take = |threads: &Mutex<Vec<JoinHandle<()>>>| {
+            std::mem::take(&mut *threads.lock().unwrap_or_else(PoisonError::into_inner))
+        };
+        drop(self.inner.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.inner.doors.lock().unwrap_or_else(PoisonError::into_inner).take());
+        for thread in take(&self.inner.threads) {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+        self.inner.shared.bump();
+    }
+
+    fn entry(&self, name: &str) -> Option<&RelationEntry> {
+        let shared = &self.inner.shared;
+        shared.by_name.get(name).map(|&position| &shared.relations[position])
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(format!("sangam {name}"))
+        .spawn(run)
+        .with_context(|| format!("could not start the thread \"{name}\""))
+}
+
+/// Opens every source that is read.
+fn feeds(deployment: &Deployment, start_us: i64) -> anyhow::Result<Vec<Feed>> {
+    let mut feeds = Vec::new();
+    for (position, source) in deployment.sources.iter().enumerate() {
+        let time = source.time.map(|time| time.column);
+        let setting = Setting {
+            columns: &source.columns,
+            format: &source.format,
+            time_column: time,
+            time_zone: &deployment.options.time_zone,
+            directory: &deployment.dir,
+            start_us,
+        };
+        let reader = source
+            .connector
+            .reader(&setting)
+            .with_context(|| format!("could not open source \"{}\"", source.name))?;
+        let speed = match &source.connector {
+            ConnectorConfig::File(file) => file.speed,
+            _ => None,
+        };
+        if let Some(reader) = reader {
+            feeds.push(Feed { source: position, name: source.name.clone(), reader, time, speed });
+        }
+    }
+    Ok(feeds)
+}
+
+/// Builds what the doors read and what the coordinator starts with.
+fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sender<usize>) -> (Arc<Shared>, Parts) {
+    let mut relations = Vec::new();
+    let mut sources = Vec::new();
+    for source in &deployment.sources {
+        let state = SourceState::new(source, source.time.and_then(|time| time.ahead_us));
+        let relation = Relation {
+            name: source.name.clone(),
+            kind: RelationKind::Source,
+            schema: Arc::clone(&source.schema),
+            key: source.key.clone(),
+            definition: hashed(&format!("{:?}", source.schema)),
+        };
+        let store = RelationStore::new(Arc::clone(&source.schema), state.is_appended());
+        relations.push(RelationEntry::new(relation, store, None));
+        sources.push(state);
+    }
+    let mut alerts = Vec::new();
+    let mut keys = Vec::new();
+    for definition in &deployment.views {
+        let view = &definition.view;
+        let kind = match definition.kind {
+            ViewKind::View => RelationKind::View,
+            ViewKind::Alert { .. } => RelationKind::Alert,
+        };
+        let relation = Relation {
+            name: view.name.clone(),
+            kind,
+            schema: Arc::clone(&view.schema),
+            key: definition.key.clone(),
+            definition: hashed(&(&view.sql, &definition.key)),
+        };
+        let store = RelationStore::new(Arc::clone(&view.schema), false);
+        let errors = RelationStore::new(error_schema(), false);
+        relations.push(RelationEntry::new(relation, store, Some(errors)));
+        let key = definition.key.as_deref();
+        alerts.push(match definition.kind {
+            ViewKind::Alert { priority } => {
+                Some(AlertState::new(&view.name, priority.as_str(), &view.schema, key.unwrap_or_default()))
+            }
+            ViewKind::View => None,
+        });
+        keys.push(key.filter(|_| !definition.key_is_implied).map(|key| KeyCounts::new(&view.schema, key)));
+    }
+    let views = &deployment.views;
+    let readers = |name: &str| -> Vec<FlowId> {
+        (0..views.len()).filter(|&flow| views[flow].view.plan.relations().contains(&name)).collect()
+    };
+    // Views come after all they read: going backwards, what each reaches is known when it is asked for.
+    let mut reach_flows: Vec<Vec<FlowId>> = vec![Vec::new(); views.len()];
+    for flow in (0..views.len()).rev() {
+        let mut reached = vec![flow];
+        for reader in readers(&views[flow].view.name) {
+            reached.extend(&reach_flows[reader]);
+        }
+        reach_flows[flow] = sorted(reached);
+    }
+    let reach = deployment
+        .sources
+        .iter()
+        .map(|source| sorted(readers(&source.name).iter().flat_map(|&reader| reach_flows[reader].clone()).collect()))
+        .collect();
+    for (flow, reached) in reach_flows.iter().enumerate() {
+        for &reader in reached {
+            relations[deployment.sources.len() + reader].upstream.push(deployment.sources.len() + flow);
+        }
+    }
+    let entries = deployment.sources.iter().map(|source| SourceEntry::new(&source.name)).collect();
+    let shared = Arc::new(Shared::new(deployment, relations, entries));
+    let parts = Parts {
+        shared: Arc::clone(&shared),
+        workers: Arc::clone(workers),
+        sources,
+        reach,
+        reach_flows,
+        alerts,
+        keys,
+        keeper,
+    };
+    (shared, parts)
+}
+
+fn sorted(mut flows: Vec<FlowId>) -> Vec<FlowId> {
+    flows.sort_unstable();
+    flows.dedup();
+    flows
+}
+
+fn hashed(value: &impl Hash) -> u64 {
+    // Without random keys: the same definition has the same number in every run of one program.
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,145 @@
+//! Alerts have an identity: a row in is raised, a changed row updated, a row out cleared.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use dataflows::json::RowEncoder;
+use dataflows::{Tick, Updates};
+
+/// Transitions kept in memory; the oldest go first.
+pub const TRANSITIONS_MAX: usize = 100_000;
+
+/// One thing that happened to one alert.
+#[derive(Clone, Debug)]
+pub(super) struct Transition {
+    alert: Arc<str>,
+    key: String,
+    tick: Tick,
+    transition: &'static str,
+    priority: Arc<str>,
+    raised: Tick,
+    row: String,
+}
+
+/// The standing alerts of one alert view.
+pub(super) struct AlertState {
+    alert: Arc<str>,
+    priority: Arc<str>,
+    key: RowEncoder,
+    row: RowEncoder,
+    /// When each standing alert was raised, and its row, by key.
+    standing: HashMap<String, (Tick, String)>,
+}
+
+impl AlertState {
+    pub(super) fn new(alert: &str, priority: &str, schema: &Schema, key: &[usize]) -> Self {
+        AlertState {
+            alert: alert.into(),
+            priority: priority.into(),
+            key: RowEncoder::with_columns(schema, key),
+            row: RowEncoder::new(schema),
+            standing: HashMap::new(),
+        }
+    }
+
+    /// Returns how many alerts stand.
+    pub(super) fn standing(&self) -> usize {
+        self.standing.len()
+    }
+
+    /// Takes one tick's changes and returns what happened, in order of the key.
+    pub(super) fn apply(&mut self, tick: Tick, changes: &[Updates]) -> Vec<Transition> {
+        // By key, what the row was and is; a row that came and went within the tick is neither.
+        let mut net: BTreeMap<String, HashMap<String, i64>> = BTreeMap::new();
+        for updates in changes {
+            let (keys, rows) = (self.key.bind(updates.rows()), self.row.bind(updates.rows()));
+            for (position, diff) in updates.diffs().iter().enumerate() {
+                let text = |encoder: &dataflows::json::BoundRows<'_>| {
+                    let mut bytes = Vec::new();
+                    encoder.object(position, &mut bytes);
+                    String::from_utf8_lossy(&bytes).into_owned()
+                };
+                *net.entry(text(&keys)).or_default().entry(text(&rows)).or_default() += diff;
+            }
+        }
+        let mut transitions = Vec::new();
+        for (key, rows) in net {
+            let net: i64 = rows.values().sum();
+            let now = rows.into_iter().find(|(_, diff)| *diff > 0).map(|(row, _)| row);
+            let before = self.standing.get(&key).cloned();
+            let (transition, raised, row) = match (before, now) {
+                (None, Some(row)) => ("raised", tick, row),
+                (Some((raised, old)), Some(row)) if old != row => ("updated", raised, row),
+                // Taken back, and not put back: cleared, with the row as it last stood.
+                (Some((raised, old)), None) if net < 0 => ("cleared", raised, old),
+                _ => continue,
+            };
+            match transition {
+                "cleared" => self.standing.remove(&key),
+                _ => self.standing.insert(key.clone(), (raised, row.clone())),
+            };
+            transitions.push(Transition {
+                alert: Arc::clone(&self.alert),
+                key,
+                tick,
+                transition,
+                priority: Arc::clone(&self.priority),
+                raised,
+                row,
+            });
+        }
+        transitions
+    }
+}
+
+/// The newest transitions of all alerts.
+#[derive(Default)]
+pub(super) struct AlertEvents(VecDeque<Transition>);
+
+impl AlertEvents {
+    pub(super) fn extend(&mut self, transitions: Vec<Transition>) {
+        self.0.extend(transitions);
+        while self.0.len() > TRANSITIONS_MAX {
+            self.0.pop_front();
+        }
+    }
+
+    pub(super) fn batch(&self, through: Tick) -> RecordBatch {
+        let events = || self.0.iter().filter(|event| event.tick <= through);
+        let time = |tick: Tick| tick as i64;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(events().map(|event| &*event.alert))),
+            Arc::new(StringArray::from_iter_values(events().map(|event| &event.key))),
+            Arc::new(UInt64Array::from_iter_values(events().map(|event| event.tick))),
+            Arc::new(
+                TimestampMicrosecondArray::from_iter_values(events().map(|event| time(event.tick)))
+                    .with_timezone("UTC"),
+            ),
+            Arc::new(StringArray::from_iter_values(events().map(|event| event.transition))),
+            Arc::new(StringArray::from_iter_values(events().map(|event| &*event.priority))),
+            Arc::new(
+                TimestampMicrosecondArray::from_iter_values(events().map(|event| time(event.raised)))
+                    .with_timezone("UTC"),
+            ),
+            Arc::new(StringArray::from_iter_values(events().map(|event| &event.row))),
+        ];
+        RecordBatch::try_new(schema(), columns).expect("eight columns an event")
+    }
+}
+
+/// The columns of `sangam.alert_events`.
+pub(super) fn schema() -> SchemaRef {
+    let time = || DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    Arc::new(Schema::new(vec![
+        Field::new("alert", DataType::Utf8, false),
+        Field::new("key", DataType::Utf8, false),
+        Field::new("tick", DataType::UInt64, false),
+        Field::new("at", time(), false),
+        Field::new("transition", DataType::Utf8, false),
+        Field::new("priority", DataType::Utf8, false),
+        Field::new("raised", time(), false),
+        Field::new("row", DataType::Utf8, false),
+    ]))
+}

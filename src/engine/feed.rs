@@ -1,0 +1,275 @@
+//! Feeds the coordinator from sources that are read: each on its own thread by the wall clock, or all
+//! merged by event time.
+
+use std::time::{Duration, Instant};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::TimestampMicrosecondType;
+use connectors::{Decoded, Read, Reader};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use tokio::sync::oneshot;
+
+use super::coordinator::Request;
+use super::source::Operation;
+
+/// A source to be read.
+pub(super) struct Feed {
+    pub(super) source: usize,
+    pub(super) name: String,
+    pub(super) reader: Box<dyn Reader>,
+    /// Position of the event time.
+    pub(super) time: Option<usize>,
+    /// Event seconds for each second, for a paced replay.
+    pub(super) speed: Option<f64>,
+}
+
+/// What every feed is given: the door in, and the word that it is over.
+#[derive(Clone)]
+pub(super) struct Doors {
+    pub(super) requests: Sender<Request>,
+    /// Disconnected when the engine stops.
+    pub(super) stopped: Receiver<()>,
+}
+
+impl Doors {
+    /// Tells whether the engine still runs.
+    fn open(&self) -> bool {
+        self.stopped.try_recv() == Err(TryRecvError::Empty)
+    }
+
+    /// Waits; tells whether to go on.
+    fn wait(&self, time: Duration) -> bool {
+        matches!(self.stopped.recv_timeout(time), Err(RecvTimeoutError::Timeout))
+    }
+}
+
+/// Rows that are released together when a replay is paced.
+const PACE_US: i64 = 1_000;
+
+/// Reads one source by the wall clock until it ends or the engine stops.
+pub(super) fn follow(mut feed: Feed, doors: &Doors, now_us: impl Fn() -> i64) {
+    let mut pace: Option<Pace> = None;
+    loop {
+        match feed.reader.read(now_us()) {
+            Ok(Read::Rows(decoded)) => {
+                let sent = match (feed.speed, feed.time) {
+                    (Some(speed), Some(time)) => {
+                        let pace = pace.get_or_insert_with(|| Pace::new(speed));
+                        send_paced(&feed, decoded, time, pace, doors)
+                    }
+                    _ => send(feed.source, decoded, doors),
+                };
+                if !sent {
+                    return;
+                }
+            }
+            Ok(Read::Wait(time)) => {
+                if !doors.wait(time) {
+                    return;
+                }
+            }
+            Ok(Read::End) => {
+                tracing::info!(source = feed.name, "source ended");
+                return;
+            }
+            Err(error) => {
+                tracing::error!(source = feed.name, %error, "source stopped");
+                return;
+            }
+        }
+    }
+}
+
+/// Sends rows and waits until they are cut: a slow engine is felt here.
+fn send(source: usize, decoded: Decoded, doors: &Doors) -> bool {
+    let (reply, answer) = oneshot::channel();
+    let request = Request::Ingest {
+        source,
+        operation: Operation::Insert,
+        decoded,
+        arrived: Instant::now(),
+        reply: Some(reply),
+        permit: None,
+    };
+    doors.open() && doors.requests.send(request).is_ok() && answer.blocking_recv().is_ok()
+}
+
+struct Pace {
+    speed: f64,
+    started: Instant,
+    first_us: Option<i64>,
+}
+
+impl Pace {
+    fn new(speed: f64) -> Self {
+        Pace { speed, started: Instant::now(), first_us: None }
+    }
+
+    /// Returns how long until a row of this event time is released.
+    fn until(&mut self, at_us: i64) -> Duration {
+        let first = *self.first_us.get_or_insert(at_us);
+        let due = Duration::from_secs_f64((at_us.saturating_sub(first)).max(0) as f64 / 1e6 / self.speed);
+        due.saturating_sub(self.started.elapsed())
+    }
+}
+
+fn send_paced(feed: &Feed, decoded: Decoded, time: usize, pace: &mut Pace, doors: &Doors) -> bool {
+    let Decoded { rows, rejected } = decoded;
+    if !rejected.is_empty() && !send(feed.source, Decoded { rows: rows.slice(0, 0), rejected }, doors) {
+        return false;
+    }
+    let times = rows.column(time).as_primitive::<TimestampMicrosecondType>().clone();
+    let step = (PACE_US as f64 * pace.speed) as i64;
+    let mut from = 0;
+    while from < rows.num_rows() {
+        let wait = pace.until(times.value(from));
+        if !wait.is_zero() && !doors.wait(wait) {
+            return false;
+        }
+        let edge = times.value(from).saturating_add(step);
+        let run = times.values()[from..].iter().take_while(|at| **at <= edge).count().max(1);
+        let slice = Decoded { rows: rows.slice(from, run), rejected: Vec::new() };
+        if !send(feed.source, slice, doors) {
+            return false;
+        }
+        from += run;
+    }
+    true
+}
+
+/// Reads all sources under the event clock: merged by event time, `tick_rows` a tick, the same in every run.
+///
+/// Sources without a time come first, whole, in the tick of the first timed rows.
+pub(super) fn replay(feeds: Vec<Feed>, tick_rows: usize, doors: &Doors) {
+    let (untimed, timed): (Vec<Feed>, Vec<Feed>) = feeds.into_iter().partition(|feed| feed.time.is_none());
+    let mut tick = Cut::new(tick_rows);
+    for mut feed in untimed {
+        while let Some(decoded) = next(&mut feed) {
+            tick.first.push((feed.source, decoded));
+        }
+    }
+    let mut heads: Vec<Head> = timed.into_iter().filter_map(Head::new).collect();
+    while !heads.is_empty() {
+        let earliest = (0..heads.len()).min_by_key(|&head| (heads[head].time(), head)).unwrap_or(0);
+        let others = heads.iter().enumerate().filter(|(head, _)| *head != earliest);
+        let edge = others.map(|(head, other)| (other.time(), head)).min();
+        let head = &mut heads[earliest];
+        // Rows follow in their own order; a head goes first while no other's is earlier.
+        let run = head.run(edge, earliest, tick.room());
+        tick.push(head.feed.source, run);
+        if !head.refill() {
+            heads.remove(earliest);
+        }
+        if tick.room() == 0 && !tick.send(doors) {
+            return;
+        }
+    }
+    tick.send(doors);
+}
+
+/// Reads on until there are rows; a follower's wait is its end here, for recorded data does not grow.
+fn next(feed: &mut Feed) -> Option<Decoded> {
+    loop {
+        match feed.reader.read(i64::MAX) {
+            Ok(Read::Rows(decoded)) => return Some(decoded),
+            Ok(Read::Wait(_) | Read::End) => return None,
+            Err(error) => {
+                tracing::error!(source = feed.name, %error, "source stopped");
+                return None;
+            }
+        }
+    }
+}
+
+/// A timed source with its next rows.
+struct Head {
+    feed: Feed,
+    column: usize,
+    decoded: Decoded,
+    from: usize,
+}
+
+impl Head {
+    fn new(mut feed: Feed) -> Option<Self> {
+        let column = feed.time?;
+        let decoded = next(&mut feed)?;
+        let mut head = Head { feed, column, decoded, from: 0 };
+        head.refill().then_some(head)
+    }
+
+    /// The event time of the next row; rows that were rejected ride with the rows before them.
+    fn time(&self) -> i64 {
+        self.decoded.rows.column(self.column).as_primitive::<TimestampMicrosecondType>().value(self.from)
+    }
+
+    /// Makes sure that there is a next row, or something rejected to hand over; tells whether there is.
+    fn refill(&mut self) -> bool {
+        while self.from >= self.decoded.rows.num_rows() {
+            let Some(mut decoded) = next(&mut self.feed) else {
+                return false;
+            };
+            // Rejected rows without any good one wait for the next that has.
+            let mut rejected = std::mem::take(&mut self.decoded.rejected);
+            rejected.append(&mut decoded.rejected);
+            self.decoded = Decoded { rows: decoded.rows, rejected };
+            self.from = 0;
+        }
+        true
+    }
+
+    fn run(&mut self, edge: Option<(i64, usize)>, own: usize, room: usize) -> Decoded {
+        let times = self.decoded.rows.column(self.column).as_primitive::<TimestampMicrosecondType>();
+        let ahead = |at: i64| edge.is_none_or(|edge| (at, own) < edge);
+        let rest = &times.values()[self.from..];
+        let run = rest.iter().take(room).take_while(|at| ahead(**at)).count().max(1);
+        let rows = self.decoded.rows.slice(self.from, run);
+        self.from += run;
+        Decoded { rows, rejected: std::mem::take(&mut self.decoded.rejected) }
+    }
+}
+
+/// The tick being filled.
+struct Cut {
+    tick_rows: usize,
+    rows: usize,
+    /// Untimed rows, which go with the first tick and are not counted.
+    first: Vec<(usize, Decoded)>,
+    parts: Vec<(usize, Vec<Decoded>)>,
+}
+
+impl Cut {
+    fn new(tick_rows: usize) -> Self {
+        Cut { tick_rows, rows: 0, first: Vec::new(), parts: Vec::new() }
+    }
+
+    fn room(&self) -> usize {
+        self.tick_rows - self.rows
+    }
+
+    fn push(&mut self, source: usize, decoded: Decoded) {
+        self.rows += decoded.rows.num_rows();
+        match self.parts.iter_mut().find(|(part, _)| *part == source) {
+            Some((_, parts)) => parts.push(decoded),
+            None => self.parts.push((source, vec![decoded])),
+        }
+    }
+
+    /// Sends the tick and waits until it is cut; tells whether to go on.
+    fn send(&mut self, doors: &Doors) -> bool {
+        let mut rows = std::mem::take(&mut self.first);
+        for (source, parts) in std::mem::take(&mut self.parts) {
+            let batches: Vec<&RecordBatch> = parts.iter().map(|part| &part.rows).collect();
+            let Some(first) = batches.first() else { continue };
+            let merged = concat_batches(&first.schema(), batches).expect("rows of one source have one schema");
+            let rejected = parts.into_iter().flat_map(|part| part.rejected).collect();
+            rows.push((source, Decoded { rows: merged, rejected }));
+        }
+        self.rows = 0;
+        if rows.is_empty() {
+            return true;
+        }
+        let (reply, answer) = oneshot::channel();
+        doors.open() && doors.requests.send(Request::Replay { rows, reply }).is_ok() && answer.blocking_recv().is_ok()
+    }
+}

@@ -1,0 +1,209 @@
+//! System tables: what the engine knows of itself, for SQL to read.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{
+    ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use dataflows::workers::Workers;
+use dataflows::{Tick, error_schema};
+
+use super::shared::Shared;
+use super::store::Moved;
+use super::{RelationKind, alerts, letters};
+
+/// Every system table: its name, its columns, and how it is read.
+pub(super) const TABLES: &[Table] = &[
+    Table { name: "sangam.views", schema: views_schema, read: views },
+    Table { name: "sangam.sources", schema: sources_schema, read: sources },
+    Table { name: "sangam.operators", schema: operators_schema, read: operators },
+    Table { name: "sangam.late", schema: letters::schema, read: |at| Ok(at.letters(&at.shared.late)) },
+    Table { name: "sangam.rejected", schema: letters::schema, read: |at| Ok(at.letters(&at.shared.rejected)) },
+    Table { name: "sangam.errors", schema: errors_schema, read: errors },
+    Table { name: "sangam.alert_events", schema: alerts::schema, read: alert_events },
+];
+
+/// One line of the list.
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) schema: fn() -> SchemaRef,
+    pub(super) read: fn(&Reading<'_>) -> Result<Vec<RecordBatch>, Moved>,
+}
+
+/// What a table is read from, as of a tick.
+pub(super) struct Reading<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) workers: &'a Workers,
+    pub(super) tick: Tick,
+}
+
+impl Reading<'_> {
+    fn letters(&self, table: &std::sync::Mutex<letters::Letters>) -> Vec<RecordBatch> {
+        vec![table.lock().unwrap_or_else(PoisonError::into_inner).batch(self.tick)]
+    }
+}
+
+fn text(name: &str, nullable: bool) -> Field {
+    Field::new(name, DataType::Utf8, nullable)
+}
+
+fn count(name: &str) -> Field {
+    Field::new(name, DataType::Int64, false)
+}
+
+fn time(name: &str) -> Field {
+    Field::new(name, DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true)
+}
+
+fn texts<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+fn counts(values: impl Iterator<Item = i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(values))
+}
+
+fn times(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from_iter(values).with_timezone("UTC"))
+}
+
+fn batch(schema: SchemaRef, columns: Vec<ArrayRef>) -> Vec<RecordBatch> {
+    vec![RecordBatch::try_new(schema, columns).expect("a table's columns are those of its schema")]
+}
+
+fn views_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text("name", false),
+        text("kind", false),
+        text("key", true),
+        count("rows"),
+        count("errors"),
+        time("complete"),
+        text("failed", true),
+        text("sql", false),
+    ]))
+}
+
+fn views(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
+    let definitions = &at.shared.deployment.views;
+    let entries = || at.shared.relations[at.shared.sources.len()..].iter();
+    let key = |entry: &super::shared::RelationEntry| {
+        let key = entry.relation.key.as_ref()?;
+        let names: Vec<&str> = key.iter().map(|&column| entry.relation.schema.field(column).name().as_str()).collect();
+        Some(names.join(", "))
+    };
+    Ok(batch(
+        views_schema(),
+        vec![
+            texts(entries().map(|entry| Some(&entry.relation.name))),
+            texts(entries().map(|entry| Some(entry.relation.kind.as_str()))),
+            texts(entries().map(key)),
+            counts(entries().map(|entry| entry.store.rows())),
+            counts(entries().map(|entry| at.shared.errors(entry) as i64)),
+            times(entries().map(|entry| Some(entry.store.complete_through() as i64))),
+            texts(entries().map(|entry| entry.failed())),
+            texts(definitions.iter().map(|definition| Some(&definition.view.sql))),
+        ],
+    ))
+}
+
+fn sources_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text("name", false),
+        text("connector", false),
+        count("rows"),
+        count("accepted"),
+        count("late"),
+        count("rejected"),
+        time("clock"),
+        time("watermark"),
+    ]))
+}
+
+fn sources(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
+    let entries = || at.shared.sources.iter();
+    let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed) as i64;
+    Ok(batch(
+        sources_schema(),
+        vec![
+            texts(entries().map(|source| Some(&source.name))),
+            texts(at.shared.deployment.sources.iter().map(|source| Some(source.connector.name()))),
+            counts(at.shared.relations[..at.shared.sources.len()].iter().map(|entry| entry.store.rows())),
+            counts(entries().map(|source| load(&source.accepted))),
+            counts(entries().map(|source| load(&source.late))),
+            counts(entries().map(|source| load(&source.rejected))),
+            times(entries().map(|source| source.clock().0)),
+            times(entries().map(|source| source.clock().1)),
+        ],
+    ))
+}
+
+fn operators_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text("view", false),
+        text("operator", false),
+        count("rows_in"),
+        count("rows_out"),
+        count("state_rows"),
+        count("state_bytes"),
+    ]))
+}
+
+fn operators(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
+    let stats = at.workers.stats();
+    let views = &at.shared.deployment.views;
+    let lines: Vec<_> = stats
+        .iter()
+        .zip(views)
+        .flat_map(|(operators, view)| operators.iter().map(move |operator| (&view.view.name, operator)))
+        .collect();
+    Ok(batch(
+        operators_schema(),
+        vec![
+            texts(lines.iter().map(|(view, _)| Some(view))),
+            texts(lines.iter().map(|(_, operator)| Some(&operator.name))),
+            counts(lines.iter().map(|(_, operator)| operator.rows_in as i64)),
+            counts(lines.iter().map(|(_, operator)| operator.rows_out as i64)),
+            counts(lines.iter().map(|(_, operator)| operator.state_rows as i64)),
+            counts(lines.iter().map(|(_, operator)| operator.state_bytes as i64)),
+        ],
+    ))
+}
+
+fn errors_schema() -> SchemaRef {
+    let mut fields = vec![Arc::new(text("view", false))];
+    fields.extend(error_schema().fields().iter().cloned());
+    Arc::new(Schema::new(fields))
+}
+
+fn errors(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
+    let mut all = Vec::new();
+    for entry in &at.shared.relations {
+        let Some(errors) = &entry.errors else { continue };
+        for rows in errors.snapshot(at.tick)? {
+            let view = texts(std::iter::repeat_n(Some(&entry.relation.name), rows.num_rows()));
+            let columns = std::iter::once(view).chain(rows.columns().iter().cloned()).collect();
+            all.extend(batch(errors_schema(), columns));
+        }
+    }
+    Ok(all)
+}
+
+fn alert_events(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
+    Ok(vec![at.shared.alert_events.lock().unwrap_or_else(PoisonError::into_inner).batch(at.tick)])
+}
+
+impl RelationKind {
+    /// Returns the word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RelationKind::Source => "source",
+            RelationKind::View => "view",
+            RelationKind::Alert => "alert",
+        }
+    }
+}
+

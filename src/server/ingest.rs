@@ -1,0 +1,233 @@
+//! `POST /ingest/{source}`: rows in, counts out.
+//!
+//! A body is NDJSON, a JSON array or CSV with a header line: by its content type,
+//! else in the source's declared format, else by its first character. It is never
+//! larger than the deployment's `body_bytes_max`. Rows that do not fit the columns
+//! are counted as rejected and stand in `sangam.rejected`; the rest goes on.
+
+mod body;
+mod decoders;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use connectors::{Decoded, FormatKind};
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::Server;
+use super::error::{ApiError, json_response};
+use super::limits::{BODY_BYTES_DECODED_INLINE, BODY_BYTES_IN_FLIGHT_MAX, REASONS_MAX};
+use crate::engine::{Engine, IngestError, Operation, RelationKind};
+use decoders::{Decoders, detect};
+
+pub(super) use body::text;
+
+/// What the door for rows keeps between requests.
+pub(super) struct Ingest {
+    /// One permit for each KiB of body in memory.
+    memory: Semaphore,
+    sources: HashMap<String, Source>,
+}
+
+struct Source {
+    decoders: Arc<Decoders>,
+    /// Whether the source's connector takes POSTs.
+    open: bool,
+    /// Whether rows can be taken back.
+    deletes: bool,
+}
+
+impl Ingest {
+    pub(super) fn new(engine: &Engine) -> Self {
+        let deployment = engine.deployment();
+        let sources = deployment
+            .sources
+            .iter()
+            .map(|source| {
+                let prepared = Source {
+                    decoders: Arc::new(Decoders::new(source, &deployment.options.time_zone)),
+                    open: source.connector.takes_posts(),
+                    deletes: source.key.is_some() || source.retractions,
+                };
+                (source.name.clone(), prepared)
+            })
+            .collect();
+        Ingest {
+            memory: Semaphore::new(BODY_BYTES_IN_FLIGHT_MAX / 1024),
+            sources,
+        }
+    }
+}
+
+pub(super) async fn ingest(
+    State(server): State<Arc<Server>>,
+    Path(name): Path<String>,
+    Query(parameters): Query<HashMap<String, String>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let source = find(&server, &name)?;
+    let operation = operation(&parameters, &name, source)?;
+    let kind = kind(request.headers(), source)?;
+    let bytes_max = server.engine.deployment().options.body_bytes_max;
+    let (body, permit) = body::read(request, bytes_max, &server.ingest.memory).await?;
+    let decoded = decode(source, kind, body).await?;
+    drop(permit);
+    let reasons: Vec<String> = decoded
+        .rejected
+        .iter()
+        .take(REASONS_MAX)
+        .map(|row| row.reason.clone())
+        .collect();
+    let accepted = server.engine.ingest(&name, operation, decoded).await.map_err(refused)?;
+    let answer = json!({
+        "accepted": accepted.accepted,
+        "late": accepted.late,
+        "rejected": accepted.rejected,
+        "tick": accepted.tick,
+        "reasons": reasons,
+    });
+    Ok(json_response(StatusCode::OK, answer.to_string()))
+}
+
+fn find<'a>(server: &'a Server, name: &str) -> Result<&'a Source, ApiError> {
+    let Some(source) = server.ingest.sources.get(name) else {
+        if server
+            .engine
+            .relation(name)
+            .is_some_and(|relation| relation.kind != RelationKind::Source)
+        {
+            return Err(ApiError::new(
+                StatusCode::CONFLICT,
+                "not_a_source",
+                format!("\"{name}\" is a view: it is computed, and takes no rows"),
+            )
+            .hint(format!(
+                "POST to one of its sources: {}.",
+                open_sources(server).join(", ")
+            )));
+        }
+        return Err(ApiError::unknown(
+            "unknown_source",
+            "source",
+            name,
+            open_sources(server),
+        ));
+    };
+    if !source.open {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "source_takes_no_posts",
+            format!("source \"{name}\" reads its rows by a connector of its own"),
+        )
+        .hint("Only sources whose connector has type \"http\" or \"simulate\" take POSTs."));
+    }
+    Ok(source)
+}
+
+fn open_sources(server: &Server) -> Vec<&str> {
+    let sources = &server.engine.deployment().sources;
+    let names = sources.iter().map(|source| source.name.as_str());
+    names
+        .filter(|name| server.ingest.sources.get(*name).is_some_and(|source| source.open))
+        .collect()
+}
+
+fn operation(parameters: &HashMap<String, String>, name: &str, source: &Source) -> Result<Operation, ApiError> {
+    if let Some(unknown) = parameters.keys().find(|parameter| *parameter != "op") {
+        return Err(
+            ApiError::bad_request("unknown_parameter", format!("there is no parameter \"{unknown}\""))
+                .hint("The one parameter is op, as in ?op=delete."),
+        );
+    }
+    match parameters.get("op").map(String::as_str) {
+        None | Some("insert" | "upsert") => Ok(Operation::Insert),
+        Some("delete") if source.deletes => Ok(Operation::Delete),
+        Some("delete") => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "source_keeps_its_rows",
+            format!("source \"{name}\" only takes rows in"),
+        )
+        .hint("Declare a key, or retractions = true, in the source's file so that rows can be taken back.")),
+        Some(other) => Err(
+            ApiError::bad_request("unknown_operation", format!("there is no operation \"{other}\""))
+                .hint("Leave op out to insert (upsert, with a key), or say ?op=delete."),
+        ),
+    }
+}
+
+/// Returns the format that the headers or the declaration tell, if they do.
+fn kind(headers: &HeaderMap, source: &Source) -> Result<Option<FormatKind>, ApiError> {
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+        && encoding != "identity"
+    {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "compressed_body",
+            "bodies are taken uncompressed only",
+        )
+        .hint("Send the body without Content-Encoding."));
+    }
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(source.decoders.declared());
+    };
+    let value = value.to_str().unwrap_or_default();
+    let media_type = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match media_type.as_str() {
+        "text/csv" => Ok(Some(FormatKind::Csv)),
+        "application/json"
+        | "application/x-ndjson"
+        | "application/ndjson"
+        | "application/jsonl"
+        | "application/json-lines" => Ok(Some(FormatKind::Json)),
+        // What curl, fetch and others say when they were told nothing.
+        "" | "application/x-www-form-urlencoded" | "application/octet-stream" | "text/plain" => {
+            Ok(source.decoders.declared())
+        }
+        other => Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unknown_content_type",
+            format!("rows of content type \"{other}\" are not understood"),
+        )
+        .hint("Send NDJSON or a JSON array as application/json, or CSV with a header line as text/csv.")),
+    }
+}
+
+async fn decode(source: &Source, kind: Option<FormatKind>, body: Bytes) -> Result<Decoded, ApiError> {
+    let kind = kind.unwrap_or_else(|| detect(&body));
+    if body.len() < BODY_BYTES_DECODED_INLINE {
+        return source.decoders.decode(kind, &body);
+    }
+    let decoders = source.decoders.clone();
+    tokio::task::spawn_blocking(move || decoders.decode(kind, &body))
+        .await
+        .map_err(|_| {
+            ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "decoder_failed",
+                "the decoder panicked",
+            )
+        })?
+}
+
+fn refused(error: IngestError) -> ApiError {
+    ApiError::busy("not_taken", error.to_string()).hint("Nothing of this body was taken. Send it again in a moment.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_character_tells_json_from_csv() {
+        assert_eq!(detect(b" \n[{\"a\":1}]"), FormatKind::Json);
+        assert_eq!(detect(b"{\"a\":1}\n{\"a\":2}"), FormatKind::Json);
+        assert_eq!(detect(b"a,b\n1,2\n"), FormatKind::Csv);
+        assert_eq!(detect("\u{feff}{}".as_bytes()), FormatKind::Json);
+        assert_eq!(detect(b""), FormatKind::Json);
+    }
+}

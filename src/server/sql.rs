@@ -1,0 +1,168 @@
+//! `POST /sql`: one query over one tick.
+//!
+//! All relations a query names are read at the newest tick complete for all of
+//! them, and never at one older than any tick acknowledged before the request
+//! arrived; the answer tells the tick in `x-sangam-tick`. Queries run on threads
+//! of their own, so that a heavy one does not hold up rows coming in or views
+//! going out.
+
+mod csv;
+mod format;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use dataflows::Tick;
+use queries::Problem;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::error::ApiError;
+use super::limits::{QUERIES_MAX, QUERIES_WAITING_MAX, QUERY_BYTES_MAX, QUERY_PATIENCE, RESULT_BYTES_MAX};
+use super::{Server, ingest, metrics};
+use crate::engine::Engine;
+use format::Format;
+
+/// Where queries run, and how many.
+pub(super) struct Queries {
+    /// Taken on drop only: a runtime may not be waited for inside another.
+    runtime: Option<Runtime>,
+    running: Arc<Semaphore>,
+    waiting: Semaphore,
+}
+
+/// The rows of one query at one tick.
+struct Answer {
+    tick: Tick,
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+}
+
+impl Queries {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .thread_name("sangam-query")
+            .enable_time()
+            .build()
+            .context("could not start the threads that run queries")?;
+        Ok(Queries {
+            runtime: Some(runtime),
+            running: Arc::new(Semaphore::new(QUERIES_MAX)),
+            waiting: Semaphore::new(QUERIES_MAX + QUERIES_WAITING_MAX),
+        })
+    }
+
+    async fn run(&self, engine: &Engine, sql: String, at_least: Tick) -> Result<Answer, ApiError> {
+        let _place = self.waiting.try_acquire().map_err(|_| {
+            ApiError::busy("too_many_queries", "too many queries are waiting").hint("Ask again in a moment.")
+        })?;
+        let running = self.running.clone().acquire_owned().await.map_err(|_| stopping())?;
+        let engine = engine.clone();
+        let runtime = self.runtime.as_ref().ok_or_else(stopping)?;
+        let mut task = runtime.spawn(async move {
+            let answer = answer(&engine, &sql, at_least).await;
+            drop(running);
+            answer
+        });
+        // Held until the answer or the end of patience: when the caller hangs up, the query stops too.
+        let abort = AbortOnDrop(task.abort_handle());
+        match timeout(QUERY_PATIENCE, &mut task).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "query_panicked",
+                "the query panicked",
+            )
+            .hint("This is a bug of Sangam. Please report the query.")),
+            Err(_) => {
+                drop(abort);
+                let seconds = Duration::as_secs(&QUERY_PATIENCE);
+                Err(ApiError::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "query_timeout",
+                    format!("the query took longer than {seconds} seconds and was stopped"),
+                )
+                .hint("Read fewer rows, or declare a view, which is kept current."))
+            }
+        }
+    }
+}
+
+impl Drop for Queries {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub(super) async fn query(State(server): State<Arc<Server>>, request: Request) -> Result<Response, ApiError> {
+    let started = Instant::now();
+    // Taken first: what was acknowledged before the request came must be in the answer.
+    let acknowledged = server.engine.acknowledged();
+    let format = Format::negotiate(request.headers())?;
+    let sql = ingest::text(request.into_body(), QUERY_BYTES_MAX).await?;
+    if sql.trim().is_empty() {
+        return Err(ApiError::bad_request("empty_query", "the body is empty")
+            .hint("Send the query's text as the body, as in: curl --data 'SELECT * FROM sangam.views' .../sql"));
+    }
+    let answer = server.queries.run(&server.engine, sql, acknowledged).await;
+    metrics::query(started.elapsed(), answer.is_ok());
+    let answer = answer?;
+    Ok(format.response(answer.tick, &answer.schema, answer.batches))
+}
+
+async fn answer(engine: &Engine, sql: &str, at_least: Tick) -> Result<Answer, ApiError> {
+    let catalog = &engine.deployment().catalog;
+    let query = catalog.plan_query(sql).map_err(bad_sql)?;
+    let snapshot = engine
+        .snapshot(&query.relations(), at_least)
+        .await
+        .map_err(|error| ApiError::busy("no_snapshot", error.to_string()))?;
+    let tick = snapshot.tick;
+    let (schema, batches) = catalog
+        .run_query(&query, &snapshot.relations, tick)
+        .await
+        .map_err(|error| ApiError::bad_request("query_failed", error.to_string()))?;
+    let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+    if bytes > RESULT_BYTES_MAX {
+        return Err(ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "result_too_large",
+            format!("the result is larger than {} MiB", RESULT_BYTES_MAX >> 20),
+        )
+        .hint("Add a LIMIT, or aggregate in the query."));
+    }
+    Ok(Answer { tick, schema, batches })
+}
+
+/// Tells what is wrong with a text.
+pub(super) fn bad_sql(problem: Problem) -> ApiError {
+    let message = match problem.line {
+        Some(line) => format!("line {line}: {}", problem.what),
+        None => problem.what,
+    };
+    ApiError {
+        hint: problem.hint,
+        ..ApiError::bad_request("bad_sql", message)
+    }
+}
+
+fn stopping() -> ApiError {
+    ApiError::busy("stopping", "the program is stopping")
+}

@@ -1,0 +1,1 @@
+//! Tests from outside: one binary, because each links the whole of DataFusion.
