@@ -166,6 +166,7 @@ fn reworded(message: &str) -> Option<Problem> {
             .nth(1)
             .and_then(|rest| rest.split([' ', '.', ',']).next());
         let what = match received {
+            Some("String") => format!("{function}() does not take text"),
             Some(received) => format!("{function}() does not take {}", received.to_lowercase()),
             None => format!("{function}() does not take these arguments"),
         };

@@ -92,14 +92,22 @@ pub(crate) fn located(problem: Problem, sql: &str) -> Problem {
     if problem.line.is_some() {
         return problem;
     }
+    // A refusal quotes SQL, so the function it names is the better mark.
+    if let Some((function, _)) = problem.what.split_once("()")
+        && function
+            .chars()
+            .all(|character| character.is_alphanumeric() || character == '_')
+    {
+        let function = function.to_owned();
+        return problem.on_line_of(sql, &function);
+    }
     let quoted = problem
         .what
         .split(['"', '\''])
         .nth(1)
-        .map(|word| word.rsplit('.').next().unwrap_or(word).to_owned());
+        .map(|name| name.rsplit('.').next().unwrap_or(name).to_owned());
     match quoted {
         Some(word) if !word.is_empty() => problem.on_line_of(sql, &word),
-        _ if problem.what.starts_with("now()") => problem.on_line_of(sql, "now"),
         _ => problem,
     }
 }

@@ -54,29 +54,28 @@ impl ScalarUDFImpl for Canonical {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let columns = ColumnarValue::values_to_arrays(&args.args)?;
-        let column: ArrayRef =
-            match columns[0].data_type() {
-                // Adding zero folds -0.0 into 0.0.
-                DataType::Float64 => Arc::new(
+        let column: ArrayRef = match columns[0].data_type() {
+            // Adding zero folds -0.0 into 0.0.
+            DataType::Float64 => Arc::new(
+                columns[0]
+                    .as_primitive::<Float64Type>()
+                    .unary::<_, Float64Type>(|x| if x.is_nan() { f64::NAN } else { x + 0.0 }),
+            ),
+            DataType::Float32 => Arc::new(
+                columns[0]
+                    .as_primitive::<Float32Type>()
+                    .unary::<_, Float32Type>(|x| if x.is_nan() { f32::NAN } else { x + 0.0 }),
+            ),
+            DataType::Float16 => {
+                let zero = <Float16Type as arrow::datatypes::ArrowPrimitiveType>::Native::default();
+                Arc::new(
                     columns[0]
-                        .as_primitive::<Float64Type>()
-                        .unary::<_, Float64Type>(|x| if x.is_nan() { f64::NAN } else { x + 0.0 }),
-                ),
-                DataType::Float32 => Arc::new(
-                    columns[0]
-                        .as_primitive::<Float32Type>()
-                        .unary::<_, Float32Type>(|x| if x.is_nan() { f32::NAN } else { x + 0.0 }),
-                ),
-                DataType::Float16 => {
-                    let zero = <Float16Type as arrow::datatypes::ArrowPrimitiveType>::Native::default();
-                    Arc::new(
-                        columns[0]
-                            .as_primitive::<Float16Type>()
-                            .unary::<_, Float16Type>(|x| if x == zero { zero } else { x }),
-                    )
-                }
-                other => return exec_err!("{NAME} is for floats, not for {other}"),
-            };
+                        .as_primitive::<Float16Type>()
+                        .unary::<_, Float16Type>(|x| if x == zero { zero } else { x }),
+                )
+            }
+            other => return exec_err!("{NAME} is for floats, not for {other}"),
+        };
         Ok(ColumnarValue::Array(column))
     }
 }
