@@ -140,8 +140,9 @@ fn check_name(name: &str, kind: &Kind) -> Result<(), FileProblem> {
         ));
     }
     if kind.is_relation {
-        // `SELECT … FROM order` would not parse, and nobody wants to quote.
-        let read = queries::Catalog::references(&format!("SELECT * FROM {name}"));
+        // What cannot stand before a dot would need quotes everywhere.
+        let sql = format!("SELECT {name}.x FROM {name} WHERE {name}.x = 1");
+        let read = queries::Catalog::references(&sql);
         if read.ok().as_deref() != Some(&[name.to_owned()]) {
             return Err(FileProblem::new("", format!("\"{name}\" is a word of SQL's own"))
                 .hint("Choose another file name, for example the plural."));

@@ -222,13 +222,13 @@ fn names_are_checked() {
     let found = problems(&[
         ("sources/readings.toml", READINGS),
         ("sources/sangam.toml", READINGS),
-        ("sources/select.toml", READINGS),
+        ("sources/where.toml", READINGS),
         ("views/readings.sql", "SELECT 1"),
         ("views/9lives.sql", "SELECT 1"),
         ("sources/deep/x.toml", ""),
     ]);
     assert_says(&found, "sources/sangam.toml: the name \"sangam\" is taken by the system's own tables");
-    assert_says(&found, "sources/select.toml: \"select\" is a word of SQL's own");
+    assert_says(&found, "sources/where.toml: \"where\" is a word of SQL's own");
     assert_says(&found, "views/readings.sql: the name \"readings\" is taken by sources/readings.toml");
     assert_says(&found, "views/9lives.sql: \"9lives\" cannot be the name of a view");
     assert_says(&found, "sources/deep: unknown folder\n    Hint: Each source is one file sources/NAME.toml.");
