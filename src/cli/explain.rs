@@ -43,8 +43,14 @@ impl Explain {
                 println!("alert of priority {priority}");
             }
             if let (Some(key), false) = (&view.key, view.key_is_implied) {
-                let names: Vec<&str> = key.iter().map(|column| view.view.schema.field(*column).name().as_str()).collect();
-                println!("declared key: {} (not implied by the plan, so counted: state of one entry a key)", names.join(", "));
+                let names: Vec<&str> = key
+                    .iter()
+                    .map(|column| view.view.schema.field(*column).name().as_str())
+                    .collect();
+                println!(
+                    "declared key: {} (not implied by the plan, so counted: state of one entry a key)",
+                    names.join(", ")
+                );
             }
             println!("{}", view.view.explain(&deployment.catalog).trim_end());
         }

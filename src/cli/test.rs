@@ -38,7 +38,9 @@ impl TestCommand {
             .context("could not start the runtime")?;
         let mut failed = 0;
         for test in &tests {
-            let failures = runtime.block_on(play::play(&deployment, test)).with_context(|| format!("test \"{}\"", test.name))?;
+            let failures = runtime
+                .block_on(play::play(&deployment, test))
+                .with_context(|| format!("test \"{}\"", test.name))?;
             if failures.is_empty() {
                 println!("ok      {}", test.name);
                 continue;
@@ -50,7 +52,11 @@ impl TestCommand {
             }
         }
         println!("\n{}, {failed} failed", counted(tests.len(), "test"));
-        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     fn chosen(&self, deployment: &Deployment) -> anyhow::Result<Vec<Test>> {
@@ -81,7 +87,10 @@ mod tests {
     /// Plays every test of a folder; returns what failed, as it would be printed.
     fn failures(dir: &Path) -> Vec<String> {
         let deployment = config::load(dir).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let mut failures = Vec::new();
         for test in &deployment.tests {
             let failed = runtime.block_on(play::play(&deployment, test)).unwrap();
