@@ -43,7 +43,10 @@ impl Catalog {
         let plan = temporal::at_tick(view.logical.clone(), tick as i64, self.zone()).map_err(failed)?;
         let plan = over(plan, inputs)?;
         let batches = execute(&session, &plan).await?;
-        batches.into_iter().map(|batch| with_schema(batch, &view.schema)).collect()
+        batches
+            .into_iter()
+            .map(|batch| with_schema(batch, &view.schema))
+            .collect()
     }
 
     /// Executes a text with plain DataFusion, stock rules and aggregates, as a second oracle.
@@ -57,7 +60,9 @@ impl Catalog {
         let context = SessionContext::new_with_config(config);
         for (name, (schema, batches)) in inputs {
             let table = memory(name, schema, batches)?;
-            context.register_table(datafusion::common::TableReference::from(name.as_str()), table).map_err(failed)?;
+            context
+                .register_table(datafusion::common::TableReference::from(name.as_str()), table)
+                .map_err(failed)?;
         }
         let mut session = context.state();
         for function in FUNCTIONS {
@@ -87,7 +92,10 @@ impl Catalog {
 
 /// What a view's plan needs to run, and nothing that moves expressions about.
 fn rules_for_views() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    vec![Arc::new(CombinePartialFinalAggregate::new()), Arc::new(EnsureRequirements::new())]
+    vec![
+        Arc::new(CombinePartialFinalAggregate::new()),
+        Arc::new(EnsureRequirements::new()),
+    ]
 }
 
 /// Puts the rows under the plan's scans.
@@ -107,9 +115,8 @@ pub(crate) fn over(plan: LogicalPlan, relations: &Relations) -> Result<LogicalPl
             return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
         };
         // The plan was made for the catalog's columns, nullability included.
-        let table = memory(&name, &scan.source.schema(), batches).map_err(|error| {
-            datafusion::error::DataFusionError::Execution(error.to_string())
-        })?;
+        let table = memory(&name, &scan.source.schema(), batches)
+            .map_err(|error| datafusion::error::DataFusionError::Execution(error.to_string()))?;
         let builder = TableScanBuilder::new(scan.table_name, provider_as_source(table))
             .with_projection(scan.projection)
             .with_filters(scan.filters)
@@ -123,10 +130,18 @@ pub(crate) fn over(plan: LogicalPlan, relations: &Relations) -> Result<LogicalPl
 }
 
 fn memory(name: &str, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Arc<MemTable>, QueryError> {
-    let batches = batches.iter().map(|batch| with_schema(batch.clone(), schema)).collect::<Result<Vec<_>, _>>()?;
+    let batches = batches
+        .iter()
+        .map(|batch| with_schema(batch.clone(), schema))
+        .collect::<Result<Vec<_>, _>>()?;
     MemTable::try_new(schema.clone(), vec![batches])
         .map(Arc::new)
-        .map_err(|error| QueryError::Execution(format!("the rows of \"{name}\" do not fit its columns: {}", Problem::from(error))))
+        .map_err(|error| {
+            QueryError::Execution(format!(
+                "the rows of \"{name}\" do not fit its columns: {}",
+                Problem::from(error)
+            ))
+        })
 }
 
 /// Executes an optimised logical plan.

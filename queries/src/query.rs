@@ -82,7 +82,10 @@ impl Catalog {
         let plan = over(plan, relations)?;
         let schema = unique(plan.schema().as_arrow());
         let batches = execute(&session, &plan).await?;
-        let batches = batches.into_iter().map(|batch| with_schema(batch, &schema)).collect::<Result<_, _>>()?;
+        let batches = batches
+            .into_iter()
+            .map(|batch| with_schema(batch, &schema))
+            .collect::<Result<_, _>>()?;
         Ok((schema, batches))
     }
 }
@@ -100,7 +103,11 @@ fn distinct_on(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
         for shown in &distinct.select_expr {
             let shown = shown.clone().unalias();
             if !order.iter().any(|sort| sort.expr == shown) && !matches!(shown, Expr::Literal(..)) {
-                order.push(Sort { expr: shown, asc: true, nulls_first: true });
+                order.push(Sort {
+                    expr: shown,
+                    asc: true,
+                    nulls_first: true,
+                });
             }
         }
         distinct.sort_expr = Some(order);
