@@ -58,7 +58,11 @@ pub(super) async fn readyz(State(server): State<Arc<Server>>) -> Result<Response
 }
 
 fn describe(engine: &Engine, relation: &Relation) -> Value {
-    let source = engine.deployment().sources.iter().find(|source| source.name == relation.name);
+    let source = engine
+        .deployment()
+        .sources
+        .iter()
+        .find(|source| source.name == relation.name);
     let columns: Vec<Value> = relation
         .schema
         .fields()

@@ -166,9 +166,11 @@ pub(super) async fn scrape(State(server): State<Arc<Server>>) -> impl IntoRespon
 /// Copies what the engine counts for itself. It costs the engine nothing between scrapes.
 fn sample(engine: &Engine) {
     for source in engine.sources() {
-        for (outcome, rows) in
-            [("accepted", source.accepted), ("late", source.late), ("rejected", source.rejected)]
-        {
+        for (outcome, rows) in [
+            ("accepted", source.accepted),
+            ("late", source.late),
+            ("rejected", source.rejected),
+        ] {
             counter!(SOURCE_ROWS, "source" => source.source.clone(), "outcome" => outcome).absolute(rows);
         }
     }
@@ -187,8 +189,11 @@ fn sample(engine: &Engine) {
             gauge!(ALERTS_STANDING, "alert" => view.clone(), "priority" => priority.as_str())
                 .set(engine.standing(view) as f64);
         }
-        let own: Vec<&OperatorStats> =
-            operators.iter().filter(|operator| operator.view == *view).map(|operator| &operator.stats).collect();
+        let own: Vec<&OperatorStats> = operators
+            .iter()
+            .filter(|operator| operator.view == *view)
+            .map(|operator| &operator.stats)
+            .collect();
         for stats in &own {
             let labels = [("view", view.clone()), ("operator", stats.name.clone())];
             counter!(OPERATOR_ROWS_IN, &labels).absolute(stats.rows_in);
@@ -196,7 +201,10 @@ fn sample(engine: &Engine) {
             gauge!(OPERATOR_STATE_ROWS, &labels).set(stats.state_rows as f64);
             gauge!(OPERATOR_STATE_BYTES, &labels).set(stats.state_bytes as f64);
         }
-        let rows_in = own.iter().filter(|stats| reads(&definition.view.plan, &stats.name)).map(|stats| stats.rows_in);
+        let rows_in = own
+            .iter()
+            .filter(|stats| reads(&definition.view.plan, &stats.name))
+            .map(|stats| stats.rows_in);
         counter!(VIEW_ROWS_IN, "view" => view.clone()).absolute(rows_in.sum());
         // The last operator hands the view's updates over.
         counter!(VIEW_ROWS_OUT, "view" => view.clone()).absolute(own.last().map_or(0, |last| last.rows_in));
@@ -208,8 +216,13 @@ fn sample(engine: &Engine) {
 
 /// Tells whether an operator, known by its node's number and kind, reads another relation.
 fn reads(plan: &Plan, operator: &str) -> bool {
-    let node = operator.split(' ').next().and_then(|number| number.parse::<usize>().ok());
-    let Some(node) = node.and_then(|node| plan.nodes.get(node)) else { return false };
+    let node = operator
+        .split(' ')
+        .next()
+        .and_then(|number| number.parse::<usize>().ok());
+    let Some(node) = node.and_then(|node| plan.nodes.get(node)) else {
+        return false;
+    };
     let mut below = node.inputs.clone();
     while let Some(input) = below.pop() {
         match &plan.nodes[input].operator {

@@ -135,7 +135,9 @@ async fn answer(engine: &Engine, sql: &str, at_least: Tick) -> Result<Answer, Ap
         .await
         .map_err(|error| ApiError::busy("no_snapshot", error.to_string()))?;
     let tick = snapshot.tick;
-    let ran = catalog.run_query(&query, &snapshot.relations, tick, QUERY_BYTES_MAX).await;
+    let ran = catalog
+        .run_query(&query, &snapshot.relations, tick, QUERY_BYTES_MAX)
+        .await;
     let (schema, batches) = ran.map_err(|error| match error {
         QueryError::TooLarge { .. } => {
             ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "result_too_large", error.to_string())
