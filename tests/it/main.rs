@@ -1,1 +1,4 @@
 //! Tests from outside: one binary, because each links the whole of DataFusion.
+mod front_door;
+mod program;
+mod robust;
