@@ -10,15 +10,19 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use dataflows::Tick;
 use datafusion::common::tree_node::Transformed;
 use datafusion::datasource::{MemTable, provider_as_source, source_as_provider};
-use datafusion::execution::SessionState;
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::logical_plan::TableScanBuilder;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::combine_partial_final_agg::CombinePartialFinalAggregate;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
-use datafusion::physical_plan::collect;
+use datafusion::physical_plan::{collect, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use futures_util::StreamExt;
 
 use crate::catalog::{Catalog, register_scalar, relation_name};
 use crate::functions::FUNCTIONS;
@@ -149,6 +153,35 @@ pub(crate) async fn execute(session: &SessionState, plan: &LogicalPlan) -> Resul
     let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(checked::Planner)]);
     let physical = planner.create_physical_plan(plan, session).await.map_err(failed)?;
     collect(physical, session.task_ctx()).await.map_err(failed)
+}
+
+/// Executes an optimised logical plan that may neither use nor return more than `bytes_max`.
+pub(crate) async fn execute_within(
+    session: &SessionState,
+    plan: &LogicalPlan,
+    bytes_max: usize,
+) -> Result<Vec<RecordBatch>, QueryError> {
+    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(checked::Planner)]);
+    let physical = planner.create_physical_plan(plan, session).await.map_err(failed)?;
+    let memory = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes_max)));
+    let context = TaskContext::from(session).with_runtime(memory.build_arc().map_err(failed)?);
+    let exceeded = |error: DataFusionError| match error.find_root() {
+        DataFusionError::ResourcesExhausted(_) => QueryError::TooLarge { bytes_max },
+        _ => failed(error),
+    };
+    let mut stream = execute_stream(physical, Arc::new(context)).map_err(failed)?;
+    let mut batches: Vec<RecordBatch> = Vec::new();
+    let mut bytes = 0;
+    while let Some(batch) = stream.next().await {
+        let batch = batch.map_err(exceeded)?;
+        // Counted as it comes: a result without an end must not fill the memory first.
+        bytes += batch.get_array_memory_size();
+        if bytes > bytes_max {
+            return Err(QueryError::TooLarge { bytes_max });
+        }
+        batches.push(batch);
+    }
+    Ok(batches)
 }
 
 /// Puts a batch's columns under another schema of the same types.

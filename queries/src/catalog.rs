@@ -61,7 +61,7 @@ pub struct Catalog {
 #[derive(Debug)]
 pub(crate) enum Relation {
     Source(SourceRelation),
-    View(View),
+    View(Box<View>),
     System(SchemaRef),
 }
 
@@ -146,7 +146,7 @@ impl Catalog {
     /// # Errors
     /// When its name is taken.
     pub fn add_view(&mut self, view: View) -> Result<(), Problem> {
-        self.add(view.name.clone(), Relation::View(view))
+        self.add(view.name.clone(), Relation::View(Box::new(view)))
     }
 
     /// Adds a table of the system, under its whole name (`sangam.late`), for queries.

@@ -330,7 +330,7 @@ impl Lowering<'_> {
         let mut calls = Vec::with_capacity(aggregate.aggr_expr.len());
         for (call, field) in aggregate.aggr_expr.iter().zip(&schema.fields()[keys.len()..]) {
             let Expr::AggregateFunction(call) = call.clone().unalias() else {
-                return Err(Problem::not_maintained(format!("{}", text(&call))));
+                return Err(Problem::not_maintained(text(call)));
             };
             calls.push(self.call(&call, below, field.clone(), self.nodes[input].append_only)?);
         }
@@ -553,7 +553,7 @@ fn moved(physical: &Arc<dyn PhysicalExpr>, chosen: &[usize], schema: &SchemaRef)
 fn position(expression: &Expr, schema: &DFSchema) -> Result<usize, Problem> {
     match expression {
         Expr::Column(column) => Ok(schema.index_of_column(column)?),
-        other => Err(Problem::not_maintained(format!("{}", text(other)))),
+        other => Err(Problem::not_maintained(text(other))),
     }
 }
 

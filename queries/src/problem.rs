@@ -38,6 +38,12 @@ pub enum QueryError {
     /// The caller did not hand over a relation that the plan reads.
     #[error("relation \"{0}\" was not handed over")]
     MissingRelation(String),
+    /// It needs, or returns, more than it may.
+    #[error("the query needs or returns more than {} MiB", .bytes_max >> 20)]
+    TooLarge {
+        /// What it may.
+        bytes_max: usize,
+    },
     /// It failed while running.
     #[error("{0}")]
     Execution(String),

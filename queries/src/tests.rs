@@ -92,8 +92,11 @@ fn view(catalog: &Catalog, sql: &str) -> View {
         .unwrap_or_else(|problems| panic!("{sql}: {problems:#?}"))
 }
 
+/// A row of `events`: id, kind, value, weight.
+type Event<'a> = (i64, Option<&'a str>, Option<i64>, Option<f64>);
+
 /// Rows of `events`.
-fn events(catalog: &Catalog, rows: &[(i64, Option<&str>, Option<i64>, Option<f64>)]) -> Relations {
+fn events(catalog: &Catalog, rows: &[Event]) -> Relations {
     let schema = schema(
         catalog,
         &[

@@ -11,7 +11,7 @@ use crate::{Catalog, QueryError, Relations};
 fn ask(catalog: &Catalog, sql: &str, relations: &Relations) -> Result<String, QueryError> {
     let query = catalog.plan_query(sql).map_err(QueryError::from)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (schema, batches) = runtime.block_on(catalog.run_query(&query, relations, TICK))?;
+    let (schema, batches) = runtime.block_on(catalog.run_query(&query, relations, TICK, 64 << 20))?;
     assert!(batches.iter().all(|batch| batch.schema() == schema));
     Ok(printed(&batches))
 }
@@ -176,4 +176,13 @@ fn mistakes_are_one_clear_line() {
     ] {
         assert_eq!(catalog.plan_query(sql).unwrap_err().what, what, "{sql}");
     }
+}
+
+#[test]
+fn a_result_without_an_end_is_stopped() {
+    let catalog = catalog();
+    let error = ask(&catalog, "SELECT * FROM generate_series(1, 1000000000) AS a", &Relations::new()).unwrap_err();
+    assert!(matches!(error, QueryError::TooLarge { .. }), "{error}");
+    let error = ask(&catalog, "SELECT * FROM generate_series(1, 1000000000) AS a(x) ORDER BY x DESC LIMIT 100000000", &Relations::new());
+    assert!(matches!(error, Err(QueryError::TooLarge { .. })), "{error:?}");
 }
