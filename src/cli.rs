@@ -20,7 +20,12 @@ use crate::config::{self, Deployment};
 /// SQL. Start with `sangam new mine`, then `sangam run mine` and open the
 /// address it prints.
 #[derive(Debug, Parser)]
-#[command(name = "sangam", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(
+    name = "sangam",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -72,7 +72,12 @@ pub fn load(dir: &Path) -> Result<Deployment, Vec<FileProblem>> {
 fn load_with(dir: &Path, environment: Environment<'_>) -> Result<Deployment, Vec<FileProblem>> {
     let mut problems = Vec::new();
     let loaded = folder::read(dir, &mut problems).and_then(|folder| {
-        let mut loader = Loader { dir, environment, problems: &mut problems, broken: Vec::new() };
+        let mut loader = Loader {
+            dir,
+            environment,
+            problems: &mut problems,
+            broken: Vec::new(),
+        };
         loader.deployment(&folder)
     });
     match loaded {
@@ -103,19 +108,39 @@ impl Loader<'_> {
         let views = self.views(folder, &mut catalog);
         let retained: Vec<Retained<'_>> = sources
             .iter()
-            .map(|(source, line)| Retained { source, file: file_of(folder, &source.name), line: *line })
+            .map(|(source, line)| Retained {
+                source,
+                file: file_of(folder, &source.name),
+                line: *line,
+            })
             .collect();
         retention::check(&retained, &views, self.problems);
         let mut warnings = retention::warnings(&retained, &views);
         for view in &views {
             let file = file_of(folder, &view.view.name);
-            warnings.extend(view.view.warnings.iter().map(|warning| FileProblem::new(&file, warning)));
+            warnings.extend(
+                view.view
+                    .warnings
+                    .iter()
+                    .map(|warning| FileProblem::new(&file, warning)),
+            );
         }
         let sources: Vec<Source> = sources.into_iter().map(|(source, _)| source).collect();
         let tests = self.tests(folder, &options, &sources, &views);
         let absolute = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-        let name = absolute.file_name().map_or_else(|| "deployment".into(), |name| name.to_string_lossy().into_owned());
-        Some(Deployment { name, dir: dir.to_owned(), options, catalog, sources, views, tests, warnings })
+        let name = absolute
+            .file_name()
+            .map_or_else(|| "deployment".into(), |name| name.to_string_lossy().into_owned());
+        Some(Deployment {
+            name,
+            dir: dir.to_owned(),
+            options,
+            catalog,
+            sources,
+            views,
+            tests,
+            warnings,
+        })
     }
 
     fn options(&mut self, text: &str) -> Options {
@@ -160,13 +185,22 @@ impl Loader<'_> {
         sources
     }
 
-    fn source(&mut self, file: &ComponentFile, options: &Options, catalog: &mut Catalog) -> Option<(Source, Option<usize>)> {
+    fn source(
+        &mut self,
+        file: &ComponentFile,
+        options: &Options,
+        catalog: &mut Catalog,
+    ) -> Option<(Source, Option<usize>)> {
         let before = self.problems.len();
         let mut document = Document::parse(&file.path, &file.text, self.problems)?;
         document.substitute(self.environment, self.problems);
         let read = document.read(self.problems)?;
         let source = {
-            let surroundings = Surroundings { dir: self.dir, catalog, clock: options.clock };
+            let surroundings = Surroundings {
+                dir: self.dir,
+                catalog,
+                clock: options.clock,
+            };
             source::build(&file.name, read, &document, surroundings, self.problems)?
         };
         if self.problems.len() > before {
@@ -206,15 +240,21 @@ impl Loader<'_> {
         for cycle in &cycles {
             let (file, _) = &files[&cycle[0]];
             self.problems.push(
-                FileProblem::new(&file.path, format!("views read each other in a circle: {}", cycle.join(" → ")))
-                    .hint("Break the circle: let one of them read a source instead."),
+                FileProblem::new(
+                    &file.path,
+                    format!("views read each other in a circle: {}", cycle.join(" → ")),
+                )
+                .hint("Break the circle: let one of them read a source instead."),
             );
             self.broken.extend(cycle.iter().cloned());
         }
         let mut views = Vec::new();
         for name in order {
             let (file, head) = &files[&name];
-            let is_hopeless = reads[&name].iter().chain([&name]).any(|read| self.broken.contains(read));
+            let is_hopeless = reads[&name]
+                .iter()
+                .chain([&name])
+                .any(|read| self.broken.contains(read));
             match (!is_hopeless).then(|| self.view(file, head, catalog)).flatten() {
                 Some(view) => views.push(view),
                 None => self.broken.push(name),
@@ -238,10 +278,17 @@ impl Loader<'_> {
             .collect();
         for (name, references) in reads {
             let (file, _) = &files[name];
-            for reference in references.iter().filter(|reference| !known.contains(&reference.as_str())) {
+            for reference in references
+                .iter()
+                .filter(|reference| !known.contains(&reference.as_str()))
+            {
                 let problem = FileProblem::new(&file.path, format!("there is no source or view \"{reference}\""))
                     .line(line_of_word(&file.text, reference))
-                    .hint_maybe(spelling::hint(reference, known.iter().copied().filter(|known| *known != name), "relation"));
+                    .hint_maybe(spelling::hint(
+                        reference,
+                        known.iter().copied().filter(|known| *known != name),
+                        "relation",
+                    ));
                 self.problems.push(problem);
                 self.broken.push(name.clone());
             }
@@ -252,7 +299,11 @@ impl Loader<'_> {
         let view = match catalog.plan_view(&file.name, &file.text) {
             Ok(view) => view,
             Err(problems) => {
-                self.problems.extend(problems.into_iter().map(|problem| FileProblem::in_sql(&file.path, problem)));
+                self.problems.extend(
+                    problems
+                        .into_iter()
+                        .map(|problem| FileProblem::in_sql(&file.path, problem)),
+                );
                 return None;
             }
         };
@@ -262,19 +313,32 @@ impl Loader<'_> {
         }
         let key = view::key_columns(&file.path, head, &view, self.problems);
         let key_is_implied = key.as_ref().is_some_and(|key| view::is_implied(key, &view));
-        Some(ViewDef { view, kind: head.kind, key, key_is_implied })
+        Some(ViewDef {
+            view,
+            kind: head.kind,
+            key,
+            key_is_implied,
+        })
     }
 
     fn tests(&mut self, folder: &Folder, options: &Options, sources: &[Source], views: &[ViewDef]) -> Vec<Test> {
-        let of_sources = sources.iter().map(|source| (source.name.as_str(), source.schema.clone()));
-        let of_views = views.iter().map(|view| (view.view.name.as_str(), view.view.schema.clone()));
+        let of_sources = sources
+            .iter()
+            .map(|source| (source.name.as_str(), source.schema.clone()));
+        let of_views = views
+            .iter()
+            .map(|view| (view.view.name.as_str(), view.view.schema.clone()));
         let names = test::Names {
             sources,
             relations: of_sources.chain(of_views).collect(),
             broken: &self.broken,
             time_zone: &options.time_zone,
         };
-        folder.files(&TEST).iter().filter_map(|file| test::read(file, &names, self.problems)).collect()
+        folder
+            .files(&TEST)
+            .iter()
+            .filter_map(|file| test::read(file, &names, self.problems))
+            .collect()
     }
 }
 
@@ -292,11 +356,12 @@ fn file_of(folder: &Folder, name: &str) -> PathBuf {
 /// Returns the first line outside comments where a word stands.
 fn line_of_word(text: &str, word: &str) -> Option<usize> {
     let is_letter = |letter: char| letter.is_alphanumeric() || letter == '_';
-    text.lines().position(|line| {
-        let code = line.split("--").next().unwrap_or_default().to_lowercase();
-        code.split(|letter| !is_letter(letter)).any(|found| found == word)
-    })
-    .map(|position| position + 1)
+    text.lines()
+        .position(|line| {
+            let code = line.split("--").next().unwrap_or_default().to_lowercase();
+            code.split(|letter| !is_letter(letter)).any(|found| found == word)
+        })
+        .map(|position| position + 1)
 }
 
 #[cfg(test)]

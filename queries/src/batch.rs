@@ -10,15 +10,19 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use dataflows::Tick;
 use datafusion::common::tree_node::Transformed;
 use datafusion::datasource::{MemTable, provider_as_source, source_as_provider};
-use datafusion::execution::SessionState;
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::logical_plan::TableScanBuilder;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::combine_partial_final_agg::CombinePartialFinalAggregate;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
-use datafusion::physical_plan::collect;
+use datafusion::physical_plan::{collect, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use futures_util::StreamExt;
 
 use crate::catalog::{Catalog, register_scalar, relation_name};
 use crate::functions::FUNCTIONS;
@@ -43,7 +47,10 @@ impl Catalog {
         let plan = temporal::at_tick(view.logical.clone(), tick as i64, self.zone()).map_err(failed)?;
         let plan = over(plan, inputs)?;
         let batches = execute(&session, &plan).await?;
-        batches.into_iter().map(|batch| with_schema(batch, &view.schema)).collect()
+        batches
+            .into_iter()
+            .map(|batch| with_schema(batch, &view.schema))
+            .collect()
     }
 
     /// Executes a text with plain DataFusion, stock rules and aggregates, as a second oracle.
@@ -57,7 +64,9 @@ impl Catalog {
         let context = SessionContext::new_with_config(config);
         for (name, (schema, batches)) in inputs {
             let table = memory(name, schema, batches)?;
-            context.register_table(datafusion::common::TableReference::from(name.as_str()), table).map_err(failed)?;
+            context
+                .register_table(datafusion::common::TableReference::from(name.as_str()), table)
+                .map_err(failed)?;
         }
         let mut session = context.state();
         for function in FUNCTIONS {
@@ -87,7 +96,10 @@ impl Catalog {
 
 /// What a view's plan needs to run, and nothing that moves expressions about.
 fn rules_for_views() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    vec![Arc::new(CombinePartialFinalAggregate::new()), Arc::new(EnsureRequirements::new())]
+    vec![
+        Arc::new(CombinePartialFinalAggregate::new()),
+        Arc::new(EnsureRequirements::new()),
+    ]
 }
 
 /// Puts the rows under the plan's scans.
@@ -107,9 +119,8 @@ pub(crate) fn over(plan: LogicalPlan, relations: &Relations) -> Result<LogicalPl
             return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
         };
         // The plan was made for the catalog's columns, nullability included.
-        let table = memory(&name, &scan.source.schema(), batches).map_err(|error| {
-            datafusion::error::DataFusionError::Execution(error.to_string())
-        })?;
+        let table = memory(&name, &scan.source.schema(), batches)
+            .map_err(|error| datafusion::error::DataFusionError::Execution(error.to_string()))?;
         let builder = TableScanBuilder::new(scan.table_name, provider_as_source(table))
             .with_projection(scan.projection)
             .with_filters(scan.filters)
@@ -123,10 +134,18 @@ pub(crate) fn over(plan: LogicalPlan, relations: &Relations) -> Result<LogicalPl
 }
 
 fn memory(name: &str, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Arc<MemTable>, QueryError> {
-    let batches = batches.iter().map(|batch| with_schema(batch.clone(), schema)).collect::<Result<Vec<_>, _>>()?;
+    let batches = batches
+        .iter()
+        .map(|batch| with_schema(batch.clone(), schema))
+        .collect::<Result<Vec<_>, _>>()?;
     MemTable::try_new(schema.clone(), vec![batches])
         .map(Arc::new)
-        .map_err(|error| QueryError::Execution(format!("the rows of \"{name}\" do not fit its columns: {}", Problem::from(error))))
+        .map_err(|error| {
+            QueryError::Execution(format!(
+                "the rows of \"{name}\" do not fit its columns: {}",
+                Problem::from(error)
+            ))
+        })
 }
 
 /// Executes an optimised logical plan.
@@ -134,6 +153,35 @@ pub(crate) async fn execute(session: &SessionState, plan: &LogicalPlan) -> Resul
     let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(checked::Planner)]);
     let physical = planner.create_physical_plan(plan, session).await.map_err(failed)?;
     collect(physical, session.task_ctx()).await.map_err(failed)
+}
+
+/// Executes an optimised logical plan that may neither use nor return more than `bytes_max`.
+pub(crate) async fn execute_within(
+    session: &SessionState,
+    plan: &LogicalPlan,
+    bytes_max: usize,
+) -> Result<Vec<RecordBatch>, QueryError> {
+    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(checked::Planner)]);
+    let physical = planner.create_physical_plan(plan, session).await.map_err(failed)?;
+    let memory = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes_max)));
+    let context = TaskContext::from(session).with_runtime(memory.build_arc().map_err(failed)?);
+    let exceeded = |error: DataFusionError| match error.find_root() {
+        DataFusionError::ResourcesExhausted(_) => QueryError::TooLarge { bytes_max },
+        _ => failed(error),
+    };
+    let mut stream = execute_stream(physical, Arc::new(context)).map_err(failed)?;
+    let mut batches: Vec<RecordBatch> = Vec::new();
+    let mut bytes = 0;
+    while let Some(batch) = stream.next().await {
+        let batch = batch.map_err(exceeded)?;
+        // Counted as it comes: a result without an end must not fill the memory first.
+        bytes += batch.get_array_memory_size();
+        if bytes > bytes_max {
+            return Err(QueryError::TooLarge { bytes_max });
+        }
+        batches.push(batch);
+    }
+    Ok(batches)
 }
 
 /// Puts a batch's columns under another schema of the same types.

@@ -61,7 +61,7 @@ pub struct Catalog {
 #[derive(Debug)]
 pub(crate) enum Relation {
     Source(SourceRelation),
-    View(View),
+    View(Box<View>),
     System(SchemaRef),
 }
 
@@ -128,7 +128,12 @@ impl Catalog {
     /// # Errors
     /// When its name is taken, or a column name appears twice.
     pub fn add_source(&mut self, source: SourceRelation) -> Result<(), Problem> {
-        let mut names: Vec<&str> = source.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let mut names: Vec<&str> = source
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(Problem::new(format!("column \"{}\" is declared twice", twice[0])));
@@ -141,7 +146,7 @@ impl Catalog {
     /// # Errors
     /// When its name is taken.
     pub fn add_view(&mut self, view: View) -> Result<(), Problem> {
-        self.add(view.name.clone(), Relation::View(view))
+        self.add(view.name.clone(), Relation::View(Box::new(view)))
     }
 
     /// Adds a table of the system, under its whole name (`sangam.late`), for queries.
@@ -201,7 +206,10 @@ impl Catalog {
         let statement = match self.session.sql_to_statement(sql, &Dialect::Generic) {
             Ok(statement) => statement,
             Err(error) => {
-                let problem = Problem::from(error);
+                let mut problem = Problem::from(error);
+                if problem.what.ends_with("found: EOF") {
+                    problem.line = Some(sql.lines().count().max(1));
+                }
                 return Err(match problem.what.as_str() {
                     what if what.contains("only supports a single SQL statement") => {
                         Problem::new("more than one statement").hint("Write a single SELECT.")
@@ -263,23 +271,28 @@ fn session(time_zone: &str) -> SessionState {
         .with_optimizer_rules(rules())
         .with_physical_optimizer_rules(physical_rules())
         .build();
-    let scalars = FUNCTIONS
-        .iter()
-        .map(|function| function())
-        .chain([now::function(&Arc::from(time_zone)), canonical::function(), date_bin::function()]);
+    let scalars = FUNCTIONS.iter().map(|function| function()).chain([
+        now::function(&Arc::from(time_zone)),
+        canonical::function(),
+        date_bin::function(),
+    ]);
     for function in scalars {
         register_scalar(&mut session, function);
     }
     for function in aggregates::functions() {
         use datafusion::execution::FunctionRegistry;
-        session.register_udaf(Arc::new(function)).expect("a session takes every aggregate");
+        session
+            .register_udaf(Arc::new(function))
+            .expect("a session takes every aggregate");
     }
     session
 }
 
 pub(crate) fn register_scalar(session: &mut SessionState, function: ScalarUDF) {
     use datafusion::execution::FunctionRegistry;
-    session.register_udf(Arc::new(function)).expect("a session takes every function");
+    session
+        .register_udf(Arc::new(function))
+        .expect("a session takes every function");
 }
 
 /// The one list of optimiser rules for views, audits and queries.
@@ -322,7 +335,8 @@ fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 /// Partial states would depend on partitions; ours have none. DataFusion merges
 /// them too, but only after it may have put an exchange in between.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(CombinePartialFinalAggregate::new())];
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> =
+        vec![Arc::new(CombinePartialFinalAggregate::new())];
     rules.extend(PhysicalOptimizer::new().rules);
     rules
 }
@@ -349,7 +363,10 @@ impl ContextProvider for Names<'_> {
         let name = relation_name(&reference);
         let Some(relation) = self.catalog.relation(&name) else {
             let known: Vec<&str> = self.catalog.relations.keys().map(String::as_str).collect();
-            let problem = Problem { kind: ProblemKind::UnknownRelation(name.clone()), ..Problem::new(format!("unknown relation \"{name}\"")) };
+            let problem = Problem {
+                kind: ProblemKind::UnknownRelation(name.clone()),
+                ..Problem::new(format!("unknown relation \"{name}\""))
+            };
             return Err(match nearest(&name, &known) {
                 Some(near) => problem.hint(format!("Did you mean \"{near}\"?")),
                 None if known.is_empty() => problem.hint("There are no sources or views yet."),
@@ -361,9 +378,11 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DataFusionResult<Arc<dyn TableSource>> {
-        let function = self.session.table_functions().get(name).ok_or_else(|| {
-            Problem::new(format!("unknown table function \"{name}\""))
-        })?;
+        let function = self
+            .session
+            .table_functions()
+            .get(name)
+            .ok_or_else(|| Problem::new(format!("unknown table function \"{name}\"")))?;
         let provider = function.create_table_provider_with_args(TableFunctionArgs::new(&args, self.session))?;
         Ok(provider_as_source(provider))
     }
@@ -406,7 +425,12 @@ impl ContextProvider for Names<'_> {
 
     fn udf_names(&self) -> Vec<String> {
         // Names that start with an underscore are the rewrites' own.
-        self.session.scalar_functions().keys().filter(|name| !name.starts_with('_')).cloned().collect()
+        self.session
+            .scalar_functions()
+            .keys()
+            .filter(|name| !name.starts_with('_'))
+            .cloned()
+            .collect()
     }
 
     fn higher_order_function_names(&self) -> Vec<String> {

@@ -7,15 +7,23 @@ use dataflows::plan::{
 };
 
 use crate::catalog::{Catalog, Relation};
+use crate::lower::column_index;
 use crate::view::View;
 
 impl View {
     /// Returns the plan as indented text, the view's last operator first.
     pub fn explain(&self, catalog: &Catalog) -> String {
-        let explaining = Explaining { plan: &self.plan, catalog };
+        let explaining = Explaining {
+            plan: &self.plan,
+            catalog,
+        };
         let mut text = format!("view {}\n", self.name);
-        let columns: Vec<String> =
-            self.schema.fields().iter().map(|field| format!("{} {}", field.name(), sql_type(field.data_type()))).collect();
+        let columns: Vec<String> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| format!("{} {}", field.name(), sql_type(field.data_type())))
+            .collect();
         let _ = writeln!(text, "  columns: {}", columns.join(", "));
         if let Some(key) = &self.implied_key {
             let _ = writeln!(text, "  key: {} (implied by the plan)", key.join(", "));
@@ -35,7 +43,11 @@ impl View {
 
     /// Returns what nothing bounds, a line each, for `check` to say.
     pub fn unbounded(&self, catalog: &Catalog) -> Vec<String> {
-        Explaining { plan: &self.plan, catalog }.unbounded()
+        Explaining {
+            plan: &self.plan,
+            catalog,
+        }
+        .unbounded()
     }
 }
 
@@ -62,8 +74,8 @@ impl Explaining<'_> {
     /// Returns an operator's line, and what is to be said about its state.
     fn describe(&self, id: NodeId) -> (String, Vec<String>) {
         let node = &self.plan.nodes[id];
-        let input = node.inputs.first().map(|input| &self.plan.nodes[*input]);
-        let name = |column: usize| input.map_or_else(String::new, |input| input.schema.field(column).name().clone());
+        let input = node.inputs.first().copied();
+        let name = |column: usize| input.map_or_else(String::new, |input| self.name(input, column));
         match &node.operator {
             Operator::Get { relation } => (format!("get {relation}"), self.relation(relation)),
             Operator::Constant { rows } => (format!("constant: {} rows", rows.num_rows()), vec![]),
@@ -71,9 +83,18 @@ impl Explaining<'_> {
             Operator::Project { expressions } => {
                 let columns: Vec<String> = expressions
                     .iter()
-                    .map(|expression| match expression.field.name() {
-                        name if *name == expression.text => name.clone(),
-                        name => format!("{} AS {name}", expression.text),
+                    .map(|expression| {
+                        let text = match column_index(expression) {
+                            Some(column) => name(column),
+                            None => expression.text.clone(),
+                        };
+                        let field = expression.field.name();
+                        // What a rewrite named is known by what it holds.
+                        if text == *field || field.starts_with("__") {
+                            text
+                        } else {
+                            format!("{text} AS {field}")
+                        }
                     })
                     .collect();
                 (format!("project: {}", columns.join(", ")), vec![])
@@ -82,12 +103,19 @@ impl Explaining<'_> {
                 let bounds: Vec<String> = bounds.iter().map(|bound| temporal_bound(bound, &name)).collect();
                 (
                     format!("temporal filter: {}", bounds.join(" AND ")),
-                    vec![format!("state: rows that have yet to enter or leave; bound: {}", self.bound(id))],
+                    vec![format!(
+                        "state: rows that have yet to enter or leave; bound: {}",
+                        self.bound(id)
+                    )],
                 )
             }
             Operator::Aggregate { keys, calls } => {
                 let keys: Vec<String> = keys.iter().map(|key| name(*key)).collect();
-                let by = if keys.is_empty() { "one group".to_owned() } else { format!("by {}", keys.join(", ")) };
+                let by = if keys.is_empty() {
+                    "one group".to_owned()
+                } else {
+                    format!("by {}", keys.join(", "))
+                };
                 if calls.is_empty() {
                     let state = format!("state: a count for each distinct row; bound: {}", self.bound(id));
                     return (format!("distinct {}", keys.join(", ")), vec![state]);
@@ -98,26 +126,60 @@ impl Explaining<'_> {
                 } else {
                     format!("state: one entry a group; bound: {}", self.bound(id))
                 }];
-                let retracts = input.is_some_and(|input| !input.append_only);
+                let retracts = input.is_some_and(|input| !self.plan.nodes[input].append_only);
                 if retracts && calls.iter().any(keeps_values) {
                     state.push("min, max, first_value and last_value keep every present value of a group, in order, since rows may leave".into());
                 }
                 (format!("aggregate {by}: {}", texts.join(", ")), state)
             }
-            Operator::Join { kind, on, null_equals_null } => {
-                let right = node.inputs.get(1).map(|input| &self.plan.nodes[*input]);
-                let right_name =
-                    |column: usize| right.map_or_else(String::new, |right| right.schema.field(column).name().clone());
+            Operator::Join {
+                kind,
+                on,
+                null_equals_null,
+            } => {
+                let right = node.inputs.get(1).copied();
+                let right_name = |column: usize| right.map_or_else(String::new, |right| self.name(right, column));
                 let equals = if *null_equals_null { "IS NOT DISTINCT FROM" } else { "=" };
-                let on: Vec<String> =
-                    on.iter().map(|(left, right)| format!("{} {equals} {}", name(*left), right_name(*right))).collect();
+                let on: Vec<String> = on
+                    .iter()
+                    .map(|(left, right)| format!("{} {equals} {}", name(*left), right_name(*right)))
+                    .collect();
                 let kind = match kind {
                     JoinKind::Inner => "inner join",
                     JoinKind::Left => "left join",
                 };
-                (format!("{kind} on {}", on.join(" AND ")), vec![format!("state: the rows of both sides; bound: {}", self.bound(id))])
+                (
+                    format!("{kind} on {}", on.join(" AND ")),
+                    vec![format!("state: the rows of both sides; bound: {}", self.bound(id))],
+                )
             }
             Operator::Union => ("union all".to_owned(), vec![]),
+        }
+    }
+
+    /// Returns what a node's column is known by: its name, or what it holds where only a rewrite named it.
+    fn name(&self, id: NodeId, column: usize) -> String {
+        let node = &self.plan.nodes[id];
+        let below = |column: usize| self.name(node.inputs[0], column);
+        let field = node.schema.field(column).name();
+        match &node.operator {
+            Operator::Project { expressions } if field.starts_with("__") => {
+                let expression = &expressions[column];
+                column_index(expression).map_or_else(|| expression.text.clone(), below)
+            }
+            Operator::Filter { .. } | Operator::TemporalFilter { .. } => below(column),
+            Operator::Aggregate { keys, calls } => match column.checked_sub(keys.len()) {
+                None => below(keys[column]),
+                Some(call) => call_text(&calls[call], &below),
+            },
+            Operator::Join { .. } => {
+                let width = self.plan.nodes[node.inputs[0]].schema.fields().len();
+                match column.checked_sub(width) {
+                    None => below(column),
+                    Some(column) => self.name(node.inputs[1], column),
+                }
+            }
+            _ => field.clone(),
         }
     }
 
@@ -177,7 +239,9 @@ impl Explaining<'_> {
             let what = match &node.operator {
                 Operator::Join { .. } => "a join keeps all its rows",
                 Operator::TemporalFilter { bounds } if !bounds.iter().any(leaves) => continue,
-                Operator::Aggregate { keys, calls } if !keys.is_empty() && calls.is_empty() => "DISTINCT keeps every distinct row",
+                Operator::Aggregate { keys, calls } if !keys.is_empty() && calls.is_empty() => {
+                    "DISTINCT keeps every distinct row"
+                }
                 Operator::Aggregate { keys, .. } if !keys.is_empty() => "a group is kept for every key ever seen",
                 _ => continue,
             };
@@ -196,12 +260,22 @@ impl Explaining<'_> {
 }
 
 fn leaves(bound: &TemporalBound) -> bool {
-    matches!(bound.comparison, TemporalComparison::Greater | TemporalComparison::GreaterOrEqual)
+    matches!(
+        bound.comparison,
+        TemporalComparison::Greater | TemporalComparison::GreaterOrEqual
+    )
 }
 
 fn now_bound(bounds: &[TemporalBound]) -> String {
-    let widest = bounds.iter().filter(|bound| leaves(bound)).map(|bound| bound.offset_us.saturating_neg()).max();
-    format!("rows leave {} after their time, by now()", duration(widest.unwrap_or_default().max(0)))
+    let widest = bounds
+        .iter()
+        .filter(|bound| leaves(bound))
+        .map(|bound| bound.offset_us.saturating_neg())
+        .max();
+    format!(
+        "rows leave {} after their time, by now()",
+        duration(widest.unwrap_or_default().max(0))
+    )
 }
 
 fn temporal_bound(bound: &TemporalBound, name: &impl Fn(usize) -> String) -> String {
@@ -220,7 +294,10 @@ fn temporal_bound(bound: &TemporalBound, name: &impl Fn(usize) -> String) -> Str
 }
 
 fn keeps_values(call: &AggregateCall) -> bool {
-    matches!(call.function, Function::Min | Function::Max | Function::FirstValue | Function::LastValue)
+    matches!(
+        call.function,
+        Function::Min | Function::Max | Function::FirstValue | Function::LastValue
+    )
 }
 
 fn call_text(call: &AggregateCall, name: &impl Fn(usize) -> String) -> String {
@@ -243,14 +320,25 @@ fn call_text(call: &AggregateCall, name: &impl Fn(usize) -> String) -> String {
         .iter()
         .map(|(column, options)| format!("{}{}", name(*column), if options.descending { " DESC" } else { "" }))
         .collect();
-    let order = if order.is_empty() { String::new() } else { format!(" ORDER BY {}", order.join(", ")) };
-    let filter = call.filter.map_or_else(String::new, |filter| format!(" FILTER (WHERE {})", name(filter)));
+    let order = if order.is_empty() {
+        String::new()
+    } else {
+        format!(" ORDER BY {}", order.join(", "))
+    };
+    let filter = call
+        .filter
+        .map_or_else(String::new, |filter| format!(" FILTER (WHERE {})", name(filter)));
     format!("{function}({argument}{order}){filter}")
 }
 
 /// Writes microseconds as people do: `2h`, `90s`, `10min`.
 fn duration(us: i64) -> String {
-    for (unit_us, unit) in [(86_400_000_000, "day"), (3_600_000_000, "hour"), (60_000_000, "minute"), (1_000_000, "second")] {
+    for (unit_us, unit) in [
+        (86_400_000_000, "day"),
+        (3_600_000_000, "hour"),
+        (60_000_000, "minute"),
+        (1_000_000, "second"),
+    ] {
         if us >= unit_us && us % unit_us == 0 {
             let count = us / unit_us;
             return format!("{count} {unit}{}", if count == 1 { "" } else { "s" });

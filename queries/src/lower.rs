@@ -8,7 +8,8 @@ use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use dataflows::aggregates::{self, AggregateSpec};
 use dataflows::evaluate::evaluate;
 use dataflows::plan::{
-    AggregateCall, AggregateFunction as Function, Expression, JoinKind, Node, NodeId, Operator, Plan, TemporalComparison,
+    AggregateCall, AggregateFunction as Function, Expression, JoinKind, Node, NodeId, Operator, Plan,
+    TemporalComparison,
 };
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
@@ -21,7 +22,7 @@ use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 use crate::catalog::{Catalog, relation_name};
 use crate::functions::aggregates::function_of;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemKind};
 use crate::refusals;
 use crate::rewrites::checked::checked;
 use crate::rewrites::columns::counts_rows;
@@ -38,14 +39,27 @@ pub(crate) struct Lowered {
 
 /// Lowers a plan that `refusals` found nothing in.
 pub(crate) fn lower(plan: &LogicalPlan, catalog: &Catalog, session: &SessionState) -> Result<Lowered, Problem> {
-    let mut lowering = Lowering { catalog, session, nodes: Vec::new(), keys: Vec::new(), warnings: Vec::new() };
+    let mut lowering = Lowering {
+        catalog,
+        session,
+        nodes: Vec::new(),
+        keys: Vec::new(),
+        warnings: Vec::new(),
+    };
     let mut root = lowering.plan(plan)?;
     let schema = nullable(plan.schema());
-    if lowering.nodes[root].schema.fields() != schema.fields() {
+    if !same_names(&lowering.nodes[root].schema, &schema) {
         root = lowering.rename(root, &schema);
     }
     let key = lowering.keys[root].clone();
-    Ok(Lowered { plan: Plan { nodes: lowering.nodes, root }, key, warnings: lowering.warnings })
+    Ok(Lowered {
+        plan: Plan {
+            nodes: lowering.nodes,
+            root,
+        },
+        key,
+        warnings: lowering.warnings,
+    })
 }
 
 struct Lowering<'a> {
@@ -75,7 +89,11 @@ impl Lowering<'_> {
                 for input in &union.inputs {
                     let input = self.plan(input)?;
                     // Batches pass through as they are, names included.
-                    inputs.push(if same_names(&self.nodes[input].schema, &schema) { input } else { self.rename(input, &schema) });
+                    inputs.push(if same_names(&self.nodes[input].schema, &schema) {
+                        input
+                    } else {
+                        self.rename(input, &schema)
+                    });
                 }
                 let append_only = inputs.iter().all(|input| self.nodes[*input].append_only);
                 Ok(self.node(Operator::Union, inputs, schema, append_only, None))
@@ -94,8 +112,9 @@ impl Lowering<'_> {
             LogicalPlan::Values(values) => self.values(values),
             other => Err(match refusals::construct(other) {
                 Some((problem, _)) => problem,
-                None => Problem::not_maintained(format!("{} cannot be kept current", other.display()))
-                    .hint("Ask for it with a query instead."),
+                None => {
+                    Problem::not_maintained(format!("{}", other.display())).hint("Ask for it with a query instead.")
+                }
             }),
         }
     }
@@ -108,7 +127,12 @@ impl Lowering<'_> {
         append_only: bool,
         key: Option<Vec<usize>>,
     ) -> NodeId {
-        self.nodes.push(Node { operator, inputs, schema, append_only });
+        self.nodes.push(Node {
+            operator,
+            inputs,
+            schema,
+            append_only,
+        });
         self.keys.push(key);
         self.nodes.len() - 1
     }
@@ -122,17 +146,28 @@ impl Lowering<'_> {
         let name = relation_name(&scan.table_name);
         let Some(relation) = self.catalog.relation(&name) else {
             // A table function scans what the catalog does not know.
-            return Err(Problem::not_maintained(format!("the table function {name}() cannot be kept current"))
+            return Err(Problem::not_maintained(format!("the table function {name}()"))
                 .hint("Write its rows out with VALUES, or send them to a source."));
         };
         let schema = relation.schema().clone();
-        let key = relation
-            .key()
-            .and_then(|key| key.iter().map(|column| schema.index_of(column).ok()).collect::<Option<Vec<_>>>());
-        let get = self.node(Operator::Get { relation: name }, vec![], schema.clone(), relation.append_only(), key);
+        let key = relation.key().and_then(|key| {
+            key.iter()
+                .map(|column| schema.index_of(column).ok())
+                .collect::<Option<Vec<_>>>()
+        });
+        let get = self.node(
+            Operator::Get { relation: name },
+            vec![],
+            schema.clone(),
+            relation.append_only(),
+            key,
+        );
         match &scan.projection {
             Some(columns) if !columns.iter().copied().eq(0..schema.fields().len()) => {
-                let expressions = columns.iter().map(|column| column_expression(&schema, *column)).collect();
+                let expressions = columns
+                    .iter()
+                    .map(|column| column_expression(&schema, *column))
+                    .collect();
                 Ok(self.project(get, expressions))
             }
             _ => Ok(get),
@@ -155,10 +190,17 @@ impl Lowering<'_> {
             self.keys.pop();
             input = below;
         }
-        let schema = Arc::new(Schema::new(expressions.iter().map(|expression| expression.field.clone()).collect::<Vec<_>>()));
+        let schema = Arc::new(Schema::new(
+            expressions
+                .iter()
+                .map(|expression| expression.field.clone())
+                .collect::<Vec<_>>(),
+        ));
         let columns: Vec<Option<usize>> = expressions.iter().map(column_index).collect();
         let key = self.keys[input].as_ref().and_then(|key| {
-            key.iter().map(|column| columns.iter().position(|chosen| *chosen == Some(*column))).collect()
+            key.iter()
+                .map(|column| columns.iter().position(|chosen| *chosen == Some(*column)))
+                .collect()
         });
         let append_only = self.nodes[input].append_only;
         self.node(Operator::Project { expressions }, vec![input], schema, append_only, key)
@@ -172,7 +214,10 @@ impl Lowering<'_> {
                 .fields()
                 .iter()
                 .enumerate()
-                .map(|(index, field)| Expression { field: field.clone(), ..column_expression(&from, index) })
+                .map(|(index, field)| Expression {
+                    field: field.clone(),
+                    ..column_expression(&from, index)
+                })
                 .collect();
             return self.project(node, expressions);
         }
@@ -219,7 +264,11 @@ impl Lowering<'_> {
         let is_identity = columns.iter().copied().eq((0..width).map(Some));
         let is_computed = !passes_through(&self.nodes[input].operator);
         if is_identity && (is_computed || same_names(&self.nodes[input].schema, &schema)) {
-            return Ok(if is_computed { self.rename(input, &schema) } else { input });
+            return Ok(if is_computed {
+                self.rename(input, &schema)
+            } else {
+                input
+            });
         }
         let mut expressions = Vec::with_capacity(projection.expr.len());
         for (expression, field) in projection.expr.iter().zip(schema.fields()) {
@@ -242,9 +291,18 @@ impl Lowering<'_> {
         let append_only = self.nodes[input].append_only;
         if let Some(bounds) = temporal::bounds(&filter.predicate, filter.input.schema()) {
             let leaves = bounds.iter().any(|bound| {
-                matches!(bound.comparison, TemporalComparison::Greater | TemporalComparison::GreaterOrEqual)
+                matches!(
+                    bound.comparison,
+                    TemporalComparison::Greater | TemporalComparison::GreaterOrEqual
+                )
             });
-            return Ok(self.node(Operator::TemporalFilter { bounds }, vec![input], schema, append_only && !leaves, key));
+            return Ok(self.node(
+                Operator::TemporalFilter { bounds },
+                vec![input],
+                schema,
+                append_only && !leaves,
+                key,
+            ));
         }
         let field = Arc::new(Field::new("predicate", arrow::datatypes::DataType::Boolean, true));
         let predicate = self.expression(&filter.predicate, filter.input.schema(), field)?;
@@ -264,18 +322,28 @@ impl Lowering<'_> {
         let input = self.plan(&aggregate.input)?;
         let below = aggregate.input.schema();
         let schema = nullable(&aggregate.schema);
-        let keys = aggregate.group_expr.iter().map(|key| position(key, below)).collect::<Result<Vec<_>, _>>()?;
+        let keys = aggregate
+            .group_expr
+            .iter()
+            .map(|key| position(key, below))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut calls = Vec::with_capacity(aggregate.aggr_expr.len());
         for (call, field) in aggregate.aggr_expr.iter().zip(&schema.fields()[keys.len()..]) {
             let Expr::AggregateFunction(call) = call.clone().unalias() else {
-                return Err(Problem::not_maintained(format!("{} cannot be kept current", text(&call))));
+                return Err(Problem::not_maintained(text(call)));
             };
             calls.push(self.call(&call, below, field.clone(), self.nodes[input].append_only)?);
         }
         let key = Some((0..keys.len()).collect());
         // A group's row is taken back whenever it changes; DISTINCT only ever adds to append-only rows.
         let append_only = calls.is_empty() && self.nodes[input].append_only;
-        Ok(self.node(Operator::Aggregate { keys, calls }, vec![input], schema, append_only, key))
+        Ok(self.node(
+            Operator::Aggregate { keys, calls },
+            vec![input],
+            schema,
+            append_only,
+            key,
+        ))
     }
 
     fn call(
@@ -287,21 +355,33 @@ impl Lowering<'_> {
     ) -> Result<AggregateCall, Problem> {
         let params = &call.params;
         let function = function_of(&call.func)
-            .ok_or_else(|| Problem::not_maintained(format!("the aggregate {}() cannot be kept current", call.func.name())))?;
+            .ok_or_else(|| Problem::not_maintained(format!("the aggregate {}()", call.func.name())))?;
         let counts_rows = counts_rows(&call.func, &params.args);
         let argument = match params.args.as_slice() {
             _ if counts_rows => None,
             [argument] => Some(position(argument, below)?),
-            _ => return Err(Problem::not_maintained(format!("{}() of several arguments cannot be kept current", call.func.name()))),
+            _ => {
+                return Err(Problem::not_maintained(format!(
+                    "{}() of several arguments",
+                    call.func.name()
+                )));
+            }
         };
         let function = if counts_rows { Function::CountRows } else { function };
         let ordered = matches!(function, Function::FirstValue | Function::LastValue);
         // Only the argument itself, appended by the rewrite, orders the values.
-        if ordered && params.order_by.len() == 1 && params.order_by.first().map(|order| &order.expr) == params.args.first() {
+        if ordered
+            && params.order_by.len() == 1
+            && params.order_by.first().map(|order| &order.expr) == params.args.first()
+        {
             self.warnings.push(format!(
                 "{} without ORDER BY takes the {} value: write {}(x ORDER BY at)",
                 call.func.name(),
-                if function == Function::FirstValue { "smallest" } else { "largest" },
+                if function == Function::FirstValue {
+                    "smallest"
+                } else {
+                    "largest"
+                },
                 call.func.name()
             ));
         }
@@ -310,7 +390,10 @@ impl Lowering<'_> {
             .iter()
             .filter(|_| ordered)
             .map(|order| {
-                let options = SortOptions { descending: !order.asc, nulls_first: order.nulls_first };
+                let options = SortOptions {
+                    descending: !order.asc,
+                    nulls_first: order.nulls_first,
+                };
                 Ok((position(&order.expr, below)?, options))
             })
             .collect::<Result<Vec<_>, Problem>>()?;
@@ -319,16 +402,34 @@ impl Lowering<'_> {
         let spec = AggregateSpec {
             function,
             argument: argument.map(type_at),
-            order: order.iter().map(|(column, options)| (type_at(*column), *options)).collect(),
+            order: order
+                .iter()
+                .map(|(column, options)| (type_at(*column), *options))
+                .collect(),
             ignore_nulls,
             append_only,
             output: field.data_type().clone(),
         };
         aggregates::accumulator(&spec).map_err(|unsupported| {
-            Problem::not_maintained(format!("{unsupported}")).hint("Cast the argument: sum(x::double), min(x::text).")
+            Problem {
+                kind: ProblemKind::NotMaintained,
+                ..Problem::new(unsupported.to_string())
+            }
+            .hint("Cast the argument: sum(x::double), min(x::text).")
         })?;
-        let filter = params.filter.as_deref().map(|filter| position(filter, below)).transpose()?;
-        Ok(AggregateCall { function, argument, filter, order, ignore_nulls, field })
+        let filter = params
+            .filter
+            .as_deref()
+            .map(|filter| position(filter, below))
+            .transpose()?;
+        Ok(AggregateCall {
+            function,
+            argument,
+            filter,
+            order,
+            ignore_nulls,
+            field,
+        })
     }
 
     fn join(&mut self, join: &Join) -> Result<NodeId, Problem> {
@@ -336,7 +437,7 @@ impl Lowering<'_> {
         let kind = match join.join_type {
             JoinType::Inner => JoinKind::Inner,
             JoinType::Left => JoinKind::Left,
-            other => return Err(Problem::not_maintained(format!("{other} JOIN cannot be kept current"))),
+            other => return Err(Problem::not_maintained(format!("{other} JOIN"))),
         };
         let on = join
             .on
@@ -344,11 +445,20 @@ impl Lowering<'_> {
             .map(|(l, r)| Ok((position(l, join.left.schema())?, position(r, join.right.schema())?)))
             .collect::<Result<Vec<_>, Problem>>()?;
         let width = self.nodes[left].schema.fields().len();
-        let key = joined_key(&on, width, self.keys[left].as_deref(), self.keys[right].as_deref(), kind);
-        let append_only =
-            kind == JoinKind::Inner && self.nodes[left].append_only && self.nodes[right].append_only;
+        let key = joined_key(
+            &on,
+            width,
+            self.keys[left].as_deref(),
+            self.keys[right].as_deref(),
+            kind,
+        );
+        let append_only = kind == JoinKind::Inner && self.nodes[left].append_only && self.nodes[right].append_only;
         let null_equals_null = join.null_equality == NullEquality::NullEqualsNull;
-        let operator = Operator::Join { kind, on, null_equals_null };
+        let operator = Operator::Join {
+            kind,
+            on,
+            null_equals_null,
+        };
         Ok(self.node(operator, vec![left, right], nullable(&join.schema), append_only, key))
     }
 
@@ -387,8 +497,11 @@ impl Lowering<'_> {
 /// DataFusion's claims of "never NULL" are promises of functions, not facts;
 /// a worker must not stop over a broken one.
 pub(crate) fn nullable(schema: &DFSchema) -> SchemaRef {
-    let fields: Vec<FieldRef> =
-        schema.fields().iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true))).collect();
+    let fields: Vec<FieldRef> = schema
+        .fields()
+        .iter()
+        .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)))
+        .collect();
     Arc::new(Schema::new(fields))
 }
 
@@ -401,7 +514,10 @@ fn passes_through(operator: &Operator) -> bool {
 }
 
 fn same_names(left: &SchemaRef, right: &SchemaRef) -> bool {
-    left.fields().iter().map(|field| field.name()).eq(right.fields().iter().map(|field| field.name()))
+    left.fields()
+        .iter()
+        .map(|field| field.name())
+        .eq(right.fields().iter().map(|field| field.name()))
 }
 
 fn column_expression(schema: &SchemaRef, index: usize) -> Expression {
@@ -413,7 +529,8 @@ fn column_expression(schema: &SchemaRef, index: usize) -> Expression {
     }
 }
 
-fn column_index(expression: &Expression) -> Option<usize> {
+/// Returns the column an expression is, if it is nothing else.
+pub(crate) fn column_index(expression: &Expression) -> Option<usize> {
     expression.physical.downcast_ref::<Column>().map(Column::index)
 }
 
@@ -428,13 +545,15 @@ fn moved(physical: &Arc<dyn PhysicalExpr>, chosen: &[usize], schema: &SchemaRef)
             None => Transformed::no(part),
         })
     });
-    transformed.map(|transformed| transformed.data).unwrap_or_else(|_| physical.clone())
+    transformed
+        .map(|transformed| transformed.data)
+        .unwrap_or_else(|_| physical.clone())
 }
 
 fn position(expression: &Expr, schema: &DFSchema) -> Result<usize, Problem> {
     match expression {
         Expr::Column(column) => Ok(schema.index_of_column(column)?),
-        other => Err(Problem::not_maintained(format!("{} cannot be kept current", text(other)))),
+        other => Err(Problem::not_maintained(text(other))),
     }
 }
 
@@ -455,12 +574,20 @@ fn joined_key(
     if at_most_one_left && kind == JoinKind::Inner {
         return Some(right.iter().map(|column| width + column).collect());
     }
-    Some(left.iter().copied().chain(right.iter().map(|column| width + column)).collect())
+    Some(
+        left.iter()
+            .copied()
+            .chain(right.iter().map(|column| width + column))
+            .collect(),
+    )
 }
 
 /// Evaluates expressions over rows that never change.
 fn constant_columns(expressions: &[Expression], rows: &RecordBatch) -> Result<(Vec<ArrayRef>, usize), Problem> {
-    let physical: Vec<_> = expressions.iter().map(|expression| expression.physical.clone()).collect();
+    let physical: Vec<_> = expressions
+        .iter()
+        .map(|expression| expression.physical.clone())
+        .collect();
     let texts: Vec<_> = expressions.iter().map(|expression| expression.text.clone()).collect();
     let evaluated = evaluate(&physical, &texts, rows);
     if let Some(failed) = evaluated.failed.first() {

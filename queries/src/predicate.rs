@@ -57,6 +57,17 @@ impl Catalog {
     /// When it is no single boolean expression of these columns whose value is the
     /// same at every time.
     pub fn compile_predicate(&self, schema: &SchemaRef, sql: &str) -> Result<Predicate, Problem> {
+        self.predicate(schema, sql).map_err(|problem| {
+            // The text stands one line lower than its author wrote it; in a single line there is nothing to find.
+            let line = problem
+                .line
+                .filter(|_| sql.trim().contains('\n'))
+                .map(|line| (line - 1).max(1));
+            Problem { line, ..problem }
+        })
+    }
+
+    fn predicate(&self, schema: &SchemaRef, sql: &str) -> Result<Predicate, Problem> {
         // The parser of expressions stops where an expression ends; one of statements does not.
         let statements = DFParser::parse_sql(&format!("SELECT 1 WHERE (\n{sql}\n)")).map_err(Problem::from)?;
         if statements.len() != 1 {
@@ -208,6 +219,8 @@ mod tests {
             let _ = problem(sql);
         }
         assert!(problem("scor > 1").hint.is_some());
+        assert_eq!(problem("scor > 1").line, None);
+        assert_eq!(problem("score > 1\nAND scor < 2").line, Some(2));
         assert!(problem("random() > 0.5").what.contains("random()"));
     }
 }

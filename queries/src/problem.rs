@@ -38,6 +38,12 @@ pub enum QueryError {
     /// The caller did not hand over a relation that the plan reads.
     #[error("relation \"{0}\" was not handed over")]
     MissingRelation(String),
+    /// It needs, or returns, more than it may.
+    #[error("the query needs or returns more than {} MiB", .bytes_max >> 20)]
+    TooLarge {
+        /// What it may.
+        bytes_max: usize,
+    },
     /// It failed while running.
     #[error("{0}")]
     Execution(String),
@@ -45,11 +51,20 @@ pub enum QueryError {
 
 impl Problem {
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        Problem { kind: ProblemKind::Other, line: None, what: what.into(), hint: None }
+        Problem {
+            kind: ProblemKind::Other,
+            line: None,
+            what: what.into(),
+            hint: None,
+        }
     }
 
-    pub(crate) fn not_maintained(what: impl Into<String>) -> Self {
-        Problem { kind: ProblemKind::NotMaintained, ..Problem::new(what) }
+    /// Says that a construct has no incremental operator.
+    pub(crate) fn not_maintained(what: impl fmt::Display) -> Self {
+        Problem {
+            kind: ProblemKind::NotMaintained,
+            ..Problem::new(format!("{what} cannot be kept current"))
+        }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -80,7 +95,10 @@ impl From<Problem> for DataFusionError {
 
 impl From<DataFusionError> for Problem {
     fn from(error: DataFusionError) -> Self {
-        let line = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start.line as usize);
+        let line = error
+            .diagnostic()
+            .and_then(|diagnostic| diagnostic.span)
+            .map(|span| span.start.line as usize);
         let mut problem = plain(&error);
         problem.line = problem.line.or(line.filter(|line| *line > 0));
         problem
@@ -111,6 +129,9 @@ fn plain(error: &DataFusionError) -> Problem {
         DataFusionError::ArrowError(..) => Problem::new(dataflows::evaluate::reason(error)),
         other => {
             let message = other.message().into_owned();
+            if let Some(problem) = reworded(&message) {
+                return problem;
+            }
             let mut lines = message.lines();
             let what = trim(lines.next().unwrap_or_default());
             let problem = Problem::new(what);
@@ -123,6 +144,43 @@ fn plain(error: &DataFusionError) -> Problem {
     }
 }
 
+/// Rewords the messages of DataFusion's that speak to its developers.
+fn reworded(message: &str) -> Option<Problem> {
+    let quoted = || {
+        message
+            .split('"')
+            .nth(1)
+            .map(|name| name.rsplit('.').next().unwrap_or(name))
+    };
+    if message.contains("require unique expression names") {
+        return Some(
+            Problem::new(format!("two columns are named \"{}\"", quoted()?))
+                .hint("Give one of them another name with AS."),
+        );
+    }
+    if message.contains("must appear in the GROUP BY clause") || message.contains("must be in GROUP BY") {
+        let column = message.split("column \"").nth(1)?.split('"').next()?;
+        return Some(
+            Problem::new(format!("column \"{column}\" is neither grouped nor aggregated"))
+                .hint("Add it to GROUP BY, or take last_value(x ORDER BY at) of it."),
+        );
+    }
+    if message.contains("failed to match any signature") {
+        let function = message.split('\'').nth(1)?;
+        let received = message
+            .split("but received ")
+            .nth(1)
+            .and_then(|rest| rest.split([' ', '.', ',']).next());
+        let what = match received {
+            Some("String") => format!("{function}() does not take text"),
+            Some(received) => format!("{function}() does not take {}", received.to_lowercase()),
+            None => format!("{function}() does not take these arguments"),
+        };
+        return Some(Problem::new(what).hint(format!("Cast the argument, as in {function}(x::double).")));
+    }
+    None
+}
+
 /// A parser's message: `sql parser error: Expected: …, found: … at Line: 1, Column: 8`.
 fn parser(message: &str) -> Problem {
     let message = message.trim_start_matches("sql parser error: ");
@@ -131,7 +189,10 @@ fn parser(message: &str) -> Problem {
         None => (message, None),
     };
     let line = place.and_then(|place| place.split(',').next()?.trim().parse().ok());
-    Problem { line, ..Problem::new(format!("could not parse SQL: {}", lower_first(&first_line(what)))) }
+    Problem {
+        line,
+        ..Problem::new(format!("could not parse SQL: {}", lower_first(&first_line(what))))
+    }
 }
 
 fn schema(error: &SchemaError) -> Problem {
@@ -158,10 +219,19 @@ fn schema(error: &SchemaError) -> Problem {
 /// Drops what DataFusion says to its own developers.
 fn trim(message: &str) -> String {
     let mut text = message.trim();
-    for noise in ["Error during planning: ", "Internal error: ", "Execution error: ", "This feature is not implemented: "] {
+    for noise in [
+        "Error during planning: ",
+        "Internal error: ",
+        "Execution error: ",
+        "This feature is not implemented: ",
+    ] {
         text = text.strip_prefix(noise).unwrap_or(text);
     }
-    for noise in [" This issue was likely caused by a bug", ". This issue was likely", " No function matches the given"] {
+    for noise in [
+        " This issue was likely caused by a bug",
+        ". This issue was likely",
+        " No function matches the given",
+    ] {
         text = text.split(noise).next().unwrap_or(text);
     }
     lower_first(text.trim_end_matches('.'))
@@ -195,7 +265,12 @@ pub(crate) fn listed(names: &[&str]) -> String {
 pub(crate) fn nearest<'a>(name: &str, among: &[&'a str]) -> Option<&'a str> {
     among
         .iter()
-        .map(|candidate| (datafusion::common::utils::datafusion_strsim::levenshtein(name, candidate), *candidate))
+        .map(|candidate| {
+            (
+                datafusion::common::utils::datafusion_strsim::levenshtein(name, candidate),
+                *candidate,
+            )
+        })
         .filter(|(distance, candidate)| *distance * 3 <= candidate.len().max(name.len()) + 1)
         .min()
         .map(|(_, candidate)| candidate)
@@ -205,14 +280,15 @@ pub(crate) fn nearest<'a>(name: &str, among: &[&'a str]) -> Option<&'a str> {
 fn line_of(sql: &str, word: &str) -> Option<usize> {
     let is_word = |character: char| character.is_alphanumeric() || character == '_';
     let word = word.to_lowercase();
-    sql.lines().position(|line| {
-        let line = line.split("--").next().unwrap_or_default().to_lowercase();
-        line.match_indices(&word).any(|(at, _)| {
-            !line[..at].chars().next_back().is_some_and(is_word)
-                && !line[at + word.len()..].chars().next().is_some_and(is_word)
+    sql.lines()
+        .position(|line| {
+            let line = line.split("--").next().unwrap_or_default().to_lowercase();
+            line.match_indices(&word).any(|(at, _)| {
+                !line[..at].chars().next_back().is_some_and(is_word)
+                    && !line[at + word.len()..].chars().next().is_some_and(is_word)
+            })
         })
-    })
-    .map(|line| line + 1)
+        .map(|line| line + 1)
 }
 
 #[cfg(test)]
@@ -223,7 +299,10 @@ mod tests {
     fn parser_errors_keep_the_line() {
         let problem = parser("sql parser error: Expected: an expression, found: FROM at Line: 2, Column: 3");
         assert_eq!(problem.line, Some(2));
-        assert_eq!(problem.what, "could not parse SQL: expected: an expression, found: FROM");
+        assert_eq!(
+            problem.what,
+            "could not parse SQL: expected: an expression, found: FROM"
+        );
     }
 
     #[test]

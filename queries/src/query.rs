@@ -13,7 +13,7 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::Sort;
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan};
 
-use crate::batch::{Relations, execute, failed, over, with_schema};
+use crate::batch::{Relations, execute_within, failed, over, with_schema};
 use crate::catalog::{Catalog, relation_name};
 use crate::problem::{Problem, QueryError};
 use crate::rewrites::{self, temporal};
@@ -62,15 +62,16 @@ impl Catalog {
         Ok(Query { logical, relations })
     }
 
-    /// Runs a query over the rows of its relations, with `now()` at `tick`.
+    /// Runs a query over the rows of its relations, with `now()` at `tick`, in at most `bytes_max` of memory.
     ///
     /// # Errors
-    /// When a relation is missing or an expression fails.
+    /// When a relation is missing, an expression fails or the result is too large.
     pub async fn run_query(
         &self,
         query: &Query,
         relations: &Relations,
         tick: Tick,
+        bytes_max: usize,
     ) -> Result<(SchemaRef, Vec<RecordBatch>), QueryError> {
         let mut session = self.session();
         // The functions of the moment that are not ours, such as current_date.
@@ -81,8 +82,11 @@ impl Catalog {
             .map_err(failed)?;
         let plan = over(plan, relations)?;
         let schema = unique(plan.schema().as_arrow());
-        let batches = execute(&session, &plan).await?;
-        let batches = batches.into_iter().map(|batch| with_schema(batch, &schema)).collect::<Result<_, _>>()?;
+        let batches = execute_within(&session, &plan, bytes_max).await?;
+        let batches = batches
+            .into_iter()
+            .map(|batch| with_schema(batch, &schema))
+            .collect::<Result<_, _>>()?;
         Ok((schema, batches))
     }
 }
@@ -100,7 +104,11 @@ fn distinct_on(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
         for shown in &distinct.select_expr {
             let shown = shown.clone().unalias();
             if !order.iter().any(|sort| sort.expr == shown) && !matches!(shown, Expr::Literal(..)) {
-                order.push(Sort { expr: shown, asc: true, nulls_first: true });
+                order.push(Sort {
+                    expr: shown,
+                    asc: true,
+                    nulls_first: true,
+                });
             }
         }
         distinct.sort_expr = Some(order);

@@ -5,11 +5,11 @@
 
 use std::collections::HashSet;
 
-use datafusion::common::{JoinType, NullEquality};
+use dataflows::plan::AggregateFunction as Function;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{JoinType, NullEquality};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{Distinct, Expr, Join, LogicalPlan, Volatility};
-use dataflows::plan::AggregateFunction as Function;
 
 use crate::catalog::{Catalog, Relation, relation_name};
 use crate::functions::aggregates::function_of;
@@ -23,7 +23,11 @@ const MOMENTS: &[&str] = &["current_date", "current_time", "today"];
 
 /// Collects every construct of a view's text that is not maintained.
 pub(crate) fn written(plan: &LogicalPlan, catalog: &Catalog, sql: &str) -> Vec<Problem> {
-    let mut problems = Problems { found: Vec::new(), seen: HashSet::new(), sql };
+    let mut problems = Problems {
+        found: Vec::new(),
+        seen: HashSet::new(),
+        sql,
+    };
     let walked = plan.apply_with_subqueries(|plan| {
         if let Some((problem, word)) = construct(plan) {
             problems.add(problem, word);
@@ -48,15 +52,22 @@ pub(crate) fn written(plan: &LogicalPlan, catalog: &Catalog, sql: &str) -> Vec<P
     if let Err(error) = walked {
         problems.found.push(error.into());
     }
+    problems.found.sort_by_key(|problem| problem.line);
     problems.found
 }
 
 /// Collects what the shared plan still holds that has no operator.
 pub(crate) fn shared(plan: &LogicalPlan, sql: &str) -> Vec<Problem> {
-    let mut problems = Problems { found: Vec::new(), seen: HashSet::new(), sql };
+    let mut problems = Problems {
+        found: Vec::new(),
+        seen: HashSet::new(),
+        sql,
+    };
     let walked = plan.apply(|plan| {
         match plan {
-            LogicalPlan::Join(join) => join_kind(join).into_iter().for_each(|problem| problems.add(problem, "join")),
+            LogicalPlan::Join(join) => join_kind(join)
+                .into_iter()
+                .for_each(|problem| problems.add(problem, "join")),
             LogicalPlan::Filter(filter) if temporal::bounds(&filter.predicate, filter.input.schema()).is_some() => {
                 return Ok(TreeNodeRecursion::Continue);
             }
@@ -78,6 +89,7 @@ pub(crate) fn shared(plan: &LogicalPlan, sql: &str) -> Vec<Problem> {
     if let Err(error) = walked {
         problems.found.push(error.into());
     }
+    problems.found.sort_by_key(|problem| problem.line);
     problems.found
 }
 
@@ -85,9 +97,10 @@ pub(crate) fn shared(plan: &LogicalPlan, sql: &str) -> Vec<Problem> {
 pub(crate) fn construct(plan: &LogicalPlan) -> Option<(Problem, &'static str)> {
     let refuse = |what: &str| Problem::not_maintained(what);
     Some(match plan {
-        LogicalPlan::Sort(_) => {
-            (refuse("ORDER BY in a view").hint("A view is a set of rows: order them when you read them."), "order")
-        }
+        LogicalPlan::Sort(_) => (
+            refuse("ORDER BY in a view").hint("A view is a set of rows: order them when you read them."),
+            "order",
+        ),
         LogicalPlan::Limit(_) => (
             refuse("LIMIT in a view")
                 .hint("Limit the rows when you read them, or keep one row a group with last_value(x ORDER BY at)."),
@@ -102,7 +115,10 @@ pub(crate) fn construct(plan: &LogicalPlan) -> Option<(Problem, &'static str)> {
             refuse("WITH RECURSIVE").hint("Join the relation with itself once for each step that is needed."),
             "recursive",
         ),
-        LogicalPlan::Unnest(_) => (refuse("unnest").hint("Send one row for each element to the source."), "unnest"),
+        LogicalPlan::Unnest(_) => (
+            refuse("unnest").hint("Send one row for each element to the source."),
+            "unnest",
+        ),
         LogicalPlan::Distinct(Distinct::On(_)) => (
             refuse("DISTINCT ON").hint("Group by the key and take last_value(x ORDER BY at) of each column."),
             "distinct",
@@ -136,9 +152,10 @@ fn function(expression: &Expr) -> Option<(Problem, String)> {
             };
             Some((problem, name.to_owned()))
         }
-        Expr::Unnest(_) => {
-            Some((Problem::not_maintained("unnest").hint("Send one row for each element to the source."), "unnest".into()))
-        }
+        Expr::Unnest(_) => Some((
+            Problem::not_maintained("unnest").hint("Send one row for each element to the source."),
+            "unnest".into(),
+        )),
         _ => None,
     }
 }
@@ -153,10 +170,9 @@ fn aggregate(call: &AggregateFunction) -> Option<Problem> {
         ));
     };
     if params.distinct && !matches!(function, Function::Min | Function::Max) {
-        return Some(
-            Problem::not_maintained(format!("{name}(DISTINCT …)"))
-                .hint(format!("Aggregate a subquery: SELECT {name}(x) FROM (SELECT DISTINCT x FROM …).")),
-        );
+        return Some(Problem::not_maintained(format!("{name}(DISTINCT …)")).hint(format!(
+            "Aggregate a subquery: SELECT {name}(x) FROM (SELECT DISTINCT x FROM …)."
+        )));
     }
     if function == Function::Count && params.args.len() > 1 {
         return Some(
@@ -223,9 +239,7 @@ struct Problems<'a> {
 impl Problems<'_> {
     fn add(&mut self, problem: Problem, word: &str) {
         if self.seen.insert(problem.what.clone()) {
-            let mut problem = problem.on_line_of(self.sql, word);
-            problem.what = format!("{} cannot be kept current", problem.what);
-            self.found.push(problem);
+            self.found.push(problem.on_line_of(self.sql, word));
         }
     }
 }

@@ -56,9 +56,15 @@ fn named_as(expression: Expr, schema: &DFSchema, index: usize) -> Expr {
 
 /// Puts a projection over `input` that shows the columns of `schema` under their names.
 fn restore(input: LogicalPlan, schema: &DFSchema, expressions: Vec<Expr>) -> Result<LogicalPlan> {
-    let expressions =
-        expressions.into_iter().enumerate().map(|(index, expression)| named_as(expression, schema, index)).collect();
-    Ok(LogicalPlan::Projection(Projection::try_new(expressions, Arc::new(input))?))
+    let expressions = expressions
+        .into_iter()
+        .enumerate()
+        .map(|(index, expression)| named_as(expression, schema, index))
+        .collect();
+    Ok(LogicalPlan::Projection(Projection::try_new(
+        expressions,
+        Arc::new(input),
+    )?))
 }
 
 /// Marks a plan as changed.

@@ -27,7 +27,14 @@ fn schema(catalog: &Catalog, columns: &[(&str, &str)]) -> SchemaRef {
 }
 
 fn source(name: &str, schema: SchemaRef) -> SourceRelation {
-    SourceRelation { name: name.into(), schema, append_only: true, key: None, retain_us: None, time_column: None }
+    SourceRelation {
+        name: name.into(),
+        schema,
+        append_only: true,
+        key: None,
+        retain_us: None,
+        time_column: None,
+    }
 }
 
 /// A catalog with readings that stay two hours, keyed stations, and endless events.
@@ -35,10 +42,27 @@ fn catalog_in(time_zone: &str) -> Catalog {
     let mut catalog = Catalog::new(time_zone).unwrap();
     let readings = schema(
         &catalog,
-        &[("station", "text not null"), ("at", "timestamp not null"), ("ph", "double"), ("count", "integer"), ("price", "decimal(10, 2)")],
+        &[
+            ("station", "text not null"),
+            ("at", "timestamp not null"),
+            ("ph", "double"),
+            ("count", "integer"),
+            ("price", "decimal(10, 2)"),
+        ],
     );
-    let stations = schema(&catalog, &[("station", "text not null"), ("river", "text"), ("limit_ph", "double")]);
-    let events = schema(&catalog, &[("id", "bigint not null"), ("kind", "text"), ("value", "bigint"), ("weight", "double")]);
+    let stations = schema(
+        &catalog,
+        &[("station", "text not null"), ("river", "text"), ("limit_ph", "double")],
+    );
+    let events = schema(
+        &catalog,
+        &[
+            ("id", "bigint not null"),
+            ("kind", "text"),
+            ("value", "bigint"),
+            ("weight", "double"),
+        ],
+    );
     catalog
         .add_source(SourceRelation {
             append_only: false,
@@ -48,7 +72,11 @@ fn catalog_in(time_zone: &str) -> Catalog {
         })
         .unwrap();
     catalog
-        .add_source(SourceRelation { append_only: false, key: Some(vec!["station".into()]), ..source("stations", stations) })
+        .add_source(SourceRelation {
+            append_only: false,
+            key: Some(vec!["station".into()]),
+            ..source("stations", stations)
+        })
         .unwrap();
     catalog.add_source(source("events", events)).unwrap();
     catalog
@@ -59,12 +87,25 @@ fn catalog() -> Catalog {
 }
 
 fn view(catalog: &Catalog, sql: &str) -> View {
-    catalog.plan_view("v", sql).unwrap_or_else(|problems| panic!("{sql}: {problems:#?}"))
+    catalog
+        .plan_view("v", sql)
+        .unwrap_or_else(|problems| panic!("{sql}: {problems:#?}"))
 }
 
+/// A row of `events`: id, kind, value, weight.
+type Event<'a> = (i64, Option<&'a str>, Option<i64>, Option<f64>);
+
 /// Rows of `events`.
-fn events(catalog: &Catalog, rows: &[(i64, Option<&str>, Option<i64>, Option<f64>)]) -> Relations {
-    let schema = schema(catalog, &[("id", "bigint not null"), ("kind", "text"), ("value", "bigint"), ("weight", "double")]);
+fn events(catalog: &Catalog, rows: &[Event]) -> Relations {
+    let schema = schema(
+        catalog,
+        &[
+            ("id", "bigint not null"),
+            ("kind", "text"),
+            ("value", "bigint"),
+            ("weight", "double"),
+        ],
+    );
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0))),
         Arc::new(StringArray::from_iter(rows.iter().map(|row| row.1))),
@@ -79,16 +120,30 @@ fn events(catalog: &Catalog, rows: &[(i64, Option<&str>, Option<i64>, Option<f64
 fn readings(catalog: &Catalog, rows: &[(&str, i64, Option<f64>)]) -> Relations {
     let schema = schema(
         catalog,
-        &[("station", "text not null"), ("at", "timestamp not null"), ("ph", "double"), ("count", "integer"), ("price", "decimal(10, 2)")],
+        &[
+            ("station", "text not null"),
+            ("at", "timestamp not null"),
+            ("ph", "double"),
+            ("count", "integer"),
+            ("price", "decimal(10, 2)"),
+        ],
     );
-    let at = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.1)).with_timezone(catalog.time_zone());
-    assert_eq!(at.data_type(), &DataType::Timestamp(TimeUnit::Microsecond, Some(catalog.time_zone().into())));
+    let at =
+        TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.1)).with_timezone(catalog.time_zone());
+    assert_eq!(
+        at.data_type(),
+        &DataType::Timestamp(TimeUnit::Microsecond, Some(catalog.time_zone().into()))
+    );
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.0))),
         Arc::new(at),
         Arc::new(Float64Array::from_iter(rows.iter().map(|row| row.2))),
         Arc::new(Int32Array::from_iter_values((0..rows.len()).map(|row| row as i32))),
-        Arc::new(Decimal128Array::from_iter_values((0..rows.len()).map(|row| row as i128 * 125)).with_precision_and_scale(10, 2).unwrap()),
+        Arc::new(
+            Decimal128Array::from_iter_values((0..rows.len()).map(|row| row as i128 * 125))
+                .with_precision_and_scale(10, 2)
+                .unwrap(),
+        ),
     ];
     let batch = RecordBatch::try_new(schema.clone(), columns).unwrap();
     Relations::from([("readings".to_owned(), (schema, vec![batch]))])
@@ -107,10 +162,18 @@ fn printed(batches: &[RecordBatch]) -> String {
 fn answer(catalog: &Catalog, sql: &str, relations: &Relations, tick: u64) -> String {
     let view = view(catalog, sql);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    printed(&runtime.block_on(catalog.batch(&view, relations, tick)).unwrap_or_else(|error| panic!("{sql}: {error}")))
+    printed(
+        &runtime
+            .block_on(catalog.batch(&view, relations, tick))
+            .unwrap_or_else(|error| panic!("{sql}: {error}")),
+    )
 }
 
 fn plain(catalog: &Catalog, sql: &str, relations: &Relations, tick: u64) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    printed(&runtime.block_on(catalog.plain_batch(sql, relations, tick)).unwrap_or_else(|error| panic!("{sql}: {error}")))
+    printed(
+        &runtime
+            .block_on(catalog.plain_batch(sql, relations, tick))
+            .unwrap_or_else(|error| panic!("{sql}: {error}")),
+    )
 }

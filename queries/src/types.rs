@@ -44,10 +44,10 @@ pub(crate) fn column_type(sql: &str, time_zone: &Arc<str>) -> Result<ColumnType,
             Problem::new(format!("column type \"{sql}\" is out of range"))
                 .hint("A decimal has a precision of 1 to 38 digits and a scale of 0 up to that.")
         }
-        SqlType::Timestamp(..) | SqlType::TimestampNtz(_) | SqlType::Datetime(_) => {
-            Problem::new(format!("column type \"{sql}\" is not supported"))
-                .hint("Write \"timestamp\": it is kept in microseconds, in UTC, and read in the deployment's time_zone.")
-        }
+        SqlType::Timestamp(..) | SqlType::TimestampNtz(_) | SqlType::Datetime(_) => Problem::new(format!(
+            "column type \"{sql}\" is not supported"
+        ))
+        .hint("Write \"timestamp\": it is kept in microseconds, in UTC, and read in the deployment's time_zone."),
         _ => Problem::new(format!("column type \"{sql}\" is not supported")).hint(KNOWN),
     })?;
     Ok(ColumnType { data_type, nullable })
@@ -113,7 +113,11 @@ mod tests {
             ("numeric(5)", DataType::Decimal128(5, 0), true),
             ("varbinary", DataType::Binary, true),
             ("bytea", DataType::Binary, true),
-            ("timestamp not null", DataType::Timestamp(TimeUnit::Microsecond, Some("Asia/Kolkata".into())), false),
+            (
+                "timestamp not null",
+                DataType::Timestamp(TimeUnit::Microsecond, Some("Asia/Kolkata".into())),
+                false,
+            ),
         ];
         for (sql, data_type, nullable) in cases {
             assert_eq!(read(sql), Ok(ColumnType { data_type, nullable }), "{sql}");
@@ -122,7 +126,16 @@ mod tests {
 
     #[test]
     fn refuses_the_rest_with_a_hint() {
-        for sql in ["", "tex", "decimal(40, 2)", "decimal(3, 5)", "timestamp(3)", "text nul", "varchar(10)", "integer[]"] {
+        for sql in [
+            "",
+            "tex",
+            "decimal(40, 2)",
+            "decimal(3, 5)",
+            "timestamp(3)",
+            "text nul",
+            "varchar(10)",
+            "integer[]",
+        ] {
             let problem = read(sql).expect_err(sql);
             assert!(problem.hint.is_some(), "{sql}");
         }

@@ -41,7 +41,9 @@ impl Catalog {
         let one = |problem: Problem| vec![problem];
         let statement = self.parse(sql).map_err(one)?;
         let session = self.session();
-        let written = self.logical(&session, statement).map_err(|error| one(located(error.into(), sql)))?;
+        let written = self
+            .logical(&session, statement)
+            .map_err(|error| one(located(error.into(), sql)))?;
         let mut problems = refusals::written(&written, self, sql);
         problems.extend(named_twice(&written));
         if !problems.is_empty() {
@@ -58,10 +60,11 @@ impl Catalog {
         let lowered = lower::lower(&shared, self, &session).map_err(|problem| one(located(problem, sql)))?;
         warnings.extend(lowered.warnings);
         let schema = lowered.plan.schema().clone();
-        let implied_key = lowered
-            .key
-            .filter(|key| !key.is_empty())
-            .map(|key| key.into_iter().map(|column| schema.field(column).name().clone()).collect());
+        let implied_key = lowered.key.filter(|key| !key.is_empty()).map(|key| {
+            key.into_iter()
+                .map(|column| schema.field(column).name().clone())
+                .collect()
+        });
         Ok(View {
             name: name.to_owned(),
             sql: sql.to_owned(),
@@ -78,7 +81,9 @@ impl Catalog {
 
 /// Analyses and optimises a plan by the shared rules.
 pub(crate) fn optimise(session: &SessionState, plan: LogicalPlan) -> datafusion::error::Result<LogicalPlan> {
-    let analysed = session.analyzer().execute_and_check(plan, session.config_options(), |_, _| {})?;
+    let analysed = session
+        .analyzer()
+        .execute_and_check(plan, session.config_options(), |_, _| {})?;
     session.optimizer().optimize(analysed, session, |_, _| {})
 }
 
@@ -87,16 +92,33 @@ pub(crate) fn located(problem: Problem, sql: &str) -> Problem {
     if problem.line.is_some() {
         return problem;
     }
-    let quoted = problem.what.split(['"', '\'']).nth(1).map(|word| word.rsplit('.').next().unwrap_or(word).to_owned());
+    // A refusal quotes SQL, so the function it names is the better mark.
+    if let Some((function, _)) = problem.what.split_once("()")
+        && function
+            .chars()
+            .all(|character| character.is_alphanumeric() || character == '_')
+    {
+        let function = function.to_owned();
+        return problem.on_line_of(sql, &function);
+    }
+    let quoted = problem
+        .what
+        .split(['"', '\''])
+        .nth(1)
+        .map(|name| name.rsplit('.').next().unwrap_or(name).to_owned());
     match quoted {
         Some(word) if !word.is_empty() => problem.on_line_of(sql, &word),
-        _ if problem.what.starts_with("now()") => problem.on_line_of(sql, "now"),
         _ => problem,
     }
 }
 
 fn named_twice(plan: &LogicalPlan) -> Option<Problem> {
-    let mut names: Vec<&str> = plan.schema().fields().iter().map(|field| field.name().as_str()).collect();
+    let mut names: Vec<&str> = plan
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect();
     names.sort_unstable();
     names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| {
         Problem::new(format!("two columns are named \"{}\"", pair[0])).hint("Give one of them another name with AS.")
@@ -122,7 +144,10 @@ fn look_back_us(plan: &Plan) -> Option<i64> {
         })
         .flatten()
         .filter(|bound| {
-            matches!(bound.comparison, TemporalComparison::Greater | TemporalComparison::GreaterOrEqual)
+            matches!(
+                bound.comparison,
+                TemporalComparison::Greater | TemporalComparison::GreaterOrEqual
+            )
         })
         .map(|bound| bound.offset_us.saturating_neg().max(0))
         .max()

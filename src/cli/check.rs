@@ -31,7 +31,11 @@ impl Check {
 
 /// Says in one line what a deployment holds.
 pub(super) fn summary(deployment: &Deployment) -> String {
-    let alerts = deployment.views.iter().filter(|view| matches!(view.kind, ViewKind::Alert { .. })).count();
+    let alerts = deployment
+        .views
+        .iter()
+        .filter(|view| matches!(view.kind, ViewKind::Alert { .. }))
+        .count();
     let mut parts = vec![
         counted(deployment.sources.len(), "source"),
         counted(deployment.views.len() - alerts, "view"),

@@ -39,15 +39,18 @@ impl Explain {
             if position > 0 {
                 println!();
             }
-            let kind = match view.kind {
-                ViewKind::View => "view".to_owned(),
-                ViewKind::Alert { priority } => format!("alert ({priority})"),
-            };
-            println!("{kind} {}", view.view.name);
-            if let Some(key) = &view.key {
-                let names: Vec<&str> = key.iter().map(|column| view.view.schema.field(*column).name().as_str()).collect();
-                let how = if view.key_is_implied { "implied by the plan" } else { "checked row by row" };
-                println!("key: {} ({how})", names.join(", "));
+            if let ViewKind::Alert { priority } = view.kind {
+                println!("alert of priority {priority}");
+            }
+            if let (Some(key), false) = (&view.key, view.key_is_implied) {
+                let names: Vec<&str> = key
+                    .iter()
+                    .map(|column| view.view.schema.field(*column).name().as_str())
+                    .collect();
+                println!(
+                    "declared key: {} (not implied by the plan, so counted: state of one entry a key)",
+                    names.join(", ")
+                );
             }
             println!("{}", view.view.explain(&deployment.catalog).trim_end());
         }

@@ -39,7 +39,8 @@ impl New {
     }
 }
 
-fn write(dir: &Path) -> anyhow::Result<()> {
+/// Writes the files of a new deployment into `dir`.
+pub(super) fn write(dir: &Path) -> anyhow::Result<()> {
     let is_empty = match fs::read_dir(dir) {
         Ok(mut entries) => entries.next().is_none(),
         Err(_) => !dir.exists(),

@@ -61,7 +61,10 @@ impl Query {
         if !status.is_success() {
             let mut text = String::new();
             body.read_to_string(&mut text).context("could not read the answer")?;
-            bail!("{}", explain(&text).unwrap_or_else(|| format!("{status}: {}", text.trim())));
+            bail!(
+                "{}",
+                explain(&text).unwrap_or_else(|| format!("{status}: {}", text.trim()))
+            );
         }
         let mut out = std::io::stdout().lock();
         match self.format {
@@ -71,7 +74,9 @@ impl Query {
             Format::Table => {
                 let reader = StreamReader::try_new(body, None).context("could not read the answer")?;
                 let schema = reader.schema();
-                let batches = reader.collect::<Result<Vec<_>, _>>().context("could not read the answer")?;
+                let batches = reader
+                    .collect::<Result<Vec<_>, _>>()
+                    .context("could not read the answer")?;
                 let rows: usize = batches.iter().map(|batch| batch.num_rows()).sum();
                 out.write_all(table::format(&schema, &batches)?.as_bytes())?;
                 writeln!(out, "({})", super::counted(rows, "row"))?;

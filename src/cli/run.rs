@@ -52,11 +52,21 @@ impl Run {
 async fn serve(deployment: Deployment) -> anyhow::Result<ExitCode> {
     let listen = deployment.options.listen.clone();
     // The door first: without it there is no use in starting anything.
-    let listener = TcpListener::bind(&listen).await.with_context(|| format!("could not listen on {listen}"))?;
-    let address = listener.local_addr().context("could not tell the address that was taken")?;
+    let listener = TcpListener::bind(&listen)
+        .await
+        .with_context(|| format!("could not listen on {listen}"))?;
+    let address = listener
+        .local_addr()
+        .context("could not tell the address that was taken")?;
     let name = deployment.name.clone();
     let engine = Engine::start(deployment)?;
-    let count = |kind| engine.relations().iter().filter(|relation| relation.kind == kind).count();
+    let count = |kind| {
+        engine
+            .relations()
+            .iter()
+            .filter(|relation| relation.kind == kind)
+            .count()
+    };
     println!(
         "sangam {} runs {name}: {} sources, {} views, {} alerts",
         env!("CARGO_PKG_VERSION"),
@@ -79,7 +89,9 @@ async fn serve(deployment: Deployment) -> anyhow::Result<ExitCode> {
     progress.abort();
     println!();
     let stopping = engine.clone();
-    tokio::task::spawn_blocking(move || stopping.shutdown()).await.context("could not stop the engine")?;
+    tokio::task::spawn_blocking(move || stopping.shutdown())
+        .await
+        .context("could not stop the engine")?;
     served?;
     match engine.failure() {
         Some(reason) => anyhow::bail!("the engine stopped: {reason}"),

@@ -8,7 +8,11 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 /// Lays rows out in columns under their names; numbers stand to the right.
 pub(super) fn format(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<String, ArrowError> {
     let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    let to_the_right: Vec<bool> = schema.fields().iter().map(|field| field.data_type().is_numeric()).collect();
+    let to_the_right: Vec<bool> = schema
+        .fields()
+        .iter()
+        .map(|field| field.data_type().is_numeric())
+        .collect();
     let mut lines = vec![names];
     for batch in batches {
         lines.extend(cells(batch)?);
@@ -52,7 +56,12 @@ pub(super) fn cells(batch: &RecordBatch) -> Result<Vec<Vec<String>>, ArrowError>
         .collect::<Result<Vec<_>, _>>()?;
     Ok((0..batch.num_rows())
         // Line breaks inside a cell would break the table.
-        .map(|row| formatters.iter().map(|cell| cell.value(row).to_string().replace('\n', "\\n")).collect())
+        .map(|row| {
+            formatters
+                .iter()
+                .map(|cell| cell.value(row).to_string().replace('\n', "\\n"))
+                .collect()
+        })
         .collect())
 }
 
@@ -67,7 +76,10 @@ mod tests {
     #[test]
     fn numbers_stand_to_the_right() {
         let batch = RecordBatch::try_from_iter([
-            ("station", Arc::new(StringArray::from(vec![Some("K1"), None])) as ArrayRef),
+            (
+                "station",
+                Arc::new(StringArray::from(vec![Some("K1"), None])) as ArrayRef,
+            ),
             ("score", Arc::new(Float64Array::from(vec![71.5, 100.0])) as ArrayRef),
         ])
         .unwrap();

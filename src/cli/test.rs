@@ -38,7 +38,9 @@ impl TestCommand {
             .context("could not start the runtime")?;
         let mut failed = 0;
         for test in &tests {
-            let failures = runtime.block_on(play::play(&deployment, test)).with_context(|| format!("test \"{}\"", test.name))?;
+            let failures = runtime
+                .block_on(play::play(&deployment, test))
+                .with_context(|| format!("test \"{}\"", test.name))?;
             if failures.is_empty() {
                 println!("ok      {}", test.name);
                 continue;
@@ -50,7 +52,11 @@ impl TestCommand {
             }
         }
         println!("\n{}, {failed} failed", counted(tests.len(), "test"));
-        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     fn chosen(&self, deployment: &Deployment) -> anyhow::Result<Vec<Test>> {
@@ -67,5 +73,68 @@ impl TestCommand {
             }
             _ => Ok(tests),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+
+    /// Plays every test of a folder; returns what failed, as it would be printed.
+    fn failures(dir: &Path) -> Vec<String> {
+        let deployment = config::load(dir).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut failures = Vec::new();
+        for test in &deployment.tests {
+            let failed = runtime.block_on(play::play(&deployment, test)).unwrap();
+            failures.extend(failed.iter().map(|failure| failure.print(&test.file)));
+        }
+        failures
+    }
+
+    #[test]
+    fn the_tests_of_config_water_pass() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/water");
+        assert_eq!(failures(&dir), [""; 0]);
+    }
+
+    #[test]
+    fn the_test_of_a_new_deployment_passes_and_fails_readably() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::cli::new::write(dir.path()).unwrap();
+        assert_eq!(failures(dir.path()), [""; 0]);
+
+        let test = dir.path().join("tests/high_water.toml");
+        let text = fs::read_to_string(&test).unwrap();
+        let wrong = text
+            .replace("[{ station = \"K2\" }]", "[{ station = \"K3\" }]")
+            .replace("expect.high_water = []", "expect_late.readings = 1");
+        fs::write(&test, wrong).unwrap();
+        assert_eq!(
+            failures(dir.path()),
+            [
+                "    tests/high_water.toml:13: step 1: high_water: 1 missing (-), 1 unexpected (+)\n        station\n      - K3\n      + K2",
+                "    tests/high_water.toml:15: step 2: readings: expected 1 late rows, found 0",
+            ]
+        );
+    }
+
+    #[test]
+    fn rows_that_are_not_taken_must_be_said() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::cli::new::write(dir.path()).unwrap();
+        let text = "[[step]]\nat = \"2026-01-01\"\nrows.readings = [{ station = \"K1\" }]\nexpect.latest = []\n";
+        fs::write(dir.path().join("tests/high_water.toml"), text).unwrap();
+        assert_eq!(
+            failures(dir.path()),
+            ["    tests/high_water.toml:1: step 1: readings: expected 0 rejected rows, found 1"]
+        );
     }
 }

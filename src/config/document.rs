@@ -40,9 +40,7 @@ impl<'t> Document<'t> {
         }
         for error in errors {
             let line = error.span().map(|span| line_at(text, span.start));
-            problems.push(
-                FileProblem::new(file, format!("not valid TOML: {}", error.message())).line(line),
-            );
+            problems.push(FileProblem::new(file, format!("not valid TOML: {}", error.message())).line(line));
         }
         None
     }
@@ -78,7 +76,12 @@ impl<'t> Document<'t> {
                 missing.push(key.to_owned());
                 self.broken.contains(&missing)
             });
-            if !missing_of_broken {
+            // Without its type nothing can be said of a table.
+            let tag_is_broken = path.as_ref().is_some_and(|path| {
+                let tag: Vec<String> = path.iter().cloned().chain(["type".to_owned()]).collect();
+                self.broken.contains(&tag)
+            });
+            if !missing_of_broken && !tag_is_broken {
                 problems.push(self.explain(&table, path.as_deref(), &error));
             }
             let path = path?;
@@ -107,7 +110,9 @@ impl<'t> Document<'t> {
 
     /// Tells whether a key, or one below it, was wrong and has been told.
     pub(crate) fn is_broken(&self, path: &[&str]) -> bool {
-        self.broken.iter().any(|broken| broken.len() >= path.len() && broken.iter().zip(path).all(|(b, p)| b == p))
+        self.broken
+            .iter()
+            .any(|broken| broken.len() >= path.len() && broken.iter().zip(path).all(|(b, p)| b == p))
     }
 
     /// Names a problem at a key.
@@ -129,8 +134,7 @@ impl<'t> Document<'t> {
         };
         let problem = |what: String| FileProblem::new(&self.file, what).line(line);
         if let Some((word, known)) = unknown(&message, "unknown field `") {
-            return problem(format!("unknown key \"{word}\""))
-                .hint_maybe(spelling::hint(word, known, "key"));
+            return problem(format!("unknown key \"{word}\"")).hint_maybe(spelling::hint(word, known, "key"));
         }
         if let Some((word, known)) = unknown(&message, "unknown variant `") {
             return problem(format!("`{path_text}` cannot be \"{word}\""))
@@ -165,7 +169,11 @@ pub(crate) fn line_at(text: &str, offset: usize) -> usize {
 
 /// Writes a path as one would in TOML, positions in arrays left out.
 fn readable(path: &[String]) -> String {
-    let keys: Vec<&str> = path.iter().map(String::as_str).filter(|key| key.parse::<usize>().is_err()).collect();
+    let keys: Vec<&str> = path
+        .iter()
+        .map(String::as_str)
+        .filter(|key| key.parse::<usize>().is_err())
+        .collect();
     keys.join(".")
 }
 
@@ -226,7 +234,9 @@ fn locate(table: &DeTable<'_>, span: &Range<usize>) -> Option<Vec<String>> {
 fn blame<T: DeserializeOwned>(table: &DeTable<'_>, mut path: Vec<String>, message: &str) -> Vec<String> {
     // What is missing is missing from the table itself.
     while missing(message).is_none() {
-        let Some(DeValue::Table(inside)) = value_at(table, &path) else { break };
+        let Some(DeValue::Table(inside)) = value_at(table, &path) else {
+            break;
+        };
         let mut keys: Vec<String> = inside.keys().map(|key| key.get_ref().to_string()).collect();
         // Without its tag no table makes sense, so the tag is the last to suspect.
         keys.sort_by_key(|key| key == "type");
@@ -234,7 +244,9 @@ fn blame<T: DeserializeOwned>(table: &DeTable<'_>, mut path: Vec<String>, messag
             let mut without = table.clone();
             let path: Vec<String> = path.iter().cloned().chain([key.clone()]).collect();
             remove(&mut without, &path);
-            try_read::<T>(&without).err().is_none_or(|error| error.message() != message)
+            try_read::<T>(&without)
+                .err()
+                .is_none_or(|error| error.message() != message)
         });
         match culprit {
             Some(key) => path.push(key),
@@ -288,11 +300,16 @@ fn remove(table: &mut DeTable<'_>, path: &[String]) {
         table.remove(first.as_str());
         return;
     }
-    let Some(value) = table.get_mut(first.as_str()) else { return };
+    let Some(value) = table.get_mut(first.as_str()) else {
+        return;
+    };
     match value.get_mut() {
         DeValue::Table(table) => remove(table, rest),
         DeValue::Array(array) => {
-            let element = rest[0].parse::<usize>().ok().and_then(|position| array.get_mut(position));
+            let element = rest[0]
+                .parse::<usize>()
+                .ok()
+                .and_then(|position| array.get_mut(position));
             match (element.map(Spanned::get_mut), &rest[1..]) {
                 (Some(DeValue::Table(table)), rest) if !rest.is_empty() => remove(table, rest),
                 // An element that is wrong as a whole takes its array with it.
@@ -372,11 +389,20 @@ mod tests {
     #[test]
     fn a_key_of_a_tagged_table_is_still_found() {
         let text = "[choice]\ntype = \"one\"\nurl = \"x\"\nurll = \"y\"\n";
-        assert_eq!(problems(text), ["a.toml:4: unknown key \"urll\"\n    Hint: Did you mean \"url\"?"]);
+        assert_eq!(
+            problems(text),
+            ["a.toml:4: unknown key \"urll\"\n    Hint: Did you mean \"url\"?"]
+        );
         let text = "[choice]\ntype = \"ones\"\n";
-        assert_eq!(problems(text), ["a.toml:2: `choice.type` cannot be \"ones\"\n    Hint: Did you mean \"one\"?"]);
+        assert_eq!(
+            problems(text),
+            ["a.toml:2: `choice.type` cannot be \"ones\"\n    Hint: Did you mean \"one\"?"]
+        );
         let text = "[choice]\nurl = 3\ntype = \"one\"\n";
-        assert_eq!(problems(text), ["a.toml:2: `choice.url`: invalid type: integer `3`, expected a string"]);
+        assert_eq!(
+            problems(text),
+            ["a.toml:2: `choice.url`: invalid type: integer `3`, expected a string"]
+        );
         let text = "[choice]\ntype = \"one\"\n";
         assert_eq!(problems(text), ["a.toml:1: `choice` needs a key `url`"]);
     }

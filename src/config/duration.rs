@@ -27,8 +27,11 @@ impl Visitor<'_> for SpanVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
-        let duration = humantime::parse_duration(text.trim())
-            .map_err(|error| E::custom(format!("\"{text}\" is not a span of time such as \"30 seconds\" or \"2 days\" ({error})")))?;
+        let duration = humantime::parse_duration(text.trim()).map_err(|error| {
+            E::custom(format!(
+                "\"{text}\" is not a span of time such as \"30 seconds\" or \"2 days\" ({error})"
+            ))
+        })?;
         if duration.subsec_nanos() % 1_000 != 0 {
             return Err(E::custom(format!("\"{text}\" is finer than a microsecond")));
         }

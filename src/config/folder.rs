@@ -21,13 +21,33 @@ pub struct Kind {
 }
 
 /// Sources: where rows come in (`source.rs`).
-pub const SOURCE: Kind = Kind { noun: "source", folder: "sources", extension: "toml", is_relation: true };
+pub const SOURCE: Kind = Kind {
+    noun: "source",
+    folder: "sources",
+    extension: "toml",
+    is_relation: true,
+};
 /// Views: queries kept current (`view.rs`).
-pub const VIEW: Kind = Kind { noun: "view", folder: "views", extension: "sql", is_relation: true };
+pub const VIEW: Kind = Kind {
+    noun: "view",
+    folder: "views",
+    extension: "sql",
+    is_relation: true,
+};
 /// Alerts: views whose rows are the alerts now standing (`view.rs`).
-pub const ALERT: Kind = Kind { noun: "alert", folder: "alerts", extension: "sql", is_relation: true };
+pub const ALERT: Kind = Kind {
+    noun: "alert",
+    folder: "alerts",
+    extension: "sql",
+    is_relation: true,
+};
 /// Tests: rows in, expected rows out (`test.rs`).
-pub const TEST: Kind = Kind { noun: "test", folder: "tests", extension: "toml", is_relation: false };
+pub const TEST: Kind = Kind {
+    noun: "test",
+    folder: "tests",
+    extension: "toml",
+    is_relation: false,
+};
 
 /// Every kind there is; a new one is a line here, a struct of its own and a step in [`load`](super::load).
 pub const KINDS: [&Kind; 4] = [&SOURCE, &VIEW, &ALERT, &TEST];
@@ -72,7 +92,10 @@ pub(crate) fn read(dir: &Path, problems: &mut Vec<FileProblem>) -> Option<Folder
             return None;
         }
     };
-    let mut folder = Folder { deployment: String::new(), files: BTreeMap::new() };
+    let mut folder = Folder {
+        deployment: String::new(),
+        files: BTreeMap::new(),
+    };
     for (name, is_dir) in entries {
         let kind = KINDS.iter().find(|kind| kind.folder == name);
         match kind {
@@ -89,7 +112,9 @@ pub(crate) fn read(dir: &Path, problems: &mut Vec<FileProblem>) -> Option<Folder
                 let what = if is_dir { "unknown folder" } else { "unknown file" };
                 problems.push(
                     FileProblem::new(&name, what)
-                        .hint_maybe(spelling::nearest(&name, known).map(|nearest| format!("Did you mean \"{nearest}\"?")))
+                        .hint_maybe(
+                            spelling::nearest(&name, known).map(|nearest| format!("Did you mean \"{nearest}\"?")),
+                        )
                         .hint_or("Files for sources to read belong into data/; notes into README.md."),
                 );
             }
@@ -104,26 +129,40 @@ fn read_kind(dir: &Path, kind: &Kind, problems: &mut Vec<FileProblem>) -> Vec<Co
     let listed = match entries(&dir.join(kind.folder)) {
         Ok(listed) => listed,
         Err(error) => {
-            problems.push(FileProblem::new(kind.folder, format!("could not read the folder: {error}")));
+            problems.push(FileProblem::new(
+                kind.folder,
+                format!("could not read the folder: {error}"),
+            ));
             return files;
         }
     };
     for (file_name, is_dir) in listed {
         let path = Path::new(kind.folder).join(&file_name);
-        let name = file_name.strip_suffix(kind.extension).and_then(|name| name.strip_suffix('.'));
+        let name = file_name
+            .strip_suffix(kind.extension)
+            .and_then(|name| name.strip_suffix('.'));
         let Some(name) = name.filter(|_| !is_dir) else {
             let what = if is_dir { "unknown folder" } else { "unknown file" };
-            problems.push(
-                FileProblem::new(path, what)
-                    .hint(format!("Each {} is one file {}/NAME.{}.", kind.noun, kind.folder, kind.extension)),
-            );
+            problems.push(FileProblem::new(path, what).hint(format!(
+                "Each {} is one file {}/NAME.{}.",
+                kind.noun, kind.folder, kind.extension
+            )));
             continue;
         };
-        let Some(text) = read_text(dir, &path, problems) else { continue };
+        let Some(text) = read_text(dir, &path, problems) else {
+            continue;
+        };
         if let Err(problem) = check_name(name, kind) {
-            problems.push(FileProblem { file: path.clone(), ..problem });
+            problems.push(FileProblem {
+                file: path.clone(),
+                ..problem
+            });
         }
-        files.push(ComponentFile { name: name.to_owned(), path, text });
+        files.push(ComponentFile {
+            name: name.to_owned(),
+            path,
+            text,
+        });
     }
     files
 }
@@ -131,21 +170,15 @@ fn read_kind(dir: &Path, kind: &Kind, problems: &mut Vec<FileProblem>) -> Vec<Co
 /// A name must read the same in SQL, in addresses and in file names.
 fn check_name(name: &str, kind: &Kind) -> Result<(), FileProblem> {
     if kind.is_relation && name == "sangam" {
-        return Err(FileProblem::new("", "the name \"sangam\" is taken by the system's own tables")
-            .hint("Choose another file name."));
+        return Err(
+            FileProblem::new("", "the name \"sangam\" is taken by the system's own tables")
+                .hint("Choose another file name."),
+        );
     }
     if !is_identifier(name) {
         return Err(FileProblem::new("", format!("\"{name}\" cannot be the name of a {}", kind.noun)).hint(
             "The file's name is the component's name: a small letter, then small letters, digits and underscores, at most 63.",
         ));
-    }
-    if kind.is_relation {
-        // `SELECT … FROM order` would not parse, and nobody wants to quote.
-        let read = queries::Catalog::references(&format!("SELECT * FROM {name}"));
-        if read.ok().as_deref() != Some(&[name.to_owned()]) {
-            return Err(FileProblem::new("", format!("\"{name}\" is a word of SQL's own"))
-                .hint("Choose another file name, for example the plural."));
-        }
     }
     Ok(())
 }
@@ -154,14 +187,18 @@ fn check_name(name: &str, kind: &Kind) -> Result<(), FileProblem> {
 pub(crate) fn is_identifier(name: &str) -> bool {
     name.len() <= 63
         && name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
+        && name
+            .chars()
+            .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
 }
 
 /// Sources, views and alerts share one space of names, that of SQL: the first keeps it.
 fn unique(folder: &mut Folder, problems: &mut Vec<FileProblem>) {
     let mut taken: BTreeMap<String, PathBuf> = BTreeMap::new();
     for kind in KINDS.iter().filter(|kind| kind.is_relation) {
-        let Some(files) = folder.files.get_mut(kind.folder) else { continue };
+        let Some(files) = folder.files.get_mut(kind.folder) else {
+            continue;
+        };
         files.retain(|file| {
             let Some(other) = taken.get(&file.name) else {
                 taken.insert(file.name.clone(), file.path.clone());

@@ -53,17 +53,36 @@ impl Options {
     /// Returns what is wrong with the values: key, what, hint.
     pub(crate) fn check(&self) -> Vec<(&'static str, String, &'static str)> {
         let mut wrong = Vec::new();
-        let port = self.listen.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+        let port = self
+            .listen
+            .rsplit_once(':')
+            .map(|(host, port)| (host, port.parse::<u16>()));
         if !matches!(port, Some((host, Ok(_))) if !host.is_empty()) {
             let what = format!("`listen`: \"{}\" is not an address with a port", self.listen);
-            wrong.push(("listen", what, "Write for example \"127.0.0.1:7878\", or \"0.0.0.0:7878\" for all networks."));
+            wrong.push((
+                "listen",
+                what,
+                "Write for example \"127.0.0.1:7878\", or \"0.0.0.0:7878\" for all networks.",
+            ));
         }
         if self.workers.is_some_and(|workers| !(1..=256).contains(&workers)) {
-            wrong.push(("workers", "`workers` must be from 1 to 256".to_owned(), "Leave it out to use every processor."));
+            wrong.push((
+                "workers",
+                "`workers` must be from 1 to 256".to_owned(),
+                "Leave it out to use every processor.",
+            ));
         }
-        for (key, value) in [("tick_rows", self.tick_rows), ("in_flight", self.in_flight), ("body_bytes_max", self.body_bytes_max)] {
+        for (key, value) in [
+            ("tick_rows", self.tick_rows),
+            ("in_flight", self.in_flight),
+            ("body_bytes_max", self.body_bytes_max),
+        ] {
             if value == 0 {
-                wrong.push((key, format!("`{key}` must be at least 1"), "Leave it out to take the default."));
+                wrong.push((
+                    key,
+                    format!("`{key}` must be at least 1"),
+                    "Leave it out to take the default.",
+                ));
             }
         }
         wrong

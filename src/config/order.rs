@@ -6,7 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 ///
 /// Also returns the cycles, each as a path that ends where it began.
 pub(crate) fn topological(reads: &BTreeMap<String, Vec<String>>) -> (Vec<String>, Vec<Vec<String>>) {
-    let mut walk = Walk { reads, done: BTreeSet::new(), path: Vec::new(), order: Vec::new(), cycles: Vec::new() };
+    let mut walk = Walk {
+        reads,
+        done: BTreeSet::new(),
+        path: Vec::new(),
+        order: Vec::new(),
+        cycles: Vec::new(),
+    };
     for name in reads.keys() {
         walk.visit(name);
     }
@@ -49,7 +55,10 @@ mod tests {
 
     fn reads(pairs: &[(&str, &[&str])]) -> BTreeMap<String, Vec<String>> {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        pairs.iter().map(|(name, reads)| ((*name).to_owned(), owned(reads))).collect()
+        pairs
+            .iter()
+            .map(|(name, reads)| ((*name).to_owned(), owned(reads)))
+            .collect()
     }
 
     #[test]

@@ -36,11 +36,10 @@ pub(crate) fn check(sources: &[Retained<'_>], views: &[ViewDef], problems: &mut 
                 readable(retain_us),
                 readable(*us)
             );
-            problems.push(
-                FileProblem::new(file, what)
-                    .line(*line)
-                    .hint(format!("Retain at least \"{}\", or narrow the view's interval.", readable(*us))),
-            );
+            problems.push(FileProblem::new(file, what).line(*line).hint(format!(
+                "Retain at least \"{}\", or narrow the view's interval.",
+                readable(*us)
+            )));
         }
     }
 }
@@ -61,7 +60,10 @@ pub(crate) fn warnings(sources: &[Retained<'_>], views: &[ViewDef]) -> Vec<FileP
         let what = if readers.is_empty() {
             "rows are kept for ever".to_owned()
         } else {
-            format!("rows are kept for ever, and the state of {} may grow for ever", readers.join(", "))
+            format!(
+                "rows are kept for ever, and the state of {} may grow for ever",
+                readers.join(", ")
+            )
         };
         warnings.push(FileProblem::new(file, what).hint("Declare for example `retain = \"3 days\"`."));
     }

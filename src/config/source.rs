@@ -121,7 +121,12 @@ impl Source {
     }
 
     pub(crate) fn relation(&self) -> SourceRelation {
-        let names = |columns: &Vec<usize>| columns.iter().map(|column| self.schema.field(*column).name().clone()).collect();
+        let names = |columns: &Vec<usize>| {
+            columns
+                .iter()
+                .map(|column| self.schema.field(*column).name().clone())
+                .collect()
+        };
         SourceRelation {
             name: self.name.clone(),
             schema: Arc::clone(&self.schema),
@@ -151,7 +156,11 @@ pub(crate) fn build(
 ) -> Option<Source> {
     let Surroundings { catalog, clock, .. } = deployment;
     let before = problems.len();
-    let mut check = Check { document, problems, columns: Vec::new() };
+    let mut check = Check {
+        document,
+        problems,
+        columns: Vec::new(),
+    };
     check.columns(&file.columns, catalog);
     let key = check.key(&file);
     let version = check.version(&file);
@@ -196,7 +205,9 @@ pub(crate) fn build(
 /// Finds the key that a connector's or a format's message speaks of: the column
 /// whose model it names, or the option it begins with.
 fn path_of<'m>(message: &'m str, document: &Document<'_>) -> Vec<&'m str> {
-    let column = message.split_once("column \"").and_then(|(_, rest)| rest.split('"').next());
+    let column = message
+        .split_once("column \"")
+        .and_then(|(_, rest)| rest.split('"').next());
     let option = message.split(' ').next();
     let candidates = [
         column.map(|column| vec!["connector", "columns", column]),
@@ -278,7 +289,11 @@ impl Check<'_, '_> {
     fn key(&mut self, file: &SourceFile) -> Option<Vec<usize>> {
         let names = file.key.as_ref()?;
         if names.is_empty() {
-            self.refuse(&["key"], "`key` names no column", "Leave `key` out if rows replace nothing.");
+            self.refuse(
+                &["key"],
+                "`key` names no column",
+                "Leave `key` out if rows replace nothing.",
+            );
         }
         if file.retractions {
             self.refuse(
@@ -289,9 +304,15 @@ impl Check<'_, '_> {
         }
         let mut key = Vec::new();
         for name in names {
-            let Some(position) = self.column(&["key"], name) else { continue };
+            let Some(position) = self.column(&["key"], name) else {
+                continue;
+            };
             if key.contains(&position) {
-                self.refuse(&["key"], format!("`key` names \"{name}\" twice"), "Name each column once.");
+                self.refuse(
+                    &["key"],
+                    format!("`key` names \"{name}\" twice"),
+                    "Name each column once.",
+                );
             } else if self.columns[position].field.is_nullable() {
                 self.refuse(
                     &["columns", name],
@@ -370,7 +391,11 @@ impl Check<'_, '_> {
         {
             self.refuse(
                 &["retain"],
-                format!("`retain` ({}) is shorter than `lateness` ({})", readable(retain.us), readable(lateness.us)),
+                format!(
+                    "`retain` ({}) is shorter than `lateness` ({})",
+                    readable(retain.us),
+                    readable(lateness.us)
+                ),
                 "Rows would be accepted only to expire at once: retain at least as long as rows may be late.",
             );
         }
@@ -378,11 +403,17 @@ impl Check<'_, '_> {
 
     fn connector(&mut self, connector: Option<ConnectorConfig>, clock: Clock) -> Option<ConnectorConfig> {
         if connector.is_none() && !self.document.is_broken(&["connector"]) {
-            let known: Vec<String> = connectors::SOURCES.iter().map(|entry| format!("\"{}\"", entry.name)).collect();
+            let known: Vec<String> = connectors::SOURCES
+                .iter()
+                .map(|entry| format!("\"{}\"", entry.name))
+                .collect();
             self.refuse(
                 &["connector"],
                 "a source needs a `[connector]`",
-                format!("Write for example `[connector]` and below it `type = \"http\"`; the types there are: {}.", known.join(", ")),
+                format!(
+                    "Write for example `[connector]` and below it `type = \"http\"`; the types there are: {}.",
+                    known.join(", ")
+                ),
             );
         }
         if let Some(ConnectorConfig::Simulate(simulate)) = &connector
@@ -415,7 +446,10 @@ impl<'de> Visitor<'de> for ColumnVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<ColumnEntry, E> {
-        Ok(ColumnEntry { sql_type: text.to_owned(), from: None })
+        Ok(ColumnEntry {
+            sql_type: text.to_owned(),
+            from: None,
+        })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ColumnEntry, A::Error> {
@@ -428,6 +462,9 @@ impl<'de> Visitor<'de> for ColumnVisitor {
             from: Option<String>,
         }
         let table = Table::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(ColumnEntry { sql_type: table.r#type, from: table.from })
+        Ok(ColumnEntry {
+            sql_type: table.r#type,
+            from: table.from,
+        })
     }
 }

@@ -71,7 +71,10 @@ mod tests {
             hint("zebra", ["station", "at"], "column").unwrap(),
             "The columns there are: \"station\", \"at\"."
         );
-        assert_eq!(hint("zebra", ["at"], "column").unwrap(), "The only column there is: \"at\".");
+        assert_eq!(
+            hint("zebra", ["at"], "column").unwrap(),
+            "The only column there is: \"at\"."
+        );
         assert_eq!(hint("zebra", [], "column"), None);
     }
 }

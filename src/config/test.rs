@@ -143,9 +143,11 @@ pub(crate) fn read(file: &ComponentFile, names: &Names<'_>, problems: &mut Vec<F
     let mut document = Document::parse(&file.path, &file.text, problems)?;
     let parsed: TestFile = document.read(problems)?;
     if parsed.step.is_empty() && problems.len() == before {
-        problems.push(document.problem(&["step"], "a test without a step").hint(
-            "Write `[[step]]`, below it `at = \"2026-01-01T00:00:00Z\"` and what goes in and comes out.",
-        ));
+        problems.push(
+            document
+                .problem(&["step"], "a test without a step")
+                .hint("Write `[[step]]`, below it `at = \"2026-01-01T00:00:00Z\"` and what goes in and comes out."),
+        );
     }
     if !(parsed.tolerance >= 0.0 && parsed.tolerance.is_finite()) {
         problems.push(document.problem(&["tolerance"], "`tolerance` must be a number from 0 up"));
@@ -153,7 +155,12 @@ pub(crate) fn read(file: &ComponentFile, names: &Names<'_>, problems: &mut Vec<F
     let mut steps: Vec<Step> = Vec::new();
     for (position, step) in parsed.step.into_iter().enumerate() {
         let position = position.to_string();
-        let mut check = Check { document: &document, names, position: &position, problems };
+        let mut check = Check {
+            document: &document,
+            names,
+            position: &position,
+            problems,
+        };
         let previous_us = steps.last().map(|step| step.at_us);
         steps.push(check.step(step, previous_us));
     }
@@ -188,7 +195,11 @@ impl<'a> Check<'a, '_> {
             at_us,
             rows: self.rows("rows", step.rows),
             delete: self.rows("delete", step.delete),
-            expect: step.expect.into_iter().filter_map(|(relation, entry)| self.expect(relation, entry)).collect(),
+            expect: step
+                .expect
+                .into_iter()
+                .filter_map(|(relation, entry)| self.expect(relation, entry))
+                .collect(),
             late,
             rejected,
             errors,
@@ -224,7 +235,9 @@ impl<'a> Check<'a, '_> {
     fn rows(&mut self, key: &str, rows: BTreeMap<String, Vec<toml::Table>>) -> Vec<(String, Vec<Value>)> {
         let mut checked = Vec::new();
         for (name, rows) in rows {
-            let Some(source) = self.source(key, &name) else { continue };
+            let Some(source) = self.source(key, &name) else {
+                continue;
+            };
             if key == "delete" && source.key.is_none() && !source.retractions {
                 self.problems.push(
                     self.problem(&[key, &name], format!("rows of \"{name}\" cannot be deleted"))
@@ -236,13 +249,19 @@ impl<'a> Check<'a, '_> {
                     let known = || source.schema.fields().iter().map(|field| field.name().as_str());
                     if !known().any(|known| known == column) {
                         self.problems.push(
-                            self.problem(&[key, &name, &position.to_string(), column], format!("\"{name}\" has no column \"{column}\""))
-                                .hint_maybe(spelling::hint(column, known(), "column")),
+                            self.problem(
+                                &[key, &name, &position.to_string(), column],
+                                format!("\"{name}\" has no column \"{column}\""),
+                            )
+                            .hint_maybe(spelling::hint(column, known(), "column")),
                         );
                     }
                 }
             }
-            checked.push((name, rows.into_iter().map(|row| json(toml::Value::Table(row))).collect()));
+            checked.push((
+                name,
+                rows.into_iter().map(|row| json(toml::Value::Table(row))).collect(),
+            ));
         }
         checked
     }
@@ -276,7 +295,11 @@ impl<'a> Check<'a, '_> {
 
     fn expect(&mut self, relation: String, entry: ExpectEntry) -> Option<Expectation> {
         let schema = self.relation("expect", &relation)?;
-        let named = entry.columns.iter().flatten().chain(entry.rows.iter().flat_map(|row| row.keys()));
+        let named = entry
+            .columns
+            .iter()
+            .flatten()
+            .chain(entry.rows.iter().flat_map(|row| row.keys()));
         let mut columns = Vec::new();
         for name in named {
             match schema.index_of(name) {
@@ -285,7 +308,10 @@ impl<'a> Check<'a, '_> {
                 Err(_) => {
                     let known = schema.fields().iter().map(|field| field.name().as_str());
                     let problem = self
-                        .problem(&["expect", &relation], format!("\"{relation}\" has no column \"{name}\""))
+                        .problem(
+                            &["expect", &relation],
+                            format!("\"{relation}\" has no column \"{name}\""),
+                        )
                         .hint_maybe(spelling::hint(name, known, "column"));
                     if !self.problems.contains(&problem) {
                         self.problems.push(problem);
@@ -296,7 +322,11 @@ impl<'a> Check<'a, '_> {
         columns.sort_unstable();
         Some(Expectation {
             line: self.document.line(&["step", self.position, "expect", &relation]),
-            rows: entry.rows.into_iter().map(|row| json(toml::Value::Table(row))).collect(),
+            rows: entry
+                .rows
+                .into_iter()
+                .map(|row| json(toml::Value::Table(row)))
+                .collect(),
             columns,
             relation,
         })
@@ -379,6 +409,9 @@ impl<'de> Visitor<'de> for ExpectVisitor {
             rows: Vec<toml::Table>,
         }
         let table = Table::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(ExpectEntry { columns: Some(table.columns), rows: table.rows })
+        Ok(ExpectEntry {
+            columns: Some(table.columns),
+            rows: table.rows,
+        })
     }
 }

@@ -67,14 +67,31 @@ fn a_deployment_is_read_in_the_order_it_can_be_planned() {
     let names: Vec<&str> = deployment.views.iter().map(|view| view.view.name.as_str()).collect();
     assert_eq!(names, ["latest", "acid", "zone"]);
     assert_eq!(deployment.options.time_zone, "Asia/Kolkata");
-    assert_eq!(deployment.views[1].kind, ViewKind::Alert { priority: Priority::High });
+    assert_eq!(
+        deployment.views[1].kind,
+        ViewKind::Alert {
+            priority: Priority::High
+        }
+    );
     assert_eq!(deployment.views[0].key, Some(vec![0]));
     assert!(deployment.views[0].key_is_implied);
     let source = &deployment.sources[0];
-    let columns: Vec<&str> = source.schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let columns: Vec<&str> = source
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect();
     assert_eq!(columns, ["station", "at", "ph"], "columns keep the order of the file");
     assert_eq!(source.retain_us, Some(7_200_000_000));
-    assert_eq!(source.time, Some(TimeColumn { column: 1, lateness_us: Some(30_000_000), ahead_us: Some(60_000_000) }));
+    assert_eq!(
+        source.time,
+        Some(TimeColumn {
+            column: 1,
+            lateness_us: Some(30_000_000),
+            ahead_us: Some(60_000_000)
+        })
+    );
     assert_eq!(deployment.tests[0].steps[0].at_us, 1_767_225_600_000_000);
     assert_eq!(deployment.warnings, []);
 }
@@ -90,13 +107,19 @@ fn an_empty_folder_is_a_deployment() {
 #[test]
 fn every_problem_of_every_file_is_told_at_once() {
     let found = problems(&[
-        ("deployment.toml", "listn = \"127.0.0.1:7878\"\nclock = \"wal\"\nworkers = 0\n"),
+        (
+            "deployment.toml",
+            "listn = \"127.0.0.1:7878\"\nclock = \"wal\"\nworkers = 0\n",
+        ),
         (
             "sources/readings.toml",
             "columns = { station = \"text\", at = \"timestmp not null\", ph = \"double\" }\nkey = [\"statoin\", \"station\"]\ntime = { column = \"ph\", lateness = \"soon\" }\nretain = \"2 hours\"\nretian = \"2 days\"\n",
         ),
         ("sources/Weather.toml", READINGS),
-        ("views/latest.sql", "--! key = [\"stations\"]\nSELECT station,\n  count(*) AS n\nFROM weather_now\nGROUP BY station\n"),
+        (
+            "views/latest.sql",
+            "--! key = [\"stations\"]\nSELECT station,\n  count(*) AS n\nFROM weather_now\nGROUP BY station\n",
+        ),
         ("alerts/acid.sql", "--! key = [\"station\"]\nSELECT 1 AS station\n"),
         ("views/notes.txt", ""),
         ("view", ""),
@@ -160,38 +183,123 @@ fn insta_like(found: &str, expected: &str) {
 #[test]
 fn sources_are_refused_for_what_would_not_work() {
     let with = |from: &str, to: &str| source_problems(&READINGS.replace(from, to));
-    assert_says(&with("retain =", "key = [\"station\"]\nretain ="), "sources/readings.toml:2: `lateness` stands beside `key`");
-    assert_says(&with("retain =", "retractions = true\nretain ="), "`lateness` stands beside `retractions`");
-    assert_says(&with("retain =", "key = []\nretain ="), "sources/readings.toml:3: `key` names no column");
-    assert_says(&with("retain =", "key = [\"at\", \"at\"]\nretain ="), "`key` names \"at\" twice");
-    assert_says(&with("retain =", "key = [\"ph\"]\nretain ="), "sources/readings.toml:1: key column \"ph\" may be NULL");
-    assert_says(&with("retain =", "key = [\"at\"]\nretractions = true\nretain ="), "`retractions` stands beside `key`");
-    assert_says(&with("retain =", "version = \"at\"\nretain ="), "sources/readings.toml:3: `version` without `key`");
-    assert_says(&with("retain =", "key = [\"at\"]\nversion = \"ph\"\nretain ="), "version column \"ph\" may be NULL");
-    assert_says(&with("retain =", "key = [\"at\"]\nversion = \"pH\"\nretain ="), "`version` names an unknown column \"pH\"\n    Hint: Did you mean \"ph\"?");
-    assert_says(&with("column = \"at\"", "column = \"ph\""), "sources/readings.toml:1: time column \"ph\" is not a timestamp");
-    assert_says(&with("timestamp not null", "timestamp"), "time column \"at\" may be NULL");
-    assert_says(&with("column = \"at\"", "column = \"att\""), "sources/readings.toml:2: `time.column` names an unknown column \"att\"\n    Hint: Did you mean \"at\"?");
-    assert_says(&with("2 hours", "10 seconds"), "sources/readings.toml:3: `retain` (10s) is shorter than `lateness` (30s)");
-    assert_says(&with("2 hours", "2 hors"), "sources/readings.toml:3: `retain`: \"2 hors\" is not a span of time");
-    assert_says(&with("\"2 hours\"", "2"), "sources/readings.toml:3: `retain`: invalid type: integer `2`, expected a span of time such as");
-    assert_says(&with("ph = \"double\"", "pH = \"double\""), "\"pH\" cannot be the name of a column");
-    assert_says(&with("\"http\"", "\"htp\""), "sources/readings.toml:5: `connector.type`: unknown connector type \"htp\"");
+    assert_says(
+        &with("retain =", "key = [\"station\"]\nretain ="),
+        "sources/readings.toml:2: `lateness` stands beside `key`",
+    );
+    assert_says(
+        &with("retain =", "retractions = true\nretain ="),
+        "`lateness` stands beside `retractions`",
+    );
+    assert_says(
+        &with("retain =", "key = []\nretain ="),
+        "sources/readings.toml:3: `key` names no column",
+    );
+    assert_says(
+        &with("retain =", "key = [\"at\", \"at\"]\nretain ="),
+        "`key` names \"at\" twice",
+    );
+    assert_says(
+        &with("retain =", "key = [\"ph\"]\nretain ="),
+        "sources/readings.toml:1: key column \"ph\" may be NULL",
+    );
+    assert_says(
+        &with("retain =", "key = [\"at\"]\nretractions = true\nretain ="),
+        "`retractions` stands beside `key`",
+    );
+    assert_says(
+        &with("retain =", "version = \"at\"\nretain ="),
+        "sources/readings.toml:3: `version` without `key`",
+    );
+    assert_says(
+        &with("retain =", "key = [\"at\"]\nversion = \"ph\"\nretain ="),
+        "version column \"ph\" may be NULL",
+    );
+    assert_says(
+        &with("retain =", "key = [\"at\"]\nversion = \"pH\"\nretain ="),
+        "`version` names an unknown column \"pH\"\n    Hint: Did you mean \"ph\"?",
+    );
+    assert_says(
+        &with("column = \"at\"", "column = \"ph\""),
+        "sources/readings.toml:1: time column \"ph\" is not a timestamp",
+    );
+    assert_says(
+        &with("timestamp not null", "timestamp"),
+        "time column \"at\" may be NULL",
+    );
+    assert_says(
+        &with("column = \"at\"", "column = \"att\""),
+        "sources/readings.toml:2: `time.column` names an unknown column \"att\"\n    Hint: Did you mean \"at\"?",
+    );
+    assert_says(
+        &with("2 hours", "10 seconds"),
+        "sources/readings.toml:3: `retain` (10s) is shorter than `lateness` (30s)",
+    );
+    assert_says(
+        &with("2 hours", "2 hors"),
+        "sources/readings.toml:3: `retain`: \"2 hors\" is not a span of time",
+    );
+    assert_says(
+        &with("\"2 hours\"", "2"),
+        "sources/readings.toml:3: `retain`: invalid type: integer `2`, expected a span of time such as",
+    );
+    assert_says(
+        &with("ph = \"double\"", "pH = \"double\""),
+        "\"pH\" cannot be the name of a column",
+    );
+    assert_says(
+        &with("\"http\"", "\"htp\""),
+        "sources/readings.toml:5: `connector.type`: unknown connector type \"htp\"",
+    );
     assert_says(&with("\"http\"", "\"htp\""), "Hint: Did you mean \"http\"?");
-    assert_says(&with("\"http\"", "\"http\"\nport = 1"), "sources/readings.toml:6: unknown key \"port\"");
-    assert_says(&with("\"http\"", "\"file\"\npath = 3"), "sources/readings.toml:6: `connector.path`");
-    assert_says(&with("\"http\"", "\"file\""), "sources/readings.toml:4: `connector` needs a key `path`");
-    assert_says(&with("\"http\"", "\"http\"\n[format]\ntype = \"jsn\""), "sources/readings.toml:7: `format.type` cannot be \"jsn\"");
-    assert_says(&with("\"http\"", "\"${NOBODY}\""), "sources/readings.toml:5: environment variable NOBODY is not set");
-    assert_says(&with("retain =", "retain = ="), "sources/readings.toml:3: not valid TOML");
+    assert_says(
+        &with("\"http\"", "\"http\"\nport = 1"),
+        "sources/readings.toml:6: unknown key \"port\"",
+    );
+    assert_says(
+        &with("\"http\"", "\"file\"\npath = 3"),
+        "sources/readings.toml:6: `connector.path`",
+    );
+    assert_says(
+        &with("\"http\"", "\"file\""),
+        "sources/readings.toml:4: `connector` needs a key `path`",
+    );
+    assert_says(
+        &with("\"http\"", "\"http\"\n[format]\ntype = \"jsn\""),
+        "sources/readings.toml:7: `format.type` cannot be \"jsn\"",
+    );
+    assert_says(
+        &with("\"http\"", "\"${NOBODY}\""),
+        "sources/readings.toml:5: environment variable NOBODY is not set",
+    );
+    assert_says(
+        &with("retain =", "retain = ="),
+        "sources/readings.toml:3: not valid TOML",
+    );
+    assert_eq!(with("\"http\"", "\"htp\"").lines().count(), 2, "one mistake, one hint");
     let simulate = "\"simulate\"\ninterval = \"1 minute\"\n[connector.columns.pH]\nbase = 7";
-    assert_says(&with("\"http\"", simulate), "sources/readings.toml:7: there is a model for column \"pH\"");
+    assert_says(
+        &with("\"http\"", simulate),
+        "sources/readings.toml:7: there is a model for column \"pH\"",
+    );
     assert_says(&with("\"http\"", simulate), "simulated rows must be marked");
-    assert_says(&with("\"http\"", "\"http\"\n[format]\ndelimiter = \";\""), "sources/readings.toml:7: delimiter");
+    assert_says(
+        &with("\"http\"", "\"http\"\n[format]\ndelimiter = \";\""),
+        "sources/readings.toml:7: delimiter",
+    );
     assert_says(&with("\"http\"", "\"file\"\npath = \"data/none.csv\""), "data/none.csv");
-    assert_says(&source_problems("[connector]\ntype = \"http\""), "a source needs `columns`");
-    assert_says(&source_problems("columns = { a = \"text\" }"), "a source needs a `[connector]`");
-    assert_says(&source_problems("columns = { a = { typ = \"text\" } }"), "unknown key \"typ\"\n    Hint: Did you mean \"type\"?");
+    assert_says(
+        &source_problems("[connector]\ntype = \"http\""),
+        "a source needs `columns`",
+    );
+    assert_says(
+        &source_problems("columns = { a = \"text\" }"),
+        "a source needs a `[connector]`",
+    );
+    assert_says(
+        &source_problems("columns = { a = { typ = \"text\" } }"),
+        "unknown key \"typ\"\n    Hint: Did you mean \"type\"?",
+    );
 }
 
 #[test]
@@ -199,9 +307,15 @@ fn a_simulation_must_end_under_the_event_clock() {
     let source = |bound: &str| {
         let columns = "columns = { at = \"timestamp not null\", simulated = \"boolean\" }\nretain = \"1 hour\"\n";
         let text = format!("{columns}[connector]\ntype = \"simulate\"\ninterval = \"1 minute\"\n{bound}");
-        problems(&[("deployment.toml", "clock = \"event\""), ("sources/made_up.toml", &text)])
+        problems(&[
+            ("deployment.toml", "clock = \"event\""),
+            ("sources/made_up.toml", &text),
+        ])
     };
-    assert_says(&source(""), "sources/made_up.toml:3: a simulation without an end under the event clock");
+    assert_says(
+        &source(""),
+        "sources/made_up.toml:3: a simulation without an end under the event clock",
+    );
     assert_eq!(source("rows = 1000"), "all is well");
 }
 
@@ -211,10 +325,17 @@ fn one_mistake_is_told_once() {
     let found = problems(&[
         ("sources/readings.toml", &READINGS.replace("\"double\"", "\"dubble\"")),
         ("views/latest.sql", LATEST),
-        ("tests/t.toml", "[[step]]\nat = \"2026-01-01\"\nrows.readings = []\nexpect.latest = []"),
+        (
+            "tests/t.toml",
+            "[[step]]\nat = \"2026-01-01\"\nrows.readings = []\nexpect.latest = []",
+        ),
     ]);
     assert_eq!(found.matches("sources/").count(), 1, "{found}");
-    assert_eq!(found.matches("views/").count() + found.matches("tests/").count(), 0, "{found}");
+    assert_eq!(
+        found.matches("views/").count() + found.matches("tests/").count(),
+        0,
+        "{found}"
+    );
 }
 
 #[test]
@@ -222,33 +343,66 @@ fn names_are_checked() {
     let found = problems(&[
         ("sources/readings.toml", READINGS),
         ("sources/sangam.toml", READINGS),
-        ("sources/select.toml", READINGS),
         ("views/readings.sql", "SELECT 1"),
         ("views/9lives.sql", "SELECT 1"),
         ("sources/deep/x.toml", ""),
     ]);
-    assert_says(&found, "sources/sangam.toml: the name \"sangam\" is taken by the system's own tables");
-    assert_says(&found, "sources/select.toml: \"select\" is a word of SQL's own");
-    assert_says(&found, "views/readings.sql: the name \"readings\" is taken by sources/readings.toml");
+    assert_says(
+        &found,
+        "sources/sangam.toml: the name \"sangam\" is taken by the system's own tables",
+    );
+    assert_says(
+        &found,
+        "views/readings.sql: the name \"readings\" is taken by sources/readings.toml",
+    );
     assert_says(&found, "views/9lives.sql: \"9lives\" cannot be the name of a view");
-    assert_says(&found, "sources/deep: unknown folder\n    Hint: Each source is one file sources/NAME.toml.");
+    assert_says(
+        &found,
+        "sources/deep: unknown folder\n    Hint: Each source is one file sources/NAME.toml.",
+    );
     assert_says(&problems(&[("sinks/a.toml", "")]), "sinks: unknown folder");
 }
 
 #[test]
 fn a_folder_that_is_not_there_is_a_problem() {
-    let Err(problems) = load(Path::new("/nonexistent/deployment")) else { panic!("there is one") };
-    assert_says(&problems[0].under(Path::new("x")).to_string(), "x: could not read the deployment folder");
+    let Err(problems) = load(Path::new("/nonexistent/deployment")) else {
+        panic!("there is one")
+    };
+    assert_says(
+        &problems[0].under(Path::new("x")).to_string(),
+        "x: could not read the deployment folder",
+    );
 }
 
 #[test]
 fn views_are_refused_for_what_would_not_work() {
-    let view = |text: &str| problems(&[("sources/readings.toml", READINGS), ("views/latest.sql", LATEST), ("views/v.sql", text)]);
-    assert_says(&view("SELECT *\nFROM latst"), "views/v.sql:2: there is no source or view \"latst\"\n    Hint: Did you mean \"latest\"?");
-    assert_says(&view("--! key = [\"sation\"]\nSELECT station FROM latest"), "views/v.sql:1: `key` names an unknown column \"sation\"\n    Hint: Did you mean \"station\"?");
-    assert_says(&view("--! key = []\nSELECT station FROM latest"), "views/v.sql:1: `key` names no column");
-    assert_says(&view("--! keep = \"2 years\"\nSELECT station FROM latest"), "views/v.sql:1: `keep` is not supported yet");
-    assert_says(&view("--! emit = \"on close\"\nSELECT station FROM latest"), "views/v.sql:1: `emit` is not supported yet");
+    let view = |text: &str| {
+        problems(&[
+            ("sources/readings.toml", READINGS),
+            ("views/latest.sql", LATEST),
+            ("views/v.sql", text),
+        ])
+    };
+    assert_says(
+        &view("SELECT *\nFROM latst"),
+        "views/v.sql:2: there is no source or view \"latst\"\n    Hint: Did you mean \"latest\"?",
+    );
+    assert_says(
+        &view("--! key = [\"sation\"]\nSELECT station FROM latest"),
+        "views/v.sql:1: `key` names an unknown column \"sation\"\n    Hint: Did you mean \"station\"?",
+    );
+    assert_says(
+        &view("--! key = []\nSELECT station FROM latest"),
+        "views/v.sql:1: `key` names no column",
+    );
+    assert_says(
+        &view("--! keep = \"2 years\"\nSELECT station FROM latest"),
+        "views/v.sql:1: `keep` is not supported yet",
+    );
+    assert_says(
+        &view("--! emit = \"on close\"\nSELECT station FROM latest"),
+        "views/v.sql:1: `emit` is not supported yet",
+    );
     assert_says(&view("SELECT station\nFORM latest"), "views/v.sql");
     assert_says(&view("-- A comment.\nSELECT sttion\nFROM latest"), "views/v.sql:2: ");
     assert_says(&view("SELECT station FROM latest ORDER BY station"), "views/v.sql");
@@ -274,43 +428,91 @@ fn retain_must_cover_how_far_views_look_back() {
         problems(&[
             ("sources/readings.toml", READINGS),
             ("views/plain.sql", "SELECT station, at, ph FROM readings"),
-            ("views/recent.sql", &format!("SELECT station, ph FROM plain WHERE at > now() - INTERVAL '{interval}'")),
+            (
+                "views/recent.sql",
+                &format!("SELECT station, ph FROM plain WHERE at > now() - INTERVAL '{interval}'"),
+            ),
         ])
     };
     assert_eq!(back("2 hours"), "all is well");
-    assert_says(&back("3 hours"), "sources/readings.toml:3: `retain` (2h) is shorter than \"recent\" looks back (3h)");
+    assert_says(
+        &back("3 hours"),
+        "sources/readings.toml:3: `retain` (2h) is shorter than \"recent\" looks back (3h)",
+    );
 }
 
 #[test]
 fn what_grows_for_ever_is_warned_of() {
     let deployment = load_files(&[
         ("sources/readings.toml", &READINGS.replace("retain = \"2 hours\"\n", "")),
-        ("sources/names.toml", "columns = { station = \"text not null\" }\nkey = [\"station\"]\n[connector]\ntype = \"http\""),
+        (
+            "sources/names.toml",
+            "columns = { station = \"text not null\" }\nkey = [\"station\"]\n[connector]\ntype = \"http\"",
+        ),
         ("views/latest.sql", LATEST),
     ])
     .unwrap();
     let warnings: Vec<String> = deployment.warnings.iter().map(ToString::to_string).collect();
-    assert_says(&warnings.join("\n"), "sources/readings.toml: rows are kept for ever, and the state of \"latest\" may grow for ever");
+    assert_says(
+        &warnings.join("\n"),
+        "sources/readings.toml: rows are kept for ever, and the state of \"latest\" may grow for ever",
+    );
     assert!(!warnings.join("\n").contains("names.toml"), "{warnings:?}");
 }
 
 #[test]
 fn tests_are_checked() {
-    let test = |text: &str| problems(&[("sources/readings.toml", READINGS), ("views/latest.sql", LATEST), ("tests/t.toml", text)]);
+    let test = |text: &str| {
+        problems(&[
+            ("sources/readings.toml", READINGS),
+            ("views/latest.sql", LATEST),
+            ("tests/t.toml", text),
+        ])
+    };
     assert_says(&test(""), "tests/t.toml: a test without a step");
     let step = |rest: &str| test(&format!("[[step]]\nat = \"2026-01-01\"\n{rest}"));
     assert_eq!(step("expect.latest = []"), "all is well");
-    assert_says(&step("rows.reading = []"), "tests/t.toml:3: there is no source \"reading\"\n    Hint: Did you mean \"readings\"?");
-    assert_says(&step("rows.readings = [\n  { pH = 1.0 },\n]"), "tests/t.toml:4: \"readings\" has no column \"pH\"\n    Hint: Did you mean \"ph\"?");
-    assert_says(&step("expect.latst = []"), "tests/t.toml:3: there is no view, alert or source \"latst\"");
-    assert_says(&step("expect.latest = [{ sation = 1 }]"), "tests/t.toml:3: \"latest\" has no column \"sation\"");
-    assert_says(&step("expect.latest = { columns = [\"a\"], rows = [] }"), "\"latest\" has no column \"a\"");
-    assert_says(&step("delete.readings = []"), "tests/t.toml:3: rows of \"readings\" cannot be deleted");
-    assert_says(&step("expects.latest = []"), "tests/t.toml:3: unknown key \"expects\"\n    Hint: Did you mean \"expect\"?");
-    assert_says(&test("[[step]]\nat = \"noon\""), "tests/t.toml:2: \"noon\" is not a time");
+    assert_says(
+        &step("rows.reading = []"),
+        "tests/t.toml:3: there is no source \"reading\"\n    Hint: Did you mean \"readings\"?",
+    );
+    assert_says(
+        &step("rows.readings = [\n  { pH = 1.0 },\n]"),
+        "tests/t.toml:4: \"readings\" has no column \"pH\"\n    Hint: Did you mean \"ph\"?",
+    );
+    assert_says(
+        &step("expect.latst = []"),
+        "tests/t.toml:3: there is no view, alert or source \"latst\"",
+    );
+    assert_says(
+        &step("expect.latest = [{ sation = 1 }]"),
+        "tests/t.toml:3: \"latest\" has no column \"sation\"",
+    );
+    assert_says(
+        &step("expect.latest = { columns = [\"a\"], rows = [] }"),
+        "\"latest\" has no column \"a\"",
+    );
+    assert_says(
+        &step("delete.readings = []"),
+        "tests/t.toml:3: rows of \"readings\" cannot be deleted",
+    );
+    assert_says(
+        &step("expects.latest = []"),
+        "tests/t.toml:3: unknown key \"expects\"\n    Hint: Did you mean \"expect\"?",
+    );
+    assert_says(
+        &test("[[step]]\nat = \"noon\""),
+        "tests/t.toml:2: \"noon\" is not a time",
+    );
     assert_says(&test("[[step]]\nrows.readings = []"), "needs a key `at`");
-    assert_says(&step("[[step]]\nat = \"2025-12-31\""), "tests/t.toml:4: a step that is not after the one before it");
-    assert_says(&test("tolerance = -1.0\n[[step]]\nat = \"2026-01-01\""), "tests/t.toml:1: `tolerance` must be a number from 0 up");
+    assert_says(
+        &step("[[step]]\nat = \"2025-12-31\""),
+        "tests/t.toml:4: a step that is not after the one before it",
+    );
+    assert_says(
+        &test("tolerance = -1.0\n[[step]]\nat = \"2026-01-01\""),
+        "tests/t.toml:1: `tolerance` must be a number from 0 up",
+    );
 }
 
 /// The house's own deployment must always pass.

@@ -118,7 +118,11 @@ pub(crate) struct Head {
 /// Reads the head of a view.
 pub(crate) fn view_head(path: &Path, text: &str, problems: &mut Vec<FileProblem>) -> Head {
     let (options, key_line) = read_head::<ViewOptions>(path, text, problems);
-    Head { kind: ViewKind::View, key: options.key, key_line }
+    Head {
+        kind: ViewKind::View,
+        key: options.key,
+        key_line,
+    }
 }
 
 /// Reads the head of an alert, which must say more.
@@ -142,21 +146,34 @@ pub(crate) fn alert_head(path: &Path, text: &str, problems: &mut Vec<FileProblem
         );
     }
     let priority = options.priority.unwrap_or(Priority::Low);
-    Head { kind: ViewKind::Alert { priority }, key: options.key, key_line }
+    Head {
+        kind: ViewKind::Alert { priority },
+        key: options.key,
+        key_line,
+    }
 }
 
 /// Reads the options of a file's head.
-fn read_head<T: Default + DeserializeOwned>(path: &Path, text: &str, problems: &mut Vec<FileProblem>) -> (T, Option<usize>) {
+fn read_head<T: Default + DeserializeOwned>(
+    path: &Path,
+    text: &str,
+    problems: &mut Vec<FileProblem>,
+) -> (T, Option<usize>) {
     let toml = head_as_toml(path, text, problems);
     let Some(mut document) = Document::parse(path, &toml, problems) else {
         return (T::default(), None);
     };
-    for (key, until) in [("keep", "keeping finished rows in history"), ("emit", "emitting rows when their bucket closes")] {
+    for (key, until) in [
+        ("keep", "keeping finished rows in history"),
+        ("emit", "emitting rows when their bucket closes"),
+    ] {
         if document.has(&[key]) {
             problems.push(
                 document
                     .problem(&[key], format!("`{key}` is not supported yet"))
-                    .hint(format!("Leave it out: {until} comes with a later version; the view is over the retained rows.")),
+                    .hint(format!(
+                        "Leave it out: {until} comes with a later version; the view is over the retained rows."
+                    )),
             );
         }
     }
@@ -189,11 +206,19 @@ fn head_as_toml(path: &Path, text: &str, problems: &mut Vec<FileProblem>) -> Str
 }
 
 /// Finds the declared key among a planned view's columns.
-pub(crate) fn key_columns(path: &Path, head: &Head, view: &queries::View, problems: &mut Vec<FileProblem>) -> Option<Vec<usize>> {
+pub(crate) fn key_columns(
+    path: &Path,
+    head: &Head,
+    view: &queries::View,
+    problems: &mut Vec<FileProblem>,
+) -> Option<Vec<usize>> {
     let names = head.key.as_ref()?;
     let problem = |what: String| FileProblem::new(path, what).line(head.key_line);
     if names.is_empty() {
-        problems.push(problem("`key` names no column".to_owned()).hint("Leave `key` out, or name the columns that identify a row."));
+        problems.push(
+            problem("`key` names no column".to_owned())
+                .hint("Leave `key` out, or name the columns that identify a row."),
+        );
     }
     let mut key = Vec::new();
     for name in names {
@@ -218,7 +243,9 @@ pub(crate) fn key_columns(path: &Path, head: &Head, view: &queries::View, proble
 /// Tells whether the plan makes the key unique: some of its columns already are.
 pub(crate) fn is_implied(key: &[usize], view: &queries::View) -> bool {
     view.implied_key.as_ref().is_some_and(|implied| {
-        implied.iter().all(|name| key.iter().any(|position| view.schema.field(*position).name() == name))
+        implied
+            .iter()
+            .all(|name| key.iter().any(|position| view.schema.field(*position).name() == name))
     })
 }
 
@@ -244,8 +271,14 @@ mod tests {
     #[test]
     fn what_is_not_supported_yet_says_so() {
         let (_, problems) = problems_of(view_head, "--! keep = \"2 years\"\n--! emit = \"on close\"\nSELECT 1");
-        assert!(problems[0].starts_with("v.sql:1: `keep` is not supported yet"), "{problems:?}");
-        assert!(problems[1].starts_with("v.sql:2: `emit` is not supported yet"), "{problems:?}");
+        assert!(
+            problems[0].starts_with("v.sql:1: `keep` is not supported yet"),
+            "{problems:?}"
+        );
+        assert!(
+            problems[1].starts_with("v.sql:2: `emit` is not supported yet"),
+            "{problems:?}"
+        );
         assert_eq!(problems.len(), 2);
     }
 
@@ -269,9 +302,17 @@ mod tests {
         assert!(problems[0].contains("an alert needs a `key`"));
         assert!(problems[1].contains("an alert needs a `priority`"));
         let (_, problems) = problems_of(alert_head, "--! key = [\"a\"]\n--! priority = \"hihg\"\nSELECT 1");
-        assert_eq!(problems, ["v.sql:2: `priority` cannot be \"hihg\"\n    Hint: Did you mean \"high\"?"]);
+        assert_eq!(
+            problems,
+            ["v.sql:2: `priority` cannot be \"hihg\"\n    Hint: Did you mean \"high\"?"]
+        );
         let (head, problems) = problems_of(alert_head, "--! key = [\"a\"]\n--! priority = \"critical\"\nSELECT 1");
         assert_eq!(problems, [""; 0]);
-        assert_eq!(head.kind, ViewKind::Alert { priority: Priority::Critical });
+        assert_eq!(
+            head.kind,
+            ViewKind::Alert {
+                priority: Priority::Critical
+            }
+        );
     }
 }

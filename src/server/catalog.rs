@@ -58,13 +58,27 @@ pub(super) async fn readyz(State(server): State<Arc<Server>>) -> Result<Response
 }
 
 fn describe(engine: &Engine, relation: &Relation) -> Value {
+    let source = engine
+        .deployment()
+        .sources
+        .iter()
+        .find(|source| source.name == relation.name);
     let columns: Vec<Value> = relation
         .schema
         .fields()
         .iter()
-        .map(
-            |field| json!({"name": field.name(), "type": sql_type(field.data_type()), "nullable": field.is_nullable()}),
-        )
+        .enumerate()
+        .map(|(position, field)| {
+            let mut column = json!({
+                "name": field.name(),
+                "type": sql_type(field.data_type()),
+                "nullable": field.is_nullable(),
+            });
+            if let Some(from) = source.and_then(|source| source.columns[position].from.as_ref()) {
+                column["from"] = json!(from);
+            }
+            column
+        })
         .collect();
     let key: Option<Vec<&str>> = relation.key.as_ref().map(|key| {
         key.iter()
@@ -94,6 +108,9 @@ fn describe(engine: &Engine, relation: &Relation) -> Value {
     });
     if let Some(ViewKind::Alert { priority, .. }) = definition.map(|definition| &definition.kind) {
         description["priority"] = json!(priority.as_str());
+    }
+    if let Some(source) = source {
+        description["takes_posts"] = json!(source.connector.takes_posts());
     }
     description
 }

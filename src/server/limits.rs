@@ -41,15 +41,15 @@ pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Bytes of one query's text.
-pub const QUERY_BYTES_MAX: usize = 1 << 20;
+pub const QUERY_TEXT_BYTES_MAX: usize = 1 << 20;
 /// Queries that run at one time; others wait.
 pub const QUERIES_MAX: usize = 4;
 /// Queries that wait; beyond, they are answered 503.
 pub const QUERIES_WAITING_MAX: usize = 64;
 /// How long a query may run.
 pub const QUERY_PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes of one query's result in memory.
-pub const RESULT_BYTES_MAX: usize = 256 << 20;
+/// Bytes a query may use while it runs, and its result may hold.
+pub const QUERY_BYTES_MAX: usize = 256 << 20;
 
 /// How long requests may go on after the program is told to stop.
 pub const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);

@@ -14,11 +14,16 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::task::JoinHandle;
 
+use dataflows::OperatorStats;
+use dataflows::plan::{Operator, Plan};
+
 use super::Server;
+use crate::config::ViewKind;
+use crate::engine::{Engine, RelationKind};
 
 /// Rows that arrived at a source; labels `source`, `outcome` = accepted, late, rejected.
 pub const SOURCE_ROWS: &str = "sangam_source_rows_total";
-/// Updates a view has read; label `view`.
+/// Updates a view has read from other relations; label `view`.
 pub const VIEW_ROWS_IN: &str = "sangam_view_rows_in_total";
 /// Updates a view has sent on; label `view`.
 pub const VIEW_ROWS_OUT: &str = "sangam_view_rows_out_total";
@@ -26,6 +31,8 @@ pub const VIEW_ROWS_OUT: &str = "sangam_view_rows_out_total";
 pub const RELATION_ROWS: &str = "sangam_relation_rows";
 /// Rows now absent from a view because an expression fails on them; label `view`.
 pub const VIEW_ERRORS: &str = "sangam_view_failing_rows";
+/// Whether a view has failed (1) because its key was violated; label `view`.
+pub const VIEW_FAILED: &str = "sangam_view_failed";
 /// Updates an operator has read; labels `view`, `operator`.
 pub const OPERATOR_ROWS_IN: &str = "sangam_operator_rows_in_total";
 /// Updates an operator has sent on; labels `view`, `operator`.
@@ -34,8 +41,6 @@ pub const OPERATOR_ROWS_OUT: &str = "sangam_operator_rows_out_total";
 pub const OPERATOR_STATE_ROWS: &str = "sangam_operator_state_rows";
 /// Memory an operator's state holds; labels `view`, `operator`.
 pub const OPERATOR_STATE_BYTES: &str = "sangam_operator_state_bytes";
-/// Memory the view store holds for a relation; label `relation`.
-pub const STORE_BYTES: &str = "sangam_store_bytes";
 /// Alerts now standing; labels `alert`, `priority`.
 pub const ALERTS_STANDING: &str = "sangam_alerts_standing";
 /// Ticks completed.
@@ -99,18 +104,18 @@ impl Metrics {
 /// Says once what each metric means.
 fn describe() {
     describe_counter!(SOURCE_ROWS, "Rows that arrived at a source, by what became of them.");
-    describe_counter!(VIEW_ROWS_IN, "Updates a view has read.");
+    describe_counter!(VIEW_ROWS_IN, "Updates a view has read from other relations.");
     describe_counter!(VIEW_ROWS_OUT, "Updates a view has sent on.");
     describe_gauge!(RELATION_ROWS, "Rows now in a source, view or alert.");
     describe_gauge!(
         VIEW_ERRORS,
         "Rows now absent from a view because an expression fails on them."
     );
+    describe_gauge!(VIEW_FAILED, "Whether a view has failed (1): two rows of one key.");
     describe_counter!(OPERATOR_ROWS_IN, "Updates an operator has read.");
     describe_counter!(OPERATOR_ROWS_OUT, "Updates an operator has sent on.");
     describe_gauge!(OPERATOR_STATE_ROWS, "Rows or groups an operator keeps.");
     describe_gauge!(OPERATOR_STATE_BYTES, Unit::Bytes, "Memory an operator's state holds.");
-    describe_gauge!(STORE_BYTES, Unit::Bytes, "Memory the view store holds for a relation.");
     describe_gauge!(ALERTS_STANDING, "Alerts now standing.");
     describe_counter!(TICKS, "Ticks completed.");
     describe_histogram!(
@@ -151,13 +156,85 @@ pub(super) fn query(duration: Duration, ok: bool) {
 }
 
 pub(super) async fn scrape(State(server): State<Arc<Server>>) -> impl IntoResponse {
-    if let Some(bytes) = resident_bytes() {
-        gauge!(RESIDENT_BYTES).set(bytes);
-    }
+    sample(&server.engine);
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         server.metrics.handle.render(),
     )
+}
+
+/// Copies what the engine counts for itself. It costs the engine nothing between scrapes.
+fn sample(engine: &Engine) {
+    for source in engine.sources() {
+        for (outcome, rows) in [
+            ("accepted", source.accepted),
+            ("late", source.late),
+            ("rejected", source.rejected),
+        ] {
+            counter!(SOURCE_ROWS, "source" => source.source.clone(), "outcome" => outcome).absolute(rows);
+        }
+    }
+    for relation in engine.relations() {
+        let name = &relation.name;
+        gauge!(RELATION_ROWS, "relation" => name.clone()).set(engine.rows(name) as f64);
+        if relation.kind != RelationKind::Source {
+            gauge!(VIEW_ERRORS, "view" => name.clone()).set(engine.errors(name) as f64);
+            gauge!(VIEW_FAILED, "view" => name.clone()).set(f64::from(engine.failed(name).is_some()));
+        }
+    }
+    let operators = engine.operators();
+    for definition in &engine.deployment().views {
+        let view = &definition.view.name;
+        if let ViewKind::Alert { priority } = definition.kind {
+            gauge!(ALERTS_STANDING, "alert" => view.clone(), "priority" => priority.as_str())
+                .set(engine.standing(view) as f64);
+        }
+        let own: Vec<&OperatorStats> = operators
+            .iter()
+            .filter(|operator| operator.view == *view)
+            .map(|operator| &operator.stats)
+            .collect();
+        for stats in &own {
+            let labels = [("view", view.clone()), ("operator", stats.name.clone())];
+            counter!(OPERATOR_ROWS_IN, &labels).absolute(stats.rows_in);
+            counter!(OPERATOR_ROWS_OUT, &labels).absolute(stats.rows_out);
+            gauge!(OPERATOR_STATE_ROWS, &labels).set(stats.state_rows as f64);
+            gauge!(OPERATOR_STATE_BYTES, &labels).set(stats.state_bytes as f64);
+        }
+        let rows_in = own
+            .iter()
+            .filter(|stats| reads(&definition.view.plan, &stats.name))
+            .map(|stats| stats.rows_in);
+        counter!(VIEW_ROWS_IN, "view" => view.clone()).absolute(rows_in.sum());
+        // The last operator hands the view's updates over.
+        counter!(VIEW_ROWS_OUT, "view" => view.clone()).absolute(own.last().map_or(0, |last| last.rows_in));
+    }
+    if let Some(bytes) = resident_bytes() {
+        gauge!(RESIDENT_BYTES).set(bytes);
+    }
+}
+
+/// Tells whether an operator, known by its node's number and kind, reads another relation.
+fn reads(plan: &Plan, operator: &str) -> bool {
+    let node = operator
+        .split(' ')
+        .next()
+        .and_then(|number| number.parse::<usize>().ok());
+    let Some(node) = node.and_then(|node| plan.nodes.get(node)) else {
+        return false;
+    };
+    let mut below = node.inputs.clone();
+    while let Some(input) = below.pop() {
+        match &plan.nodes[input].operator {
+            Operator::Get { .. } => return true,
+            // These are part of the operator above them.
+            Operator::Filter { .. } | Operator::Project { .. } | Operator::Union => {
+                below.extend(&plan.nodes[input].inputs);
+            }
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Reads the resident memory where the system tells it (Linux).

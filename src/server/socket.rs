@@ -195,7 +195,6 @@ impl Session {
             self.socket.flush().await?;
         }
         for (position, tick) in delivered {
-            // An ended subscription moves its followers up; its own changes were none.
             if let (Some(subscription), Some(arrival)) =
                 (self.subscriptions.get(position), self.server.engine.arrival(tick))
             {
@@ -289,7 +288,11 @@ impl Session {
         let filter = filter
             .map(|text| text.trim().to_owned())
             .filter(|text| !text.is_empty());
-        let selection = self.server.sockets.selections.get(engine, relation, filter, columns)?;
+        let selection = self
+            .server
+            .sockets
+            .selections
+            .get(&engine.deployment().catalog, relation, filter, columns)?;
         self.subscriptions
             .push(Subscription::new(engine, id, selection, resume));
         Ok(())

@@ -19,13 +19,13 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use dataflows::Tick;
-use queries::Problem;
+use queries::{Problem, QueryError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::error::ApiError;
-use super::limits::{QUERIES_MAX, QUERIES_WAITING_MAX, QUERY_BYTES_MAX, QUERY_PATIENCE, RESULT_BYTES_MAX};
+use super::limits::{QUERIES_MAX, QUERIES_WAITING_MAX, QUERY_BYTES_MAX, QUERY_PATIENCE, QUERY_TEXT_BYTES_MAX};
 use super::{Server, ingest, metrics};
 use crate::engine::Engine;
 use format::Format;
@@ -116,7 +116,7 @@ pub(super) async fn query(State(server): State<Arc<Server>>, request: Request) -
     // Taken first: what was acknowledged before the request came must be in the answer.
     let acknowledged = server.engine.acknowledged();
     let format = Format::negotiate(request.headers())?;
-    let sql = ingest::text(request.into_body(), QUERY_BYTES_MAX).await?;
+    let sql = ingest::text(request.into_body(), QUERY_TEXT_BYTES_MAX).await?;
     if sql.trim().is_empty() {
         return Err(ApiError::bad_request("empty_query", "the body is empty")
             .hint("Send the query's text as the body, as in: curl --data 'SELECT * FROM sangam.views' .../sql"));
@@ -135,19 +135,17 @@ async fn answer(engine: &Engine, sql: &str, at_least: Tick) -> Result<Answer, Ap
         .await
         .map_err(|error| ApiError::busy("no_snapshot", error.to_string()))?;
     let tick = snapshot.tick;
-    let (schema, batches) = catalog
-        .run_query(&query, &snapshot.relations, tick)
-        .await
-        .map_err(|error| ApiError::bad_request("query_failed", error.to_string()))?;
-    let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
-    if bytes > RESULT_BYTES_MAX {
-        return Err(ApiError::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "result_too_large",
-            format!("the result is larger than {} MiB", RESULT_BYTES_MAX >> 20),
-        )
-        .hint("Add a LIMIT, or aggregate in the query."));
-    }
+    let ran = catalog
+        .run_query(&query, &snapshot.relations, tick, QUERY_BYTES_MAX)
+        .await;
+    let (schema, batches) = ran.map_err(|error| match error {
+        QueryError::TooLarge { .. } => {
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "result_too_large", error.to_string())
+                .hint("Add a LIMIT, aggregate in the query, or declare a view, which is kept current.")
+        }
+        QueryError::Problem(problem) => bad_sql(problem),
+        error => ApiError::bad_request("query_failed", error.to_string()),
+    })?;
     Ok(Answer { tick, schema, batches })
 }
 

@@ -6,9 +6,9 @@ SELECT
   date_trunc('day', at) AS day,
   count(*) AS readings,
   round(avg(wqi_cpcb(dissolved_oxygen, faecal_coliform, ph, bod)), 1) AS wqi,
-  avg(ph) AS ph,
-  avg(dissolved_oxygen) AS dissolved_oxygen,
-  avg(bod) AS bod,
+  round(avg(ph), 2) AS ph,
+  round(avg(dissolved_oxygen), 2) AS dissolved_oxygen,
+  round(avg(bod), 2) AS bod,
   count(*) FILTER (WHERE dissolved_oxygen < 4) AS readings_without_oxygen
 FROM readings
 GROUP BY station, date_trunc('day', at)

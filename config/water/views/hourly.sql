@@ -5,12 +5,12 @@ SELECT
   station,
   date_trunc('hour', at) AS hour,
   count(*) AS readings,
-  avg(ph) AS ph,
-  avg(dissolved_oxygen) AS dissolved_oxygen,
+  round(avg(ph), 2) AS ph,
+  round(avg(dissolved_oxygen), 2) AS dissolved_oxygen,
   min(dissolved_oxygen) AS lowest_dissolved_oxygen,
-  avg(bod) AS bod,
-  avg(turbidity) AS turbidity,
+  round(avg(bod), 2) AS bod,
+  round(avg(turbidity), 2) AS turbidity,
   max(turbidity) AS highest_turbidity,
-  avg(temperature) AS temperature
+  round(avg(temperature), 2) AS temperature
 FROM readings
 GROUP BY station, date_trunc('hour', at)

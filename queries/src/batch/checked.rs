@@ -14,7 +14,9 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
+};
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -45,7 +47,11 @@ impl ExtensionPlanner for Planner {
             .map(|expression| planner.create_physical_expr(expression, schema, session, context))
             .collect::<Result<Vec<_>>>()?;
         let texts = checked.expressions.iter().map(text).collect();
-        Ok(Some(Arc::new(CheckedExec { expressions, texts, input: physical_inputs[0].clone() })))
+        Ok(Some(Arc::new(CheckedExec {
+            expressions,
+            texts,
+            input: physical_inputs[0].clone(),
+        })))
     }
 }
 
@@ -60,7 +66,10 @@ impl CheckedExec {
     /// Splits a batch; what fails is left out.
     fn split(&self, batch: &RecordBatch) -> Vec<RecordBatch> {
         let (pieces, _) = pieces(&self.expressions, &self.texts, batch);
-        pieces.into_iter().map(|piece| batch.slice(piece.start, piece.length)).collect()
+        pieces
+            .into_iter()
+            .map(|piece| batch.slice(piece.start, piece.length))
+            .collect()
     }
 }
 
@@ -96,7 +105,10 @@ impl ExecutionPlan for CheckedExec {
     }
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(CheckedExec { input: children.swap_remove(0), ..CheckedExec::clone(&self) }))
+        Ok(Arc::new(CheckedExec {
+            input: children.swap_remove(0),
+            ..CheckedExec::clone(&self)
+        }))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

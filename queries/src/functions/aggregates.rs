@@ -66,7 +66,11 @@ impl Shared {
             AggregateFunction::Avg => Signature::exact(vec![DataType::Float64], Volatility::Immutable),
             _ => standard.signature().clone(),
         };
-        Shared { function, standard, signature }
+        Shared {
+            function,
+            standard,
+            signature,
+        }
     }
 
     /// Returns our accumulator; none where DataFusion's own must do.
@@ -150,7 +154,10 @@ impl AggregateUDFImpl for Shared {
 
     fn accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         match self.exact(&arguments) {
-            Some(inner) => Ok(Box::new(OneGroup { name: self.name().to_owned(), inner: Mutex::new(inner) })),
+            Some(inner) => Ok(Box::new(OneGroup {
+                name: self.name().to_owned(),
+                inner: Mutex::new(inner),
+            })),
             None => self.standard.accumulator(arguments),
         }
     }
@@ -165,7 +172,13 @@ impl AggregateUDFImpl for Shared {
 
     fn create_groups_accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
         match self.exact(&arguments) {
-            Some(inner) => Ok(Box::new(Groups { name: self.name().to_owned(), inner, emitted: 0, groups: 0, ones: vec![] })),
+            Some(inner) => Ok(Box::new(Groups {
+                name: self.name().to_owned(),
+                inner,
+                emitted: 0,
+                groups: 0,
+                ones: vec![],
+            })),
             None => self.standard.create_groups_accumulator(arguments),
         }
     }
@@ -201,7 +214,10 @@ impl GroupsAccumulator for Groups {
     ) -> Result<()> {
         self.groups = total_groups;
         self.inner.resize(self.emitted + total_groups);
-        let groups: Vec<u32> = group_indices.iter().map(|group| (self.emitted + group) as u32).collect();
+        let groups: Vec<u32> = group_indices
+            .iter()
+            .map(|group| (self.emitted + group) as u32)
+            .collect();
         if self.ones.len() < groups.len() {
             self.ones.resize(groups.len(), 1);
         }

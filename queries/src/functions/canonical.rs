@@ -33,7 +33,9 @@ struct Canonical {
 
 impl Default for Canonical {
     fn default() -> Self {
-        Canonical { signature: Signature::any(1, Volatility::Immutable) }
+        Canonical {
+            signature: Signature::any(1, Volatility::Immutable),
+        }
     }
 }
 
@@ -55,16 +57,22 @@ impl ScalarUDFImpl for Canonical {
         let column: ArrayRef = match columns[0].data_type() {
             // Adding zero folds -0.0 into 0.0.
             DataType::Float64 => Arc::new(
-                columns[0].as_primitive::<Float64Type>().unary::<_, Float64Type>(|x| if x.is_nan() { f64::NAN } else { x + 0.0 }),
+                columns[0]
+                    .as_primitive::<Float64Type>()
+                    .unary::<_, Float64Type>(|x| if x.is_nan() { f64::NAN } else { x + 0.0 }),
             ),
             DataType::Float32 => Arc::new(
-                columns[0].as_primitive::<Float32Type>().unary::<_, Float32Type>(|x| if x.is_nan() { f32::NAN } else { x + 0.0 }),
+                columns[0]
+                    .as_primitive::<Float32Type>()
+                    .unary::<_, Float32Type>(|x| if x.is_nan() { f32::NAN } else { x + 0.0 }),
             ),
             DataType::Float16 => {
                 let zero = <Float16Type as arrow::datatypes::ArrowPrimitiveType>::Native::default();
-                Arc::new(columns[0].as_primitive::<Float16Type>().unary::<_, Float16Type>(|x| {
-                    if x == zero { zero } else { x }
-                }))
+                Arc::new(
+                    columns[0]
+                        .as_primitive::<Float16Type>()
+                        .unary::<_, Float16Type>(|x| if x == zero { zero } else { x }),
+                )
             }
             other => return exec_err!("{NAME} is for floats, not for {other}"),
         };
@@ -92,7 +100,14 @@ mod tests {
             config_options: Arc::default(),
         };
         let result = function().invoke_with_args(arguments).unwrap().into_array(4).unwrap();
-        let bits: Vec<_> = result.as_primitive::<Float64Type>().iter().map(|x| x.map(f64::to_bits)).collect();
-        assert_eq!(bits, [Some(0), Some(f64::NAN.to_bits()), None, Some((-1.5f64).to_bits())]);
+        let bits: Vec<_> = result
+            .as_primitive::<Float64Type>()
+            .iter()
+            .map(|x| x.map(f64::to_bits))
+            .collect();
+        assert_eq!(
+            bits,
+            [Some(0), Some(f64::NAN.to_bits()), None, Some((-1.5f64).to_bits())]
+        );
     }
 }

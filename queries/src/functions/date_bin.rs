@@ -18,7 +18,10 @@ use datafusion::logical_expr::{
 
 /// Builds the function, under DataFusion's name.
 pub(crate) fn function() -> ScalarUDF {
-    ScalarUDF::from(DateBin { signature: Signature::user_defined(Volatility::Immutable), standard: date_bin() })
+    ScalarUDF::from(DateBin {
+        signature: Signature::user_defined(Volatility::Immutable),
+        standard: date_bin(),
+    })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -46,7 +49,10 @@ impl ScalarUDFImpl for DateBin {
             [stride, source, origin] => (stride, source, Some(origin)),
             _ => return plan_err!("date_bin takes an interval, a time and perhaps an origin"),
         };
-        if !matches!(stride, DataType::Interval(_) | DataType::Utf8 | DataType::Utf8View | DataType::Null) {
+        if !matches!(
+            stride,
+            DataType::Interval(_) | DataType::Utf8 | DataType::Utf8View | DataType::Null
+        ) {
             return plan_err!("date_bin takes an interval first, such as INTERVAL '1 hour', not {stride}");
         }
         let source = match source {
@@ -90,12 +96,14 @@ impl ScalarUDFImpl for DateBin {
             bins.checked_mul(stride)?.checked_add(origin)
         };
         match &args.args[1] {
-            ColumnarValue::Scalar(ScalarValue::TimestampMicrosecond(at, _)) => {
-                Ok(ColumnarValue::Scalar(ScalarValue::TimestampMicrosecond(at.and_then(bin), zone)))
-            }
+            ColumnarValue::Scalar(ScalarValue::TimestampMicrosecond(at, _)) => Ok(ColumnarValue::Scalar(
+                ScalarValue::TimestampMicrosecond(at.and_then(bin), zone),
+            )),
             ColumnarValue::Array(times) => {
                 let times = times.as_primitive::<TimestampMicrosecondType>();
-                let binned = times.unary_opt::<_, TimestampMicrosecondType>(bin).with_timezone_opt(zone);
+                let binned = times
+                    .unary_opt::<_, TimestampMicrosecondType>(bin)
+                    .with_timezone_opt(zone);
                 Ok(ColumnarValue::Array(Arc::new(binned)))
             }
             _ => self.standard.invoke_with_args(args),
@@ -111,7 +119,9 @@ fn stride_us(stride: &ColumnarValue) -> Option<i64> {
     if stride.months != 0 || stride.nanoseconds % 1_000 != 0 {
         return None;
     }
-    let us = i64::from(stride.days).checked_mul(86_400_000_000)?.checked_add(stride.nanoseconds / 1_000)?;
+    let us = i64::from(stride.days)
+        .checked_mul(86_400_000_000)?
+        .checked_add(stride.nanoseconds / 1_000)?;
     (us > 0).then_some(us)
 }
 
@@ -126,11 +136,18 @@ mod tests {
         let zone: Arc<str> = "Asia/Kolkata".into();
         let rows = at.len();
         let source = TimestampMicrosecondArray::from(at).with_timezone(zone.clone());
-        let field = Arc::new(Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, Some(zone.clone())), true));
+        let field = Arc::new(Field::new(
+            "at",
+            DataType::Timestamp(TimeUnit::Microsecond, Some(zone.clone())),
+            true,
+        ));
         let stride = ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(0, days, nanoseconds)));
         let mut args = vec![ColumnarValue::Scalar(stride), ColumnarValue::Array(Arc::new(source))];
         if origin_ns.is_some() {
-            args.push(ColumnarValue::Scalar(ScalarValue::TimestampNanosecond(origin_ns, Some(zone))));
+            args.push(ColumnarValue::Scalar(ScalarValue::TimestampNanosecond(
+                origin_ns,
+                Some(zone),
+            )));
         }
         let result = function()
             .invoke_with_args(ScalarFunctionArgs {
@@ -151,13 +168,19 @@ mod tests {
     fn bins_down_on_both_sides_of_the_epoch() {
         let hour = 3_600_000_000;
         let at = vec![Some(0), Some(hour - 1), Some(hour), Some(-1), Some(-hour), None];
-        assert_eq!(binned(0, hour * 1_000, at, None), [Some(0), Some(0), Some(hour), Some(-hour), Some(-hour), None]);
+        assert_eq!(
+            binned(0, hour * 1_000, at, None),
+            [Some(0), Some(0), Some(hour), Some(-hour), Some(-hour), None]
+        );
     }
 
     #[test]
     fn reaches_the_year_9999() {
         let at = 253_402_300_799_999_999;
-        assert_eq!(binned(1, 0, vec![Some(at), Some(i64::MIN)], None), [Some(at / 86_400_000_000 * 86_400_000_000), None]);
+        assert_eq!(
+            binned(1, 0, vec![Some(at), Some(i64::MIN)], None),
+            [Some(at / 86_400_000_000 * 86_400_000_000), None]
+        );
     }
 
     #[test]
@@ -165,7 +188,10 @@ mod tests {
         let minute = 60_000_000;
         let at = vec![Some(5 * minute), Some(17 * minute)];
         let expected = [Some(-10 * minute), Some(5 * minute)];
-        assert_eq!(binned(0, 15 * minute * 1_000, at, Some(5 * minute * 1_000)), [Some(5 * minute), Some(5 * minute)]);
+        assert_eq!(
+            binned(0, 15 * minute * 1_000, at, Some(5 * minute * 1_000)),
+            [Some(5 * minute), Some(5 * minute)]
+        );
         let at = vec![Some(-10 * minute), Some(5 * minute)];
         assert_eq!(binned(0, 15 * minute * 1_000, at, Some(5 * minute * 1_000)), expected);
     }

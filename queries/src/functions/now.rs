@@ -40,7 +40,10 @@ pub(crate) fn mentions_now(expression: &Expr) -> bool {
 
 /// Returns a literal of `now()`'s type.
 pub(crate) fn literal(at_us: i64, time_zone: &Arc<str>) -> Expr {
-    Expr::Literal(ScalarValue::TimestampMicrosecond(Some(at_us), Some(time_zone.clone())), None)
+    Expr::Literal(
+        ScalarValue::TimestampMicrosecond(Some(at_us), Some(time_zone.clone())),
+        None,
+    )
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -14,16 +14,16 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Array, StringArray, cast::AsArray};
 use arrow::datatypes::{DataType, Float64Type};
 use datafusion::error::Result;
-use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
 /// The dissolved oxygen, in mg/l, that MPCB counts as full saturation.
 const DO_SATURATION_MG_L: f64 = 6.5;
 
 /// `wqi_cpcb(dissolved_oxygen_mg_l, faecal_coliform_mpn_100ml, ph, bod_mg_l)`: the index, 0 (worst) to 100 (best).
 pub fn wqi_cpcb() -> ScalarUDF {
-    numeric::<4>("wqi_cpcb", |[oxygen, coliform, ph, bod]| index(oxygen, coliform, ph, bod))
+    numeric::<4>("wqi_cpcb", |[oxygen, coliform, ph, bod]| {
+        index(oxygen, coliform, ph, bod)
+    })
 }
 
 /// `wqi_do(dissolved_oxygen_mg_l)`: the sub-index of dissolved oxygen, from its share of 6.5 mg/l.
@@ -217,7 +217,11 @@ impl<const N: usize> ScalarUDFImpl for Formula<N> {
             .map(|row| {
                 let mut inputs = [0.0; N];
                 for (input, column) in inputs.iter_mut().zip(columns) {
-                    *input = if arrow::array::Array::is_null(column, row) { return None } else { column.value(row) };
+                    *input = if arrow::array::Array::is_null(column, row) {
+                        return None;
+                    } else {
+                        column.value(row)
+                    };
                 }
                 Some((self.formula)(inputs))
             })

@@ -18,7 +18,11 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
             // Grouping sets refer to their expressions by equality: leave them alone.
-            if aggregate.group_expr.iter().any(|key| matches!(key, Expr::GroupingSet(_))) {
+            if aggregate
+                .group_expr
+                .iter()
+                .any(|key| matches!(key, Expr::GroupingSet(_)))
+            {
                 return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
             }
             let input = aggregate.input.schema().clone();
@@ -55,7 +59,11 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                 });
             }
             let join = Join { on, ..join };
-            if touched { changed(LogicalPlan::Join(join)) } else { Ok(Transformed::no(LogicalPlan::Join(join))) }
+            if touched {
+                changed(LogicalPlan::Join(join))
+            } else {
+                Ok(Transformed::no(LogicalPlan::Join(join)))
+            }
         }
         other => Ok(Transformed::no(other)),
     }

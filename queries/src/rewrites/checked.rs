@@ -14,7 +14,8 @@ use datafusion::common::{DFSchema, DFSchemaRef};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{Between, Case, InList};
 use datafusion::logical_expr::{
-    BinaryExpr, Cast, Expr, ExprSchemable, Extension, Filter, LogicalPlan, Operator, Projection, UserDefinedLogicalNodeCore,
+    BinaryExpr, Cast, Expr, ExprSchemable, Extension, Filter, LogicalPlan, Operator, Projection,
+    UserDefinedLogicalNodeCore,
 };
 
 use super::{changed, temporal};
@@ -57,16 +58,17 @@ impl UserDefinedLogicalNodeCore for Checked {
     }
 
     fn with_exprs_and_inputs(&self, expressions: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
-        Ok(Checked { expressions, input: inputs.swap_remove(0) })
+        Ok(Checked {
+            expressions,
+            input: inputs.swap_remove(0),
+        })
     }
 }
 
 /// Returns the node itself where a plan is `Checked`.
 pub(crate) fn checked(plan: &LogicalPlan) -> Option<&Checked> {
     match plan {
-        LogicalPlan::Extension(extension) => {
-            extension.node.as_any().downcast_ref::<Checked>()
-        }
+        LogicalPlan::Extension(extension) => extension.node.as_any().downcast_ref::<Checked>(),
         _ => None,
     }
 }
@@ -74,11 +76,22 @@ pub(crate) fn checked(plan: &LogicalPlan) -> Option<&Checked> {
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
     let plan = plan.transform_up_with_subqueries(|plan| match plan {
         LogicalPlan::Projection(projection)
-            if projection.expr.iter().any(|expression| can_fail(expression, projection.input.schema())) =>
+            if projection
+                .expr
+                .iter()
+                .any(|expression| can_fail(expression, projection.input.schema())) =>
         {
-            let expressions = projection.expr.iter().map(|expression| expression.clone().unalias()).collect();
+            let expressions = projection
+                .expr
+                .iter()
+                .map(|expression| expression.clone().unalias())
+                .collect();
             let input = below(expressions, projection.input);
-            changed(LogicalPlan::Projection(Projection::try_new_with_schema(projection.expr, input, projection.schema)?))
+            changed(LogicalPlan::Projection(Projection::try_new_with_schema(
+                projection.expr,
+                input,
+                projection.schema,
+            )?))
         }
         LogicalPlan::Filter(filter)
             if temporal::bounds(&filter.predicate, filter.input.schema()).is_none()
@@ -93,7 +106,10 @@ pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 fn below(expressions: Vec<Expr>, input: Arc<LogicalPlan>) -> Arc<LogicalPlan> {
-    let node = Checked { expressions, input: Arc::unwrap_or_clone(input) };
+    let node = Checked {
+        expressions,
+        input: Arc::unwrap_or_clone(input),
+    };
     Arc::new(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 
@@ -138,7 +154,11 @@ pub(crate) fn can_fail(expression: &Expr, schema: &DFSchema) -> bool {
         Expr::InList(InList { expr, list, .. }) => {
             fails(expr) || list.iter().any(|item| !same_type(expr, item) || fails(item))
         }
-        Expr::Case(Case { expr, when_then_expr, else_expr }) => {
+        Expr::Case(Case {
+            expr,
+            when_then_expr,
+            else_expr,
+        }) => {
             expr.is_some()
                 || when_then_expr.iter().any(|(when, then)| fails(when) || fails(then))
                 || else_expr.as_deref().is_some_and(fails)
@@ -162,11 +182,14 @@ fn is_float(data_type: &DataType) -> bool {
 /// Tells whether every value of one type has one in the other.
 fn cast_is_total(from: &DataType, to: &DataType) -> bool {
     use DataType::*;
+    use arrow::datatypes::TimeUnit::{Microsecond, Nanosecond};
     from == to
         || match (from, to) {
             (Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Float32, Float64) => true,
             (Int8 | UInt8, Int16 | Int32 | Int64) | (Int16 | UInt16, Int32 | Int64) | (Int32 | UInt32, Int64) => true,
             (UInt8, UInt16 | UInt32 | UInt64) | (UInt16, UInt32 | UInt64) | (UInt32, UInt64) => true,
+            // Finer times lose digits, never range.
+            (Timestamp(Microsecond | Nanosecond, from), Timestamp(Microsecond, to)) => from.is_some() == to.is_some(),
             (Utf8 | Utf8View | LargeUtf8, Utf8 | Utf8View | LargeUtf8) => true,
             (Int8 | Int16 | Int32 | Int64 | Boolean, Utf8 | Utf8View | LargeUtf8) => true,
             _ => false,

@@ -35,7 +35,10 @@ pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
             changed(one_column(LogicalPlan::EmptyRelation(empty))?)
         }
         LogicalPlan::SubqueryAlias(_) | LogicalPlan::Union(_)
-            if plan.inputs().iter().any(|input| input.schema().has_column_with_unqualified_name(ROW)) =>
+            if plan
+                .inputs()
+                .iter()
+                .any(|input| input.schema().has_column_with_unqualified_name(ROW)) =>
         {
             changed(plan.recompute_schema()?)
         }
@@ -45,7 +48,10 @@ pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 fn one_column(input: LogicalPlan) -> Result<LogicalPlan> {
-    Ok(LogicalPlan::Projection(Projection::try_new(vec![lit(true).alias(ROW)], Arc::new(input))?))
+    Ok(LogicalPlan::Projection(Projection::try_new(
+        vec![lit(true).alias(ROW)],
+        Arc::new(input),
+    )?))
 }
 
 /// The columns a projection computes for the node above it.
@@ -56,7 +62,10 @@ struct Computed {
 
 impl Computed {
     fn new(prefix: &'static str) -> Self {
-        Computed { prefix, expressions: Vec::new() }
+        Computed {
+            prefix,
+            expressions: Vec::new(),
+        }
     }
 
     /// Returns the column that holds an expression, adding it once.
@@ -72,7 +81,10 @@ impl Computed {
 
     fn named(self) -> impl Iterator<Item = Expr> {
         let prefix = self.prefix;
-        self.expressions.into_iter().enumerate().map(move |(index, expression)| expression.alias(format!("{prefix}{index}")))
+        self.expressions
+            .into_iter()
+            .enumerate()
+            .map(move |(index, expression)| expression.alias(format!("{prefix}{index}")))
     }
 }
 
@@ -88,7 +100,10 @@ fn rewrite_aggregate(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
     let Some(calls) = calls else {
         return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
     };
-    let grouping_sets = aggregate.group_expr.iter().any(|key| matches!(key, Expr::GroupingSet(_)));
+    let grouping_sets = aggregate
+        .group_expr
+        .iter()
+        .any(|key| matches!(key, Expr::GroupingSet(_)));
     let plain = aggregate.group_expr.iter().all(is_column) && calls.iter().all(is_plain);
     if grouping_sets || plain {
         return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
@@ -104,10 +119,15 @@ fn rewrite_aggregate(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
     let input = if computed.expressions.is_empty() {
         aggregate.input
     } else {
-        Arc::new(LogicalPlan::Projection(Projection::try_new(computed.named().collect(), aggregate.input)?))
+        Arc::new(LogicalPlan::Projection(Projection::try_new(
+            computed.named().collect(),
+            aggregate.input,
+        )?))
     };
     let narrow = LogicalPlan::Aggregate(Aggregate::try_new(input, keys, calls)?);
-    let columns = (0..narrow.schema().fields().len()).map(|index| column_of(narrow.schema(), index)).collect();
+    let columns = (0..narrow.schema().fields().len())
+        .map(|index| column_of(narrow.schema(), index))
+        .collect();
     changed(restore(narrow, &aggregate.schema, columns)?)
 }
 
@@ -127,21 +147,35 @@ fn over_columns(call: AggregateFunction, computed: &mut Computed, schema: &DFSch
     let args = if counts_rows(&func, &params.args) {
         params.args.clone()
     } else {
-        params.args.iter().map(|argument| computed.column(&guarded(argument, filter))).collect()
+        params
+            .args
+            .iter()
+            .map(|argument| computed.column(&guarded(argument, filter)))
+            .collect()
     };
     let order_by = params
         .order_by
         .iter()
-        .map(|order| Sort { expr: computed.column(&guarded(&order.expr, filter)), ..order.clone() })
+        .map(|order| Sort {
+            expr: computed.column(&guarded(&order.expr, filter)),
+            ..order.clone()
+        })
         .collect();
     let filter = filter.map(|filter| Box::new(computed.column(filter)));
-    Expr::AggregateFunction(AggregateFunction { func, params: AggregateFunctionParams { args, order_by, filter, ..params } })
+    Expr::AggregateFunction(AggregateFunction {
+        func,
+        params: AggregateFunctionParams {
+            args,
+            order_by,
+            filter,
+            ..params
+        },
+    })
 }
 
 /// Tells whether a count counts rows: its argument is a literal other than NULL.
 pub(crate) fn counts_rows(function: &datafusion::logical_expr::AggregateUDF, args: &[Expr]) -> bool {
-    function_of(function) == Some(Function::Count)
-        && matches!(args, [Expr::Literal(value, _)] if !value.is_null())
+    function_of(function) == Some(Function::Count) && matches!(args, [Expr::Literal(value, _)] if !value.is_null())
 }
 
 fn is_column(expression: &Expr) -> bool {
@@ -166,7 +200,10 @@ fn rewrite_join(join: Join) -> Result<Transformed<LogicalPlan>> {
     if join.join_type == JoinType::Left
         && let Some(condition) = &residual
     {
-        let over_left = condition.column_refs().iter().all(|column| join.left.schema().has_column(column));
+        let over_left = condition
+            .column_refs()
+            .iter()
+            .all(|column| join.left.schema().has_column(column));
         if !over_left {
             // `refusals` names it.
             return Ok(Transformed::no(LogicalPlan::Join(join)));
@@ -203,7 +240,9 @@ fn rewrite_join(join: Join) -> Result<Transformed<LogicalPlan>> {
         plan = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(plan))?);
     }
     if widened {
-        let columns = (0..schema.fields().len()).map(|index| column_of(&schema, index)).collect();
+        let columns = (0..schema.fields().len())
+            .map(|index| column_of(&schema, index))
+            .collect();
         plan = restore(plan, &schema, columns)?;
     }
     changed(plan)
@@ -216,11 +255,25 @@ fn with_keys<'a>(
     prefix: &'static str,
 ) -> Result<(Arc<LogicalPlan>, Vec<Expr>)> {
     let mut computed = Computed::new(prefix);
-    let keys = keys.map(|key| if is_column(key) { key.clone() } else { computed.column(key) }).collect();
+    let keys = keys
+        .map(|key| {
+            if is_column(key) {
+                key.clone()
+            } else {
+                computed.column(key)
+            }
+        })
+        .collect();
     if computed.expressions.is_empty() {
         return Ok((input, keys));
     }
     let schema = input.schema().clone();
-    let columns = (0..schema.fields().len()).map(|index| column_of(&schema, index)).chain(computed.named()).collect();
-    Ok((Arc::new(LogicalPlan::Projection(Projection::try_new(columns, input)?)), keys))
+    let columns = (0..schema.fields().len())
+        .map(|index| column_of(&schema, index))
+        .chain(computed.named())
+        .collect();
+    Ok((
+        Arc::new(LogicalPlan::Projection(Projection::try_new(columns, input)?)),
+        keys,
+    ))
 }

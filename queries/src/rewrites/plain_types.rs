@@ -14,7 +14,11 @@ use super::{column_of, restore};
 
 pub(crate) fn rewrite(plan: LogicalPlan, time_zone: &Arc<str>) -> Result<LogicalPlan> {
     let schema = plan.schema().clone();
-    if schema.fields().iter().all(|field| plain(field.data_type(), time_zone).is_none()) {
+    if schema
+        .fields()
+        .iter()
+        .all(|field| plain(field.data_type(), time_zone).is_none())
+    {
         return Ok(plan);
     }
     let expressions = schema

@@ -84,15 +84,18 @@ struct Comparison {
 }
 
 fn split(filter: Filter, time_zone: &Arc<str>) -> Result<LogicalPlan> {
-    let (temporal, plain): (Vec<_>, Vec<_>) =
-        split_conjunction_owned(filter.predicate).into_iter().partition(mentions_now);
+    let (temporal, plain): (Vec<_>, Vec<_>) = split_conjunction_owned(filter.predicate)
+        .into_iter()
+        .partition(mentions_now);
     let mut input = Arc::unwrap_or_clone(filter.input);
     if let Some(predicate) = conjunction(plain) {
         input = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?);
     }
     let schema = input.schema().clone();
     let wanted = DataType::Timestamp(TimeUnit::Microsecond, Some(time_zone.clone()));
-    let mut columns: Vec<Expr> = (0..schema.fields().len()).map(|index| column_of(&schema, index)).collect();
+    let mut columns: Vec<Expr> = (0..schema.fields().len())
+        .map(|index| column_of(&schema, index))
+        .collect();
     let mut predicates = Vec::new();
     for conjunct in temporal {
         for comparison in comparisons(conjunct)? {
@@ -100,11 +103,17 @@ fn split(filter: Filter, time_zone: &Arc<str>) -> Result<LogicalPlan> {
             let time = if matches!(time, Expr::Column(_)) {
                 time
             } else {
-                let name = format!("__time_{}", columns.len() - schema.fields().len());
-                columns.push(time.alias(&name));
+                // Both bounds of a BETWEEN share one column.
+                let computed = &columns[schema.fields().len()..];
+                let known = computed.iter().position(|other| other.clone().unalias() == time);
+                let name = format!("__time_{}", known.unwrap_or(computed.len()));
+                if known.is_none() {
+                    columns.push(time.alias(&name));
+                }
                 Expr::Column(datafusion::common::Column::new_unqualified(name))
             };
-            let interval = ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(0, 0, comparison.offset_ns)));
+            let interval =
+                ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(0, 0, comparison.offset_ns)));
             let bound = binary_expr(
                 now::function(time_zone).call(vec![]),
                 Operator::Plus,
@@ -122,24 +131,38 @@ fn split(filter: Filter, time_zone: &Arc<str>) -> Result<LogicalPlan> {
     if !computes {
         return Ok(filtered);
     }
-    let columns = (0..schema.fields().len()).map(|index| column_of(&schema, index)).collect();
+    let columns = (0..schema.fields().len())
+        .map(|index| column_of(&schema, index))
+        .collect();
     restore(filtered, &schema, columns)
 }
 
 fn comparisons(conjunct: Expr) -> Result<Vec<Comparison>> {
     match conjunct {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => Ok(vec![compare(*left, op, *right)?]),
-        Expr::Between(Between { expr, negated: false, low, high }) => {
-            Ok(vec![compare((*expr).clone(), Operator::GtEq, *low)?, compare(*expr, Operator::LtEq, *high)?])
-        }
+        Expr::Between(Between {
+            expr,
+            negated: false,
+            low,
+            high,
+        }) => Ok(vec![
+            compare((*expr).clone(), Operator::GtEq, *low)?,
+            compare(*expr, Operator::LtEq, *high)?,
+        ]),
         other => Err(refused(&other).into()),
     }
 }
 
 fn compare(left: Expr, op: Operator, right: Expr) -> Result<Comparison> {
     let whole = binary_expr(left.clone(), op, right.clone());
-    let (time, op, now_side) = if mentions_now(&right) { (left, Some(op), right) } else { (right, op.swap(), left) };
-    let op = op.filter(|op| comparison(*op).is_some()).ok_or_else(|| refused(&whole))?;
+    let (time, op, now_side) = if mentions_now(&right) {
+        (left, Some(op), right)
+    } else {
+        (right, op.swap(), left)
+    };
+    let op = op
+        .filter(|op| comparison(*op).is_some())
+        .ok_or_else(|| refused(&whole))?;
     if mentions_now(&time) {
         return Err(refused(&whole).into());
     }
@@ -157,9 +180,11 @@ fn compare(left: Expr, op: Operator, right: Expr) -> Result<Comparison> {
         time = left.as_ref().clone();
     }
     if offset_ns % 1_000 != 0 {
-        return Err(Problem::not_maintained("now() with an interval finer than a microsecond")
-            .hint("Times are kept in microseconds.")
-            .into());
+        return Err(
+            Problem::not_maintained("now() with an interval finer than a microsecond")
+                .hint("Times are kept in microseconds.")
+                .into(),
+        );
     }
     Ok(Comparison { time, op, offset_ns })
 }
@@ -170,19 +195,36 @@ fn now_offset(expression: &Expr) -> Result<Option<i64>> {
         let (Some(base), Some(interval_ns)) = (now_offset(base)?, interval_ns) else {
             return Ok(None);
         };
-        Ok(interval_ns.checked_mul(sign).and_then(|interval_ns| base.checked_add(interval_ns)))
+        Ok(interval_ns
+            .checked_mul(sign)
+            .and_then(|interval_ns| base.checked_add(interval_ns)))
     };
     match expression {
         _ if is_now(expression) => Ok(Some(0)),
         Expr::Cast(Cast { expr, field })
-            if matches!(field.data_type(), DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, Some(_))) =>
+            if matches!(
+                field.data_type(),
+                DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, Some(_))
+            ) =>
         {
             now_offset(expr)
         }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus, right }) => {
-            if mentions_now(left) { sum(left, interval(right)?, 1) } else { sum(right, interval(left)?, 1) }
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Plus,
+            right,
+        }) => {
+            if mentions_now(left) {
+                sum(left, interval(right)?, 1)
+            } else {
+                sum(right, interval(left)?, 1)
+            }
         }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) => sum(left, interval(right)?, -1),
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Minus,
+            right,
+        }) => sum(left, interval(right)?, -1),
         _ => Ok(None),
     }
 }
@@ -194,7 +236,9 @@ fn interval(expression: &Expr) -> Result<Option<i64>> {
     };
     let (months, days, nanoseconds) = match value {
         ScalarValue::IntervalMonthDayNano(Some(interval)) => (interval.months, interval.days, interval.nanoseconds),
-        ScalarValue::IntervalDayTime(Some(interval)) => (0, interval.days, i64::from(interval.milliseconds) * 1_000_000),
+        ScalarValue::IntervalDayTime(Some(interval)) => {
+            (0, interval.days, i64::from(interval.milliseconds) * 1_000_000)
+        }
         ScalarValue::IntervalYearMonth(Some(months)) => (*months, 0, 0),
         _ => return Ok(None),
     };
@@ -207,18 +251,29 @@ fn interval(expression: &Expr) -> Result<Option<i64>> {
         .checked_mul(NANOSECONDS_PER_DAY)
         .and_then(|days| days.checked_add(nanoseconds))
         .map(Some)
-        .ok_or_else(|| Problem::new("an interval beside now() is too long").hint("At most 292 years fit.").into())
+        .ok_or_else(|| {
+            Problem::new("an interval beside now() is too long")
+                .hint("At most 292 years fit.")
+                .into()
+        })
 }
 
 /// Drops a cast that only made a time finer, and casts what is not a time of ours.
 fn unwiden(time: Expr, schema: &DFSchema, wanted: &DataType) -> Result<Expr> {
     if let Expr::Cast(Cast { expr, field }) = &time
-        && matches!(field.data_type(), DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, Some(_)))
+        && matches!(
+            field.data_type(),
+            DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, Some(_))
+        )
         && expr.get_type(schema)? == *wanted
     {
         return Ok(expr.as_ref().clone());
     }
-    Ok(if time.get_type(schema)? == *wanted { time } else { cast(time, wanted.clone()) })
+    Ok(if time.get_type(schema)? == *wanted {
+        time
+    } else {
+        cast(time, wanted.clone())
+    })
 }
 
 fn comparison(op: Operator) -> Option<TemporalComparison> {
@@ -233,7 +288,12 @@ fn comparison(op: Operator) -> Option<TemporalComparison> {
 
 /// Reads `now() + nanoseconds` back, in microseconds.
 fn bound_offset(expression: &Expr) -> Option<i64> {
-    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus, right }) = expression else {
+    let Expr::BinaryExpr(BinaryExpr {
+        left,
+        op: Operator::Plus,
+        right,
+    }) = expression
+    else {
         return None;
     };
     match (is_now(left), right.as_ref()) {

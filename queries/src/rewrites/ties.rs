@@ -3,11 +3,11 @@
 //! Two rows that tie in the written order then have one winner whatever order
 //! they came in; equal arguments need no winner.
 
+use dataflows::plan::AggregateFunction as Function;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, Sort};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
-use dataflows::plan::AggregateFunction as Function;
 
 use super::{changed, named_as};
 use crate::functions::aggregates::function_of;
@@ -61,9 +61,16 @@ fn complete(expression: &Expr) -> Option<Expr> {
         return None;
     }
     let mut order_by = params.order_by.clone();
-    order_by.push(Sort { expr: argument.clone(), asc: true, nulls_first: true });
+    order_by.push(Sort {
+        expr: argument.clone(),
+        asc: true,
+        nulls_first: true,
+    });
     Some(Expr::AggregateFunction(AggregateFunction {
         func: func.clone(),
-        params: AggregateFunctionParams { order_by, ..params.clone() },
+        params: AggregateFunctionParams {
+            order_by,
+            ..params.clone()
+        },
     }))
 }

@@ -11,7 +11,9 @@ fn explained(sql: &str) -> String {
 
 #[test]
 fn filter_and_project() {
-    assert_snapshot!(explained("SELECT id, value * 2 + 1 AS twice, upper(kind) AS kind FROM events WHERE value > 10 AND kind <> 'x'"));
+    assert_snapshot!(explained(
+        "SELECT id, value * 2 + 1 AS twice, upper(kind) AS kind FROM events WHERE value > 10 AND kind <> 'x'"
+    ));
 }
 
 #[test]
@@ -52,21 +54,29 @@ fn joins() {
 
 #[test]
 fn distinct_and_union() {
-    assert_snapshot!(explained("SELECT station FROM readings UNION SELECT upper(station) FROM stations"));
-    assert_snapshot!(explained("SELECT kind AS k FROM events UNION ALL SELECT river FROM stations"));
+    assert_snapshot!(explained(
+        "SELECT station FROM readings UNION SELECT upper(station) FROM stations"
+    ));
+    assert_snapshot!(explained(
+        "SELECT kind AS k FROM events UNION ALL SELECT river FROM stations"
+    ));
     assert_snapshot!(explained("SELECT DISTINCT kind, weight FROM events"));
 }
 
 #[test]
 fn global_counts() {
     assert_snapshot!(explained("SELECT count(*) AS n FROM events"));
-    assert_snapshot!(explained("SELECT count(*) AS n, sum(value) AS total FROM events WHERE value / id > 3"));
+    assert_snapshot!(explained(
+        "SELECT count(*) AS n, sum(value) AS total FROM events WHERE value / id > 3"
+    ));
 }
 
 #[test]
 fn constants() {
     assert_snapshot!(explained("SELECT 1 + 1 AS two, 'x' AS x"));
-    assert_snapshot!(explained("SELECT e.id, l.name FROM events e JOIN (VALUES ('a', 'Alpha'), ('b', 'Beta')) AS l(kind, name) ON e.kind = l.kind"));
+    assert_snapshot!(explained(
+        "SELECT e.id, l.name FROM events e JOIN (VALUES ('a', 'Alpha'), ('b', 'Beta')) AS l(kind, name) ON e.kind = l.kind"
+    ));
 }
 
 #[test]
@@ -75,17 +85,25 @@ fn views_over_views() {
     let hourly = catalog
         .plan_view("hourly", "SELECT station, date_bin(INTERVAL '1 hour', at) AS hour, avg(ph) AS ph FROM readings GROUP BY station, hour")
         .unwrap();
-    assert_eq!(hourly.implied_key.as_deref(), Some(["station".to_owned(), "hour".to_owned()].as_slice()));
+    assert_eq!(
+        hourly.implied_key.as_deref(),
+        Some(["station".to_owned(), "hour".to_owned()].as_slice())
+    );
     assert_eq!(hourly.inputs, ["readings"]);
     catalog.add_view(hourly).unwrap();
-    let view = view(&catalog, "SELECT h.station, max(h.ph) AS ph FROM hourly h JOIN stations s USING (station) GROUP BY h.station");
+    let view = view(
+        &catalog,
+        "SELECT h.station, max(h.ph) AS ph FROM hourly h JOIN stations s USING (station) GROUP BY h.station",
+    );
     assert_eq!(view.inputs, ["hourly", "stations"]);
     assert_snapshot!(view.explain(&catalog));
 }
 
 #[test]
 fn subqueries_that_become_joins() {
-    assert_snapshot!(explained("SELECT s.station, (SELECT count(*) FROM readings r WHERE r.station = s.station) AS n FROM stations s"));
+    assert_snapshot!(explained(
+        "SELECT s.station, (SELECT count(*) FROM readings r WHERE r.station = s.station) AS n FROM stations s"
+    ));
 }
 
 #[test]
@@ -109,13 +127,25 @@ fn keys_that_plans_imply() {
     for (sql, key) in [
         ("SELECT * FROM stations", Some(vec!["station"])),
         ("SELECT river FROM stations", None),
-        ("SELECT station AS s, limit_ph FROM stations WHERE limit_ph > 7", Some(vec!["s"])),
-        ("SELECT kind AS k, count(*) AS n FROM events GROUP BY kind", Some(vec!["k"])),
+        (
+            "SELECT station AS s, limit_ph FROM stations WHERE limit_ph > 7",
+            Some(vec!["s"]),
+        ),
+        (
+            "SELECT kind AS k, count(*) AS n FROM events GROUP BY kind",
+            Some(vec!["k"]),
+        ),
         ("SELECT count(*) AS n FROM events GROUP BY kind", None),
         ("SELECT count(*) AS n FROM events", None),
         ("SELECT DISTINCT kind, value FROM events", Some(vec!["kind", "value"])),
-        ("SELECT a.station, b.river FROM stations a LEFT JOIN stations b ON a.river = b.station", Some(vec!["station"])),
-        ("SELECT e.id, s.station FROM events e JOIN stations s ON e.kind = s.station", None),
+        (
+            "SELECT a.station, b.river FROM stations a LEFT JOIN stations b ON a.river = b.station",
+            Some(vec!["station"]),
+        ),
+        (
+            "SELECT e.id, s.station FROM events e JOIN stations s ON e.kind = s.station",
+            None,
+        ),
     ] {
         let view = view(&catalog, sql);
         let key = key.map(|key| key.into_iter().map(str::to_owned).collect::<Vec<_>>());
@@ -126,9 +156,20 @@ fn keys_that_plans_imply() {
 #[test]
 fn how_far_a_view_looks_back() {
     let catalog = catalog();
-    let sql = "SELECT station FROM readings WHERE at > now() - INTERVAL '10 minutes' AND at <= now() + INTERVAL '1 day'";
+    let sql =
+        "SELECT station FROM readings WHERE at > now() - INTERVAL '10 minutes' AND at <= now() + INTERVAL '1 day'";
     assert_eq!(view(&catalog, sql).look_back_us, Some(600_000_000));
-    assert_eq!(view(&catalog, "SELECT station FROM readings WHERE at + INTERVAL '2 days' >= now()").look_back_us, Some(172_800_000_000));
-    assert_eq!(view(&catalog, "SELECT station FROM readings WHERE now() > at").look_back_us, None);
+    assert_eq!(
+        view(
+            &catalog,
+            "SELECT station FROM readings WHERE at + INTERVAL '2 days' >= now()"
+        )
+        .look_back_us,
+        Some(172_800_000_000)
+    );
+    assert_eq!(
+        view(&catalog, "SELECT station FROM readings WHERE now() > at").look_back_us,
+        None
+    );
     assert_eq!(view(&catalog, "SELECT station FROM readings").look_back_us, None);
 }

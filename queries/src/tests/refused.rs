@@ -87,7 +87,9 @@ fn mistakes() {
 
 #[test]
 fn several_problems_at_once() {
-    assert_snapshot!(refused("SELECT uuid() AS u,\n  median(value) AS m\nFROM events GROUP BY kind\nORDER BY 1\nLIMIT 3"));
+    assert_snapshot!(refused(
+        "SELECT uuid() AS u,\n  median(value) AS m\nFROM events GROUP BY kind\nORDER BY 1\nLIMIT 3"
+    ));
 }
 
 #[test]

@@ -26,7 +26,13 @@ impl Difference {
         let mut lines = vec![(' ', &names)];
         lines.extend(self.missing.iter().map(|row| ('-', row)));
         lines.extend(self.unexpected.iter().map(|row| ('+', row)));
-        let width = |column: usize| lines.iter().map(|(_, cells)| cells[column].chars().count()).max().unwrap_or(0);
+        let width = |column: usize| {
+            lines
+                .iter()
+                .map(|(_, cells)| cells[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        };
         let widths: Vec<usize> = (0..names.len()).map(width).collect();
         let mut text = String::new();
         for (sign, cells) in &lines {
@@ -69,7 +75,9 @@ pub(super) fn difference(
     let mut missing = rows(expected)?;
     for tolerance in [0.0, tolerance] {
         missing.retain(|row| {
-            let partner = unexpected.iter().position(|found| is_same(row, found, &is_float, tolerance));
+            let partner = unexpected
+                .iter()
+                .position(|found| is_same(row, found, &is_float, tolerance));
             if let Some(partner) = partner {
                 unexpected.remove(partner);
             }
@@ -80,9 +88,10 @@ pub(super) fn difference(
 }
 
 fn is_same(left: &[String], right: &[String], is_float: &[bool], tolerance: f64) -> bool {
-    left.iter().zip(right).zip(is_float).all(|((left, right), is_float)| {
-        left == right || (*is_float && is_near(left, right, tolerance))
-    })
+    left.iter()
+        .zip(right)
+        .zip(is_float)
+        .all(|((left, right), is_float)| left == right || (*is_float && is_near(left, right, tolerance)))
 }
 
 fn is_near(left: &str, right: &str, tolerance: f64) -> bool {
@@ -104,7 +113,11 @@ mod tests {
     fn batch(rows: &[(&str, Option<f64>)]) -> RecordBatch {
         let names = StringArray::from_iter_values(rows.iter().map(|(name, _)| *name));
         let values: Float64Array = rows.iter().map(|(_, value)| *value).collect();
-        RecordBatch::try_from_iter([("name", Arc::new(names) as ArrayRef), ("value", Arc::new(values) as ArrayRef)]).unwrap()
+        RecordBatch::try_from_iter([
+            ("name", Arc::new(names) as ArrayRef),
+            ("value", Arc::new(values) as ArrayRef),
+        ])
+        .unwrap()
     }
 
     fn compare(expected: &[(&str, Option<f64>)], found: &[(&str, Option<f64>)], tolerance: f64) -> Difference {

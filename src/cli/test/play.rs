@@ -38,7 +38,12 @@ impl Failure {
 /// When the engine itself fails, which no test expects.
 pub(super) async fn play(deployment: &Deployment, test: &Test) -> anyhow::Result<Vec<Failure>> {
     let engine = Engine::start(for_test(deployment))?;
-    let mut player = Player { deployment, engine: &engine, test, failures: Vec::new() };
+    let mut player = Player {
+        deployment,
+        engine: &engine,
+        test,
+        failures: Vec::new(),
+    };
     let mut result = Ok(());
     for (position, step) in test.steps.iter().enumerate() {
         result = player.step(position + 1, step).await;
@@ -83,7 +88,11 @@ impl Player<'_> {
         for (operation, (name, rows)) in deletes.chain(inserts) {
             let source = self.deployment.sources.iter().find(|source| source.name == *name);
             let source = source.with_context(|| format!("no source \"{name}\""))?;
-            let decoded = decode(&self.input_columns(source, operation), rows, &self.deployment.options.time_zone)?;
+            let decoded = decode(
+                &self.input_columns(source, operation),
+                rows,
+                &self.deployment.options.time_zone,
+            )?;
             let accepted = self.engine.ingest(name, operation, decoded).await?;
             late.push((name.clone(), accepted.late as u64));
             rejected.push((name.clone(), accepted.rejected as u64));
@@ -97,7 +106,10 @@ impl Player<'_> {
         names.sort();
         names.dedup();
         let snapshot = self.engine.snapshot(&names, self.engine.acknowledged()).await?;
-        let errors: Vec<(String, u64)> = names.iter().map(|name| (name.clone(), self.engine.errors(name))).collect();
+        let errors: Vec<(String, u64)> = names
+            .iter()
+            .map(|name| (name.clone(), self.engine.errors(name)))
+            .collect();
         self.counts(number, step, "failing", &errors, &step.errors);
         for expectation in &step.expect {
             self.expect(number, expectation, &snapshot)?;
@@ -115,7 +127,11 @@ impl Player<'_> {
     /// Rows that are late, rejected or failing are never passed over in silence: a test must say them.
     fn counts(&mut self, number: usize, step: &Step, word: &str, found: &[(String, u64)], expected: &[(String, u64)]) {
         let of = |counts: &[(String, u64)], name: &str| -> u64 {
-            counts.iter().filter(|(counted, _)| counted == name).map(|(_, count)| count).sum()
+            counts
+                .iter()
+                .filter(|(counted, _)| counted == name)
+                .map(|(_, count)| count)
+                .sum()
         };
         let mut names: Vec<&String> = found.iter().chain(expected).map(|(name, _)| name).collect();
         names.sort();
@@ -123,7 +139,11 @@ impl Player<'_> {
         for name in names {
             let (expected, found) = (of(expected, name), of(found, name));
             if expected != found {
-                self.fail(number, step.line, format!("{name}: expected {expected} {word} rows, found {found}"));
+                self.fail(
+                    number,
+                    step.line,
+                    format!("{name}: expected {expected} {word} rows, found {found}"),
+                );
             }
         }
     }
@@ -134,18 +154,32 @@ impl Player<'_> {
             self.fail(number, expectation.line, format!("{name} has failed: {reason}"));
             return Ok(());
         }
-        let (schema, batches) = snapshot.relations.get(name).with_context(|| format!("no relation \"{name}\""))?;
+        let (schema, batches) = snapshot
+            .relations
+            .get(name)
+            .with_context(|| format!("no relation \"{name}\""))?;
         // Without a row nothing is named: then every column is worth showing.
         let columns = match expectation.columns.as_slice() {
             [] => (0..schema.fields().len()).collect(),
             columns => columns.to_vec(),
         };
         let schema = nullable(&schema.project(&columns)?);
-        let found = batches.iter().map(|batch| batch.project(&columns)).collect::<Result<Vec<RecordBatch>, _>>()?;
-        let columns: Vec<Column> = schema.fields().iter().map(|field| Column::new(Arc::clone(field))).collect();
+        let found = batches
+            .iter()
+            .map(|batch| batch.project(&columns))
+            .collect::<Result<Vec<RecordBatch>, _>>()?;
+        let columns: Vec<Column> = schema
+            .fields()
+            .iter()
+            .map(|field| Column::new(Arc::clone(field)))
+            .collect();
         let expected = decode(&columns, &expectation.rows, &self.deployment.options.time_zone)?;
         for rejected in &expected.rejected {
-            self.fail(number, expectation.line, format!("{name}: cannot expect {}: {}", rejected.raw, rejected.reason));
+            self.fail(
+                number,
+                expectation.line,
+                format!("{name}: cannot expect {}: {}", rejected.raw, rejected.reason),
+            );
         }
         let difference = compare::difference(&schema, &[expected.rows], &found, self.test.tolerance)?;
         if !difference.is_empty() {
@@ -192,6 +226,10 @@ fn decode(columns: &[Column], rows: &[Value], time_zone: &str) -> anyhow::Result
 
 /// What is expected may be NULL anywhere, to be found missing rather than refused.
 fn nullable(schema: &Schema) -> SchemaRef {
-    let fields: Vec<Field> = schema.fields().iter().map(|field| Field::clone(field).with_nullable(true)).collect();
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .map(|field| Field::clone(field).with_nullable(true))
+        .collect();
     Arc::new(Schema::new(fields))
 }

@@ -3,18 +3,18 @@
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::compute::{concat_batches, filter, filter_record_batch};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Int64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use bytes::Bytes;
 use dataflows::Updates;
 use dataflows::json::RowEncoder;
-use queries::Predicate;
+use queries::{Catalog, Predicate};
 
 use super::net::{by_key, net};
-use crate::engine::{Engine, Relation};
+use crate::engine::Relation;
 use crate::server::error::{ApiError, nearest};
 use crate::server::sql::bad_sql;
 
@@ -46,14 +46,14 @@ struct Key {
 
 impl Selection {
     pub(super) fn new(
-        engine: &Engine,
+        catalog: &Catalog,
         relation: &Relation,
         filter: Option<&str>,
         columns: Option<&[String]>,
     ) -> Result<Self, ApiError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let predicate = filter
-            .map(|text| engine.deployment().catalog.compile_predicate(&relation.schema, text))
+            .map(|text| catalog.compile_predicate(&relation.schema, text))
             .transpose()
             .map_err(|problem| ApiError {
                 code: "bad_where",
@@ -162,11 +162,9 @@ impl Selection {
                 }
                 Some(predicate) => {
                     let passes = predicate.evaluate(run.rows());
-                    let all = arrow::array::Int64Array::new(run.diffs().clone(), None);
+                    let all = Int64Array::new(run.diffs().clone(), None);
                     let passing = filter(&all, &passes)?;
-                    diffs.extend_from_slice(
-                        arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&passing).values(),
-                    );
+                    diffs.extend_from_slice(passing.as_primitive::<Int64Type>().values());
                     batches.push(filter_record_batch(&chosen, &passes)?);
                 }
             }
@@ -251,4 +249,141 @@ fn fingerprint(filter: Option<&str>, columns: &[usize]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Float64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::engine::RelationKind;
+
+    fn relation(key: Option<Vec<usize>>) -> Relation {
+        let schema = Schema::new(vec![
+            Field::new("station", DataType::Utf8, true),
+            Field::new("name", DataType::Utf8, true),
+            Field::new("score", DataType::Float64, true),
+        ]);
+        Relation {
+            name: "risk".to_owned(),
+            kind: RelationKind::View,
+            schema: Arc::new(schema),
+            key,
+            definition: 1,
+        }
+    }
+
+    fn selection(
+        key: Option<Vec<usize>>,
+        filter: Option<&str>,
+        columns: Option<&[&str]>,
+    ) -> Result<Selection, ApiError> {
+        let columns: Option<Vec<String>> = columns.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+        Selection::new(
+            &Catalog::new("UTC").unwrap(),
+            &relation(key),
+            filter,
+            columns.as_deref(),
+        )
+    }
+
+    fn run(rows: &[(&str, f64, i64)]) -> Updates {
+        let stations: ArrayRef = Arc::new(rows.iter().map(|row| Some(row.0)).collect::<StringArray>());
+        let scores: ArrayRef = Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.1)));
+        let schema = relation(None).schema;
+        let batch = RecordBatch::try_new(schema, vec![stations.clone(), stations, scores]).unwrap();
+        Updates::new(batch, rows.iter().map(|row| row.2).collect::<Vec<_>>())
+    }
+
+    fn text(selection: &Selection, runs: &[Updates]) -> Option<String> {
+        selection
+            .changes(runs)
+            .unwrap()
+            .map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn with_a_key_the_net_is_upserts_and_deletions() {
+        let all = selection(Some(vec![0]), None, Some(&["score", "station"])).unwrap();
+        let runs = [
+            run(&[("a", 1.0, -1), ("a", 2.0, 1)]),
+            run(&[("a", 2.0, -1), ("a", 3.0, 1), ("b", 9.0, -1)]),
+        ];
+        assert_eq!(
+            text(&all, &runs).unwrap(),
+            r#""upsert":[{"score":3.0,"station":"a"}],"delete":[{"station":"b"}]"#
+        );
+        let back = [
+            run(&[("a", 1.0, -1), ("a", 2.0, 1)]),
+            run(&[("a", 2.0, -1), ("a", 1.0, 1)]),
+        ];
+        assert_eq!(text(&all, &back), None);
+        assert_eq!(text(&all, &[]), None);
+    }
+
+    #[test]
+    fn a_row_that_leaves_the_filter_is_deleted_and_one_that_enters_is_upserted() {
+        let high = selection(Some(vec![0]), Some("score >= 50"), Some(&["station"])).unwrap();
+        let leaves = [run(&[("a", 60.0, -1), ("a", 40.0, 1)])];
+        assert_eq!(
+            text(&high, &leaves).unwrap(),
+            r#""upsert":[],"delete":[{"station":"a"}]"#
+        );
+        let enters = [run(&[("a", 40.0, -1), ("a", 60.0, 1)])];
+        assert_eq!(
+            text(&high, &enters).unwrap(),
+            r#""upsert":[{"station":"a"}],"delete":[]"#
+        );
+        // What changed is not among the chosen columns.
+        let stays = [run(&[("a", 60.0, -1), ("a", 61.0, 1)])];
+        assert_eq!(text(&high, &stays), None);
+        let below = [run(&[("a", 10.0, -1), ("a", 11.0, 1)])];
+        assert_eq!(text(&high, &below), None);
+    }
+
+    #[test]
+    fn without_a_key_rows_come_as_often_as_they_are() {
+        let all = selection(None, None, Some(&["station"])).unwrap();
+        let runs = [run(&[
+            ("a", 1.0, 1),
+            ("a", 2.0, 1),
+            ("b", 1.0, -2),
+            ("c", 1.0, 1),
+            ("c", 5.0, -1),
+        ])];
+        assert_eq!(
+            text(&all, &runs).unwrap(),
+            r#""insert":[{"station":"a"},{"station":"a"}],"delete":[{"station":"b"},{"station":"b"}]"#
+        );
+    }
+
+    #[test]
+    fn columns_are_checked() {
+        let code = |key: Option<Vec<usize>>, columns: &[&str]| {
+            selection(key, None, Some(columns))
+                .err()
+                .map(|error| (error.message, error.hint.unwrap_or_default()))
+        };
+        assert_eq!(code(None, &["score"]), None);
+        assert!(code(None, &[]).is_some());
+        assert!(code(None, &["score", "score"]).is_some());
+        assert_eq!(code(None, &["scor"]).unwrap().1, "Did you mean \"score\"?");
+        assert!(
+            code(Some(vec![0, 1]), &["score", "name"])
+                .unwrap()
+                .0
+                .ends_with("station")
+        );
+    }
+
+    #[test]
+    fn equal_selections_have_equal_fingerprints() {
+        let of = |filter, columns: Option<&[&str]>| selection(None, filter, columns).unwrap().fingerprint;
+        assert_eq!(of(None, None), of(None, Some(&["station", "name", "score"])));
+        assert_ne!(of(None, None), of(Some("true"), None));
+        assert_ne!(of(None, None), of(None, Some(&["name", "station", "score"])));
+    }
 }

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bytes::Bytes;
 use dataflows::Tick;
+use queries::Catalog;
 
 use super::selection::Selection;
-use crate::engine::{Engine, Relation};
+use crate::engine::Relation;
 use crate::server::error::ApiError;
 use crate::server::limits::{SHARED_BYTES_MAX, SHARED_FRAMES_MAX};
 
@@ -24,7 +25,7 @@ impl Selections {
     /// Returns the selection of all who ask the same.
     pub(super) fn get(
         &self,
-        engine: &Engine,
+        catalog: &Catalog,
         relation: &Relation,
         filter: Option<String>,
         columns: Option<Vec<String>>,
@@ -35,7 +36,7 @@ impl Selections {
             return Ok(known);
         }
         let selection = Arc::new(Selection::new(
-            engine,
+            catalog,
             relation,
             asked.1.as_deref(),
             asked.2.as_deref(),

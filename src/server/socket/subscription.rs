@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::metrics::{counter, gauge};
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use axum::extract::ws::Message;
 use bytes::Bytes;
 use dataflows::{Tick, Updates};
-use ::metrics::{counter, gauge};
 use tokio::time::Instant;
 use tracing::error;
 
