@@ -10,6 +10,7 @@ use std::thread::Thread;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
+use timely::scheduling::Activator;
 use timely::worker::Worker;
 
 use crate::faults::{self, Fault};
@@ -301,7 +302,12 @@ impl Server {
             }
         }
         for &flow in &input.flows {
-            self.flows[flow].inlets.iter().for_each(|inlet| inlet.refresh());
+            let flow = &self.flows[flow];
+            flow.inlets.iter().for_each(|inlet| inlet.refresh());
+            if flow.inlets.is_empty() {
+                // Without an input no frontier moves: nothing else would tell it of the tick.
+                flow.shared.borrow().activators.iter().for_each(Activator::activate);
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::scheduling::activate::Activator;
 
 use super::exchange::{Exchange, by_columns};
 use super::{Rows, SharedCell, register};
@@ -80,6 +81,10 @@ pub(crate) fn ticked<'scope>(
         });
     }
     let stats = register(shared, name);
+    if every_tick {
+        let activator = Activator::new(builder.operator_info().address, scope.activations());
+        shared.borrow_mut().activators.push(activator);
+    }
     let shared = Rc::clone(shared);
     builder.build(move |mut capabilities| {
         let mut held = capabilities.pop();

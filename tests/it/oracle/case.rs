@@ -83,13 +83,16 @@ pub(crate) async fn run(seed: u64, settings: Settings) -> Result<Tally, String> 
     let tally = std::mem::take(&mut case.tally);
     let (tick, count) = (case.tick, case.count);
     drop(case);
-    engine.shutdown();
     match result {
-        Ok(()) => Ok(tally),
+        Ok(()) => {
+            engine.shutdown();
+            Ok(tally)
+        }
+        // A tick that never completes would keep the engine from ever shutting down.
         Err(what) => Err(format!(
             "case {seed}, tick {count} ({tick}): {what}\n\n{}\nRun it alone with SANGAM_ORACLE_SEED={seed} SANGAM_ORACLE_CASES=1.",
             made.print()
-        )),
+        )).inspect_err(|_: &String| std::mem::forget(engine)),
     }
 }
 
@@ -223,7 +226,12 @@ impl<'a> Case<'a> {
     async fn patiently<T>(&self, answer: impl Future<Output = T>) -> Result<T, String> {
         tokio::time::timeout(self.settings.patience, answer)
             .await
-            .map_err(|_| format!("no answer within {:?}; {}", self.settings.patience, self.engine.failure().unwrap_or_default()))
+            .map_err(|_| {
+                let behind: Vec<&String> =
+                    self.names.iter().filter(|name| self.engine.completed(name) < self.tick).collect();
+                let failure = self.engine.failure().unwrap_or_default();
+                format!("no answer within {:?}; not complete are {behind:?}; {failure}", self.settings.patience)
+            })
     }
 
     fn stopped(&self, error: &impl std::fmt::Display) -> String {

@@ -135,14 +135,16 @@ impl Known {
         };
         let name = |at: usize| spec.columns[at].name.as_str();
         let value = match fails {
-            Fails::Divide(over, under) => format!("{} / {}", name(over), name(under)),
+            Fails::Divide(over, under) => format!("({} / {})", name(over), name(under)),
             Fails::TextToNumber(at) | Fails::DoubleToNumber(at) => format!("CAST({} AS BIGINT)", name(at)),
             Fails::Narrow(at) => format!("CAST({} AS INTEGER)", name(at)),
         };
         let all: Vec<&str> = spec.columns.iter().map(|column| column.name.as_str()).collect();
         let narrows = matches!(fails, Fails::Narrow(_));
         let (sql, expression) = if narrows || dice.chance(60) {
-            (format!("SELECT {}, {value} AS failing FROM {}", all.join(", "), spec.name), value)
+            let expression = value.trim_start_matches('(').trim_end_matches(')').to_owned();
+            let expression = if value.starts_with('(') { expression } else { value.clone() };
+            (format!("SELECT {}, {value} AS failing FROM {}", all.join(", "), spec.name), expression)
         } else {
             let expression = format!("{value} IS DISTINCT FROM {}", name(numbers[0]));
             (format!("SELECT {} FROM {} WHERE {expression}", all.join(", "), spec.name), format!("({expression})"))
