@@ -149,14 +149,12 @@ pub(crate) fn ticked<'scope>(
                     (None, None) => {}
                 }
             }
-            if every_tick {
-                match &mut held {
-                    Some(capability) if frontier != Tick::MAX => {
-                        if *capability.time() < frontier {
-                            capability.downgrade(&frontier);
-                        }
-                    }
-                    _ => held = None,
+            if every_tick && let Some(capability) = &mut held {
+                // Ticks still come when every input has closed. The capability keeps the
+                // dataflow alive for them, which would be dropped as soon as nothing can happen.
+                let edge = if frontier == Tick::MAX { shared.borrow().latest + 1 } else { frontier };
+                if *capability.time() < edge {
+                    capability.downgrade(&edge);
                 }
             }
             let mut shared = shared.borrow_mut();

@@ -230,12 +230,8 @@ pub(crate) fn normal(json: &Json) -> String {
             let cells: Vec<String> = cells.iter().map(|(name, value)| format!("{name}: {}", normal(value))).collect();
             format!("{{{}}}", cells.join(", "))
         }
-        Json::Number(number) => match number.as_i64() {
-            Some(whole) => format!("{:?}", whole as f64),
-            None => format!("{:?}", number.as_f64()),
-        }
-        .replace("Some(", "")
-        .replace(')', ""),
+        // The reader of JSON is off by a bit in the last place of some doubles.
+        Json::Number(number) => format!("{:.13e}", number.as_f64().unwrap_or(f64::NAN)),
         other => other.to_string(),
     }
 }
