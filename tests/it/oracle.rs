@@ -32,7 +32,7 @@ const CASES: u64 = 500;
 const TICKS: usize = 50;
 
 /// Cases within which a planted bug must be found.
-const CASES_FAULTY: u64 = 40;
+const CASES_FAULTY: u64 = 20;
 
 /// One test, because planting a bug plants it for the whole process.
 #[test]
@@ -102,7 +102,9 @@ fn one(seed: u64, settings: Settings) -> Result<Tally, String> {
 fn is_meaningful(tally: &Tally, spread: &[u64]) {
     let percent = |part: usize, whole: usize| 100 * part / whole.max(1);
     assert!(spread.iter().all(|rows| *rows > 0), "rows missed a worker: {spread:?}");
-    assert!(spread.iter().max() < spread.iter().min().map(|least| 2 * least).as_ref(), "one worker has the work: {spread:?}");
+    // Few keys, and groups without any, make for uneven shares; but all share.
+    let (least, most) = (spread.iter().min(), spread.iter().max());
+    assert!(most < least.map(|rows| 6 * rows).as_ref(), "one worker has the work: {spread:?}");
     let filled = percent(tally.pairs_filled, tally.pairs);
     assert!(filled >= 60, "only {filled} % of views at ticks have rows");
     let busy = percent(tally.operators_busy, tally.operators);
