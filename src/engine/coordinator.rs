@@ -258,7 +258,9 @@ impl Coordinator {
             return None;
         }
         let time = self.shared.deployment.sources[source].time.as_ref()?;
-        let column = decoded.rows.columns().get(time.column)?;
+        // By name: rows that delete by key have no other columns.
+        let name = self.shared.deployment.sources[source].schema.field(time.column).name();
+        let column = decoded.rows.column_by_name(name)?;
         let times = column.as_primitive_opt::<TimestampMicrosecondType>()?;
         let newest = times.iter().flatten().max()?;
         u64::try_from(newest).ok()

@@ -216,11 +216,22 @@ impl Program {
         stream
     }
 
-    /// Writes bytes, then reads until the other side has said everything.
+    /// Writes bytes and no more, then reads until the other side has said everything.
     pub fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes).expect("it reads");
         stream.shutdown(std::net::Shutdown::Write).expect("half a connection closes");
+        Self::rest(stream)
+    }
+
+    /// Writes bytes and waits, as one who may have more to say.
+    pub fn raw_open(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect();
+        stream.write_all(bytes).expect("it reads");
+        Self::rest(stream)
+    }
+
+    fn rest(mut stream: TcpStream) -> String {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("it answers and closes");
         String::from_utf8_lossy(&answer).into_owned()

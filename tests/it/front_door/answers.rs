@@ -62,7 +62,7 @@ fn an_answer_is_the_same_in_json_csv_and_arrow() {
     let sql = "SELECT * FROM kinds_again ORDER BY k";
     let in_json = program.query(sql, "application/json");
     let found: Vec<Value> = serde_json::from_slice(&in_json.body).expect("rows");
-    assert_eq!(found[2], json!({"k": 1, "small": -32768, "number": 2147483647, "yes": true, "single": 0.1, "double": 0.1,
+    assert_eq!(found[1], json!({"k": 1, "small": -32768, "number": 2147483647, "yes": true, "single": 0.1, "double": 0.1,
         "money": "1234567890123456.7890", "day": "2024-02-29", "at": "2026-03-28T21:00:00.123456Z",
         "text": "naïve \"q\", 水\n", "bytes": "00ff10"}));
     assert_eq!(found[0]["k"], json!(i64::MIN.to_string()), "beyond 2^53 a number is a string");
@@ -88,7 +88,7 @@ fn an_answer_is_the_same_in_json_csv_and_arrow() {
     let reply = program.post("kinds", "text/csv", &in_csv.body).json();
     assert_eq!((&reply["accepted"], &reply["rejected"]), (&json!(4), &json!(0)), "{reply}");
     let again = program.query("SELECT * FROM kinds_again WHERE text IS NOT NULL AND text <> '' ORDER BY k", "application/json");
-    assert_eq!(canonical(&again.body), vec![found[2].to_string()]);
+    assert_eq!(canonical(&again.body), vec![found[1].to_string()]);
 
     // A large answer comes in pieces, and whole.
     let many: String = (0..30_000).map(|k| format!("{{\"k\":{k},\"text\":\"row {k}\"}}\n")).collect();
@@ -116,7 +116,6 @@ fn sql_asks_and_does_nothing_else() {
         "SELECT * FROM sangam.late, sangam.rejected, sangam.alert_events",
         "SELECT * FROM sangam.operators",
         "VALUES (1), (2)",
-        "EXPLAIN SELECT k FROM kinds",
         "select now(), random() < 2 -- a comment",
     ] {
         let reply = program.query(sql, "*/*");
@@ -138,6 +137,7 @@ fn sql_asks_and_does_nothing_else() {
         "COPY (SELECT 1) TO '/tmp/sangam-must-not-exist.csv' STORED AS CSV",
         "SET datafusion.execution.batch_size = 1",
         "SELECT 1; SELECT 2",
+        "EXPLAIN ANALYZE SELECT k FROM kinds",
         "SELECT * FROM '/etc/passwd'",
     ] {
         let reply = program.query(sql, "application/json");

@@ -76,8 +76,8 @@ fn metrics_are_what_prometheus_reads() {
     ] {
         assert_eq!(value(series), expected, "{series}");
     }
-    assert!(value("sangam_ticks_total") >= 5.0);
-    assert!(value("sangam_tick_duration_seconds_count") >= 5.0);
+    assert!(value("sangam_ticks_total") >= 3.0);
+    assert!(value("sangam_tick_duration_seconds_count") >= 3.0);
     assert!(value("sangam_delivery_latency_seconds_count{relation=\"recent\"}") >= 1.0);
     assert!(value("process_resident_memory_bytes") > 1e6);
     for start in ["sangam_view_rows_in_total{view=\"recent\"", "sangam_operator_state_bytes{view=\"recent\",operator="] {

@@ -150,7 +150,7 @@ fn bodies_without_end_are_refused_and_leave_no_memory_behind() {
         chunked.extend_from_slice(format!("{:x}\r\n{}\r\n", 100_000, "y".repeat(100_000)).as_bytes());
     }
     chunked.extend_from_slice(b"0\r\n\r\n");
-    assert!(program.raw(&chunked).starts_with("HTTP/1.1 413"));
+    assert!(program.raw_open(&chunked).starts_with("HTTP/1.1 413"));
     let mut polite = program.connect();
     write!(polite, "{announced}expect: 100-continue\r\ncontent-length: 99999999\r\n\r\n").expect("it reads");
     let mut answer = String::new();
