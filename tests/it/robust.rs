@@ -24,7 +24,10 @@ fn facts() -> TempDir {
     deployment(&[
         ("sources/facts.toml", FACTS),
         ("views/values.sql", "SELECT k, v FROM facts WHERE v >= 0"),
-        ("views/halves.sql", "SELECT v % 2 AS half, count(*) AS rows, sum(v) AS v FROM facts GROUP BY v % 2"),
+        (
+            "views/halves.sql",
+            "SELECT v % 2 AS half, count(*) AS rows, sum(v) AS v FROM facts GROUP BY v % 2",
+        ),
     ])
 }
 

@@ -31,11 +31,17 @@ const BODY_BYTES: usize = 1_000_000;
 
 fn program() -> (tempfile::TempDir, Program) {
     let dir = deployment(&[
-        ("deployment.toml", &format!("clock = \"event\"\nbody_bytes_max = {BODY_BYTES}\n")),
+        (
+            "deployment.toml",
+            &format!("clock = \"event\"\nbody_bytes_max = {BODY_BYTES}\n"),
+        ),
         ("sources/readings.toml", READINGS),
         ("sources/links.toml", LINKS),
         ("data/links.csv", "upstream,downstream\nK1,K2\n"),
-        ("views/latest.sql", "SELECT station, last_value(ph ORDER BY at) AS ph FROM readings GROUP BY station"),
+        (
+            "views/latest.sql",
+            "SELECT station, last_value(ph ORDER BY at) AS ph FROM readings GROUP BY station",
+        ),
     ]);
     let program = Program::start(dir.path());
     (dir, program)
@@ -71,33 +77,64 @@ fn broken_rows_are_set_aside_and_the_rest_goes_on() {
         body.extend_from_slice(format!("\n{GOOD}\n").as_bytes());
         let reply = program.ingest("readings", &body);
         let text = String::from_utf8_lossy(bytes);
-        assert_eq!((&reply["accepted"], &reply["rejected"]), (&json!(2), &json!(bad)), "{text} got {reply}");
-        assert_eq!(reply["reasons"].as_array().map(Vec::len), Some(bad), "{text} got {reply}");
+        assert_eq!(
+            (&reply["accepted"], &reply["rejected"]),
+            (&json!(2), &json!(bad)),
+            "{text} got {reply}"
+        );
+        assert_eq!(
+            reply["reasons"].as_array().map(Vec::len),
+            Some(bad),
+            "{text} got {reply}"
+        );
         accepted += 2;
     }
     assert_eq!(program.number("SELECT count(*) FROM readings"), accepted);
     let rejected = program.sql("SELECT row, reason FROM sangam.rejected WHERE row LIKE '%sour%'");
     assert_eq!(rejected.len(), 1);
-    assert!(rejected[0]["reason"].as_str().is_some_and(|reason| reason.contains("\"ph\"")), "{rejected:?}");
+    assert!(
+        rejected[0]["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("\"ph\"")),
+        "{rejected:?}"
+    );
 
     // Arrays and CSV that break off keep what came before.
     let cut = program.ingest("readings", format!("[{GOOD},{GOOD},{{\"station\":\"K"));
     assert_eq!((&cut["accepted"], &cut["rejected"]), (&json!(2), &json!(1)), "{cut}");
     let csv = "at,station,ph,count\n2026-03-01T10:00:00Z,K1,7.5,1\n2026-03-01T10:00:00Z,K1\n,,,\n2026-03-01T10:00:00Z,\"K1,7,1\n";
     let reply = program.post("readings", "text/csv", csv).json();
-    assert_eq!((&reply["accepted"], &reply["rejected"]), (&json!(1), &json!(3)), "{reply}");
-    let headless = program.post("readings", "text/csv", "K1,2026-03-01T10:00:00Z,7.5,1\n").json();
+    assert_eq!(
+        (&reply["accepted"], &reply["rejected"]),
+        (&json!(1), &json!(3)),
+        "{reply}"
+    );
+    let headless = program
+        .post("readings", "text/csv", "K1,2026-03-01T10:00:00Z,7.5,1\n")
+        .json();
     assert_eq!(headless["accepted"], json!(0), "{headless}");
     for nothing in ["", " \n\n", "[]"] {
         let reply = program.ingest("readings", nothing);
-        assert_eq!((&reply["accepted"], &reply["rejected"]), (&json!(0), &json!(0)), "{nothing:?} got {reply}");
+        assert_eq!(
+            (&reply["accepted"], &reply["rejected"]),
+            (&json!(0), &json!(0)),
+            "{nothing:?} got {reply}"
+        );
     }
 
     // Depth and length are no trap.
-    for body in ["[".repeat(900_000), "{\"station\":".repeat(80_000), "\"".repeat(900_001), "x".repeat(900_000)] {
+    for body in [
+        "[".repeat(900_000),
+        "{\"station\":".repeat(80_000),
+        "\"".repeat(900_001),
+        "x".repeat(900_000),
+    ] {
         let reply = program.ingest("readings", &body);
         assert_eq!(reply["accepted"], json!(0));
-        assert!(reply["rejected"].as_u64().is_some_and(|rejected| rejected >= 1), "{reply}");
+        assert!(
+            reply["rejected"].as_u64().is_some_and(|rejected| rejected >= 1),
+            "{reply}"
+        );
     }
     assert_eq!(program.number("SELECT count(*) FROM latest"), 1);
     program.stop();
@@ -124,7 +161,13 @@ fn bodies_for_nobody_are_refused_with_a_hint() {
         assert!(told.contains(hint), "{path}: the hint {told} does not say {hint}");
     }
     let packed = [("content-type", json), ("content-encoding", "gzip")];
-    assert_eq!(program.request("POST", "/ingest/readings", &packed, b"\x1f\x8b").refusal().0, 415);
+    assert_eq!(
+        program
+            .request("POST", "/ingest/readings", &packed, b"\x1f\x8b")
+            .refusal()
+            .0,
+        415
+    );
     assert_eq!(program.request("PUT", "/ingest/readings", &[], b"").refusal().0, 405);
     assert_eq!(program.number("SELECT count(*) FROM readings"), 0);
     program.stop();
@@ -139,7 +182,11 @@ fn bodies_without_end_are_refused_and_leave_no_memory_behind() {
     for _ in 0..20 {
         let reply = program.post("readings", "application/json", &large);
         assert_eq!(reply.refusal(), (413, "body_too_large".to_owned()));
-        assert!(reply.text().contains(&BODY_BYTES.to_string()), "the limit is told: {}", reply.text());
+        assert!(
+            reply.text().contains(&BODY_BYTES.to_string()),
+            "the limit is told: {}",
+            reply.text()
+        );
     }
     // Announced and never sent; sent in pieces and never announced; asked for first.
     let announced = "POST /ingest/readings HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
@@ -152,7 +199,11 @@ fn bodies_without_end_are_refused_and_leave_no_memory_behind() {
     chunked.extend_from_slice(b"0\r\n\r\n");
     assert!(program.raw_open(&chunked).starts_with("HTTP/1.1 413"));
     let mut polite = program.connect();
-    write!(polite, "{announced}expect: 100-continue\r\ncontent-length: 99999999\r\n\r\n").expect("it reads");
+    write!(
+        polite,
+        "{announced}expect: 100-continue\r\ncontent-length: 99999999\r\n\r\n"
+    )
+    .expect("it reads");
     let mut answer = String::new();
     polite.read_to_string(&mut answer).expect("it answers at once");
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
@@ -160,7 +211,12 @@ fn bodies_without_end_are_refused_and_leave_no_memory_behind() {
     // A body that breaks off is not taken at all.
     let answer = program.raw(format!("{announced}content-length: 1000\r\n\r\n{line}").as_bytes());
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
-    for garbage in [b"\x16\x03\x01\x02\x00\x01".as_slice(), b"GET / HTTP/9.9\r\n\r\n", b"POST\r\n\r\n", &[0; 5000]] {
+    for garbage in [
+        b"\x16\x03\x01\x02\x00\x01".as_slice(),
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST\r\n\r\n",
+        &[0; 5000],
+    ] {
         let answer = program.raw(garbage);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
@@ -173,7 +229,10 @@ fn bodies_without_end_are_refused_and_leave_no_memory_behind() {
     }
     let kept = program.number("SELECT sum(length(row) + length(reason)) FROM sangam.rejected");
     assert!(kept <= 64 << 20, "{kept} bytes of rejected rows are kept");
-    assert_eq!(program.number("SELECT rejected FROM sangam.sources WHERE name = 'readings'"), 12_000);
+    assert_eq!(
+        program.number("SELECT rejected FROM sangam.sources WHERE name = 'readings'"),
+        12_000
+    );
     let grown = program.resident_mib() - before;
     println!("120 MB of rejected rows: {grown:.0} MiB more");
     assert!(grown < 250.0, "memory grew by {grown:.0} MiB");

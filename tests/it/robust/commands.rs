@@ -9,7 +9,11 @@ use crate::program::folder::deployment;
 use crate::program::{Program, sangam};
 
 fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn path(dir: &Path) -> &str {
@@ -25,10 +29,16 @@ fn check_lists_every_mistake_with_its_place() {
             "columns = { station = \"txt\", at = \"timestamp not null\" }\ntime = { column = \"att\" }\nretain = \"2 fortnights\"\n[connector]\ntype = \"htp\"\n",
         ),
         ("sources/broken.toml", "columns = {\n"),
-        ("sources/fine.toml", "columns = { k = \"bigint not null\", at = \"timestamp not null\" }\n[connector]\ntype = \"http\"\n"),
+        (
+            "sources/fine.toml",
+            "columns = { k = \"bigint not null\", at = \"timestamp not null\" }\n[connector]\ntype = \"http\"\n",
+        ),
         ("views/typo.sql", "SELECT k\nFROM fin"),
         ("views/column.sql", "SELECT k,\n  colour\nFROM fine"),
-        ("views/ranked.sql", "SELECT k, row_number() OVER (ORDER BY k) AS n FROM fine"),
+        (
+            "views/ranked.sql",
+            "SELECT k, row_number() OVER (ORDER BY k) AS n FROM fine",
+        ),
         ("views/luck.sql", "SELECT k, random() AS r FROM fine"),
         ("views/round.sql", "SELECT k FROM about"),
         ("views/about.sql", "SELECT k FROM round"),
@@ -79,7 +89,11 @@ fn a_new_deployment_is_checked_tested_explained_run_and_asked() {
     ] {
         let output = sangam(&arguments);
         assert!(output.status.success(), "{arguments:?}: {}", said(&output));
-        assert!(said(&output).contains(expected), "{arguments:?}: no {expected} in\n{}", said(&output));
+        assert!(
+            said(&output).contains(expected),
+            "{arguments:?}: no {expected} in\n{}",
+            said(&output)
+        );
     }
     let again = sangam(&["new", dir]);
     assert_eq!(again.status.code(), Some(1));
@@ -90,26 +104,46 @@ fn a_new_deployment_is_checked_tested_explained_run_and_asked() {
 
     let program = Program::start(Path::new(dir));
     let now = chrono::Utc::now().to_rfc3339();
-    let reply = program.ingest("readings", format!("{{\"station\":\"K1\",\"at\":\"{now}\",\"level_m\":5.5}}"));
+    let reply = program.ingest(
+        "readings",
+        format!("{{\"station\":\"K1\",\"at\":\"{now}\",\"level_m\":5.5}}"),
+    );
     assert_eq!(reply["accepted"], 1, "{reply}");
-    let ahead = program.ingest("readings", r#"{"station":"K1","at":"2099-01-01T00:00:00Z","level_m":5.5}"#);
-    assert_eq!(ahead["rejected"], 1, "one row of 2099 would make all others late: {ahead}");
+    let ahead = program.ingest(
+        "readings",
+        r#"{"station":"K1","at":"2099-01-01T00:00:00Z","level_m":5.5}"#,
+    );
+    assert_eq!(
+        ahead["rejected"], 1,
+        "one row of 2099 would make all others late: {ahead}"
+    );
     let url = format!("http://{}", program.address);
     let ask = |sql: &str, format: &str| sangam(&["query", "--url", &url, "--format", format, sql]);
     let table = ask("SELECT station, level_m FROM high_water", "table");
     assert!(table.status.success(), "{}", said(&table));
-    assert_eq!(String::from_utf8_lossy(&table.stdout), "station  level_m\n-------  -------\nK1           5.5\n(1 row)\n");
+    assert_eq!(
+        String::from_utf8_lossy(&table.stdout),
+        "station  level_m\n-------  -------\nK1           5.5\n(1 row)\n"
+    );
     let rows: Value = serde_json::from_slice(&ask("SELECT level_m FROM latest", "json").stdout).expect("JSON");
     assert_eq!(rows, serde_json::json!([{"level_m": 5.5}]));
     assert_eq!(ask("SELECT station FROM latest", "csv").stdout, b"station\nK1\n");
     let wrong = ask("SELECT stations FROM latest", "table");
     assert_eq!(wrong.status.code(), Some(1));
-    assert!(said(&wrong).contains("stations") && !said(&wrong).contains('{'), "{}", said(&wrong));
+    assert!(
+        said(&wrong).contains("stations") && !said(&wrong).contains('{'),
+        "{}",
+        said(&wrong)
+    );
 
     // A door that is taken is no riddle; neither is a folder that is not there.
     let taken = sangam(&["run", dir, "--listen", &program.address]);
     assert_eq!(taken.status.code(), Some(1));
-    assert!(said(&taken).contains(&format!("could not listen on {}", program.address)), "{}", said(&taken));
+    assert!(
+        said(&taken).contains(&format!("could not listen on {}", program.address)),
+        "{}",
+        said(&taken)
+    );
     program.stop();
     let gone = sangam(&["query", "--url", &url, "SELECT 1"]);
     assert_eq!(gone.status.code(), Some(1));
@@ -131,7 +165,13 @@ fn a_deployments_own_tests_fail_readably() {
     std::fs::write(&test, text.replace("[{ station = \"K2\" }]", "[{ station = \"K3\" }]")).expect("a file");
     let output = sangam(&["test", path(&dir)]);
     assert_eq!(output.status.code(), Some(1));
-    for line in ["FAILED  high_water", "high_water.toml:13", "- K3", "+ K2", "1 test, 1 failed"] {
+    for line in [
+        "FAILED  high_water",
+        "high_water.toml:13",
+        "- K3",
+        "+ K2",
+        "1 test, 1 failed",
+    ] {
         assert!(said(&output).contains(line), "no {line} in\n{}", said(&output));
     }
 }
@@ -141,9 +181,17 @@ fn help_speaks_to_newcomers() {
     let help = sangam(&["--help"]);
     assert!(help.status.success());
     for command in ["run", "check", "test", "explain", "new", "query"] {
-        assert!(said(&help).contains(&format!("\n  {command} ")), "no {command} in\n{}", said(&help));
+        assert!(
+            said(&help).contains(&format!("\n  {command} ")),
+            "no {command} in\n{}",
+            said(&help)
+        );
         let output = sangam(&[command, "--help"]);
-        assert!(output.status.success() && output.stdout.len() > 200, "{command}: {}", said(&output));
+        assert!(
+            output.status.success() && output.stdout.len() > 200,
+            "{command}: {}",
+            said(&output)
+        );
     }
     assert_eq!(sangam(&["dance"]).status.code(), Some(2));
 }
