@@ -233,11 +233,6 @@ impl Program {
         line.trim().trim_end_matches("kB").trim().parse::<f64>().expect("a number") / 1024.0
     }
 
-    /// Returns whether the process still runs.
-    pub fn runs(&mut self) -> bool {
-        self.child.try_wait().expect("its status").is_none()
-    }
-
     /// Sends the signal of Ctrl-C.
     pub fn interrupt(&self) {
         let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();

@@ -145,3 +145,29 @@ fn table(path: &std::path::Path) -> Vec<Value> {
         })
         .collect()
 }
+
+#[test]
+fn the_water_deployment_shows_something_soon() {
+    let started = std::time::Instant::now();
+    let program = crate::program::Program::start(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/water"));
+    let mut live = program.live();
+    for view in ["latest", "risk", "hourly", "readings"] {
+        live.subscribe(view);
+    }
+    live.until("stations have readings, a risk and hours", |live| {
+        live.of("latest").rows().len() > 20 && live.of("risk").rows().len() > 20 && live.of("hourly").rows().len() > 500
+    });
+    let readings = live.of("readings").rows().len();
+    live.until("more readings come", |live| live.of("readings").rows().len() > readings);
+    println!("water showed {readings} readings and more within {:.1?}", started.elapsed());
+    assert!(started.elapsed() < std::time::Duration::from_secs(60));
+    // Simulated rows say so, and a reading of one's own is taken beside them.
+    assert_eq!(program.number("SELECT count(*) FROM readings WHERE simulated IS NOT TRUE"), 0);
+    let now = chrono::Utc::now().to_rfc3339();
+    let own = format!(
+        r#"{{"station":"MM01","at":"{now}","ph":9.4,"dissolved_oxygen":0.8,"bod":45,"faecal_coliform":250000,"turbidity":400,"temperature":27}}"#
+    );
+    assert_eq!(program.ingest("readings", own)["accepted"], 1);
+    assert_eq!(program.number("SELECT count(*) FROM critical WHERE station = 'MM01'"), 1);
+    program.stop();
+}
