@@ -6,6 +6,7 @@
 //! workers and publishes their answers to the `store`, past `alerts` and `keys`.
 //! `shared` is what everyone reads, `tables` shows it to SQL.
 mod alerts;
+mod base;
 mod chunks;
 mod clock;
 mod coordinator;
@@ -35,6 +36,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::config::{Clock, Deployment, ViewKind};
 use alerts::AlertState;
+use base::Told;
 use coordinator::{Coordinator, Parts, Request};
 use feed::{Doors, Feed};
 use keys::KeyCounts;
@@ -513,7 +515,12 @@ fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sender<usize>) -
             key: source.key.clone(),
             definition: hashed(&format!("{:?}", source.schema)),
         };
-        let store = RelationStore::new(Arc::clone(&source.schema), state.is_appended());
+        let told = match &source.key {
+            Some(key) => Told::Key(key.clone()),
+            None if state.is_appended() => Told::Chunks,
+            None => Told::Content,
+        };
+        let store = RelationStore::new(Arc::clone(&source.schema), told);
         relations.push(RelationEntry::new(relation, store, None));
         sources.push(state);
     }
@@ -532,8 +539,13 @@ fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sender<usize>) -
             key: definition.key.clone(),
             definition: hashed(&(&view.sql, &definition.key)),
         };
-        let store = RelationStore::new(Arc::clone(&view.schema), false);
-        let errors = RelationStore::new(error_schema(), false);
+        // A key that is only declared may be violated, and then every row must be seen.
+        let told = match &definition.key {
+            Some(key) if definition.key_is_implied => Told::Key(key.clone()),
+            _ => Told::Content,
+        };
+        let store = RelationStore::new(Arc::clone(&view.schema), told);
+        let errors = RelationStore::new(error_schema(), Told::Content);
         relations.push(RelationEntry::new(relation, store, Some(errors)));
         let key = definition.key.as_deref();
         alerts.push(match definition.kind {

@@ -109,6 +109,11 @@ impl Unsupported {
     }
 }
 
+/// Tells whether every row counts: none is NULL, and there is no filter to pass.
+fn counts_all(nulls: Option<&NullBuffer>, filter: Option<&BooleanArray>) -> bool {
+    filter.is_none() && nulls.is_none_or(|nulls| nulls.null_count() == 0)
+}
+
 /// Calls `apply` with each row whose argument counts: not NULL, and past the filter.
 #[inline]
 fn each(nulls: Option<&NullBuffer>, filter: Option<&BooleanArray>, length: usize, mut apply: impl FnMut(usize)) {

@@ -63,11 +63,14 @@ impl Rows {
         })
     }
 
+    /// Makes room for slots `0..slots` that are handed out elsewhere.
+    pub fn cover(&mut self, slots: usize) {
+        self.slots = self.slots.max(u32::try_from(slots).expect("slots are u32"));
+    }
+
     /// Takes a slot back.
     pub fn free(&mut self, slot: u32) {
-        for column in &mut self.columns {
-            column.clear(slot);
-        }
+        self.clear(slot);
         self.free.push(slot);
     }
 
@@ -100,6 +103,13 @@ impl Rows {
         let mut equal = [true];
         self.compare(incoming, &[row], &[slot], &mut equal);
         equal[0]
+    }
+
+    /// Forgets the values of a slot that was handed out elsewhere; see [`Rows::cover`].
+    pub fn clear(&mut self, slot: u32) {
+        for column in &mut self.columns {
+            column.clear(slot);
+        }
     }
 
     /// Reads slots back as columns; [`NO_SLOT`] reads as NULL in every column.

@@ -71,15 +71,21 @@ impl GroupIndex {
 
     /// One 8-byte key without NULL: the key itself is compared while probing.
     fn intern_words(&mut self, words: &[u64], hashes: &[u64], groups: &mut Vec<u32>) {
-        for (&word, &hash) in words.iter().zip(hashes) {
+        groups.reserve(words.len());
+        let (mut words, mut hashes) = (words.iter(), hashes.iter());
+        loop {
+            // Known keys go through here: nothing in this loop changes the index.
             let stored = self.keys.single_words().unwrap_or_default();
-            let found = self.table.find(hash, |&slot| stored[slot as usize] == word).copied();
-            let slot = found.unwrap_or_else(|| {
-                let slot = self.keys.allocate();
-                self.keys.write_word(slot, word);
-                self.insert(hash, slot);
-                slot
-            });
+            let new = loop {
+                let (Some(&word), Some(&hash)) = (words.next(), hashes.next()) else { return };
+                match self.table.find(hash, |&slot| stored[slot as usize] == word) {
+                    Some(&slot) => groups.push(slot),
+                    None => break (word, hash),
+                }
+            };
+            let slot = self.keys.allocate();
+            self.keys.write_word(slot, new.0);
+            self.insert(new.1, slot);
             groups.push(slot);
         }
     }

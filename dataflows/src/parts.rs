@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::buffer::ScalarBuffer;
 use arrow::compute::{take, take_record_batch};
 use arrow::datatypes::{DataType, Schema};
 use arrow::ipc::reader::StreamReader;
@@ -64,10 +65,10 @@ impl Part {
     }
 
     /// Returns the diffs of the rows meant.
-    pub fn diffs(&self) -> Vec<i64> {
+    pub fn diffs(&self) -> ScalarBuffer<i64> {
         let diffs = self.updates.diffs();
         match &self.selection {
-            None => diffs.to_vec(),
+            None => diffs.clone(),
             Some(selection) => selection.values().iter().map(|&row| diffs[row as usize]).collect(),
         }
     }

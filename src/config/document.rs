@@ -76,7 +76,12 @@ impl<'t> Document<'t> {
                 missing.push(key.to_owned());
                 self.broken.contains(&missing)
             });
-            if !missing_of_broken {
+            // Without its type nothing can be said of a table.
+            let tag_is_broken = path.as_ref().is_some_and(|path| {
+                let tag: Vec<String> = path.iter().cloned().chain(["type".to_owned()]).collect();
+                self.broken.contains(&tag)
+            });
+            if !missing_of_broken && !tag_is_broken {
                 problems.push(self.explain(&table, path.as_deref(), &error));
             }
             let path = path?;

@@ -276,6 +276,7 @@ fn sources_are_refused_for_what_would_not_work() {
         &with("retain =", "retain = ="),
         "sources/readings.toml:3: not valid TOML",
     );
+    assert_eq!(with("\"http\"", "\"htp\"").lines().count(), 2, "one mistake, one hint");
     let simulate = "\"simulate\"\ninterval = \"1 minute\"\n[connector.columns.pH]\nbase = 7";
     assert_says(
         &with("\"http\"", simulate),

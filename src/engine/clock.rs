@@ -21,11 +21,6 @@ impl TickClock {
         TickClock { kind, anchor: Instant::now(), anchor_us, last: 0 }
     }
 
-    /// Returns the newest tick handed out.
-    pub(super) fn last(&self) -> Tick {
-        self.last
-    }
-
     /// Returns the time by the wall, in microseconds since the epoch.
     pub(super) fn wall_us(&self) -> u64 {
         self.anchor_us + self.anchor.elapsed().as_micros() as u64

@@ -389,10 +389,9 @@ impl Coordinator {
         }
         // Errors first: whoever sees the rows finds the errors of the same tick.
         let target = &self.shared.relations[relation];
-        if let Some(errors) = &target.errors {
-            errors.complete(Run::new(tick, answer.errors, Vec::new()));
-        }
-        if target.store.complete(Run::new(tick, answer.rows, Vec::new())) {
+        let errors = Run::new(tick, answer.errors, Vec::new());
+        let crowded = target.errors.as_ref().is_some_and(|store| store.complete(errors));
+        if target.store.complete(Run::new(tick, answer.rows, Vec::new())) || crowded {
             // A full queue means that the keeper has been told already.
             let _ = self.keeper.try_send(relation);
         }

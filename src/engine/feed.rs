@@ -170,14 +170,12 @@ pub(super) fn replay(feeds: Vec<Feed>, tick_rows: usize, doors: &Doors) {
 
 /// Reads on until there are rows; a follower's wait is its end here, for recorded data does not grow.
 fn next(feed: &mut Feed) -> Option<Decoded> {
-    loop {
-        match feed.reader.read(i64::MAX) {
-            Ok(Read::Rows(decoded)) => return Some(decoded),
-            Ok(Read::Wait(_) | Read::End) => return None,
-            Err(error) => {
-                tracing::error!(source = feed.name, %error, "source stopped");
-                return None;
-            }
+    match feed.reader.read(i64::MAX) {
+        Ok(Read::Rows(decoded)) => Some(decoded),
+        Ok(Read::Wait(_) | Read::End) => None,
+        Err(error) => {
+            tracing::error!(source = feed.name, %error, "source stopped");
+            None
         }
     }
 }

@@ -4,15 +4,14 @@
 //! somebody reads or when they grow past a budget, by the reader or the keeper
 //! and never by the thread that cuts ticks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, SchemaRef};
-use dataflows::group_index::GroupIndex;
+use arrow::datatypes::SchemaRef;
 use dataflows::{Tick, Updates};
 
-use super::chunks::Chunks;
+use super::base::{BaseRows, Told};
 use super::source::ChunkStep;
 
 /// Changes kept of each relation for subscribers that are behind, in bytes.
@@ -21,15 +20,12 @@ pub const RUN_BYTES_MAX: usize = 16 << 20;
 /// Changes not yet folded into the base, in bytes, past which the keeper folds them.
 pub(super) const UNFOLDED_BYTES_MAX: usize = 4 << 20;
 
-/// Rows in one page of a base.
-const PAGE_ROWS: usize = 4096;
-
 /// The changes of a relation at one tick.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) tick: Tick,
     pub(super) updates: Vec<Updates>,
-    steps: Vec<ChunkStep>,
+    pub(super) steps: Vec<ChunkStep>,
     bytes: usize,
 }
 
@@ -74,20 +70,6 @@ struct Base {
     rows: BaseRows,
 }
 
-enum BaseRows {
-    /// Chunks by segment, shared with the source that appends them.
-    Chunks(BTreeMap<i64, Chunks>),
-    /// Rows by content, in pages that are built again when they changed.
-    Indexed(Box<Indexed>),
-}
-
-struct Indexed {
-    index: GroupIndex,
-    counts: Vec<i64>,
-    pages: Vec<Option<RecordBatch>>,
-    scratch: Vec<u32>,
-}
-
 /// The base has moved past the tick asked for: ask again, for a newer one.
 #[derive(Debug)]
 pub(super) struct Moved;
@@ -98,20 +80,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RelationStore {
-    /// Holds no rows. `chunks` tells whether its runs carry the steps of a relation held as chunks.
-    pub(super) fn new(schema: SchemaRef, chunks: bool) -> Self {
-        let rows = if chunks {
-            BaseRows::Chunks(BTreeMap::new())
-        } else {
-            let types: Vec<DataType> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
-            BaseRows::Indexed(Box::new(Indexed {
-                index: GroupIndex::new(&types),
-                counts: Vec::new(),
-                pages: Vec::new(),
-                scratch: Vec::new(),
-            }))
-        };
-        RelationStore { schema, runs: Mutex::default(), base: Mutex::new(Base { through: 0, rows }) }
+    /// Holds no rows.
+    pub(super) fn new(schema: SchemaRef, told: Told) -> Self {
+        let base = Base { through: 0, rows: BaseRows::new(&schema, told) };
+        RelationStore { schema, runs: Mutex::default(), base: Mutex::new(base) }
     }
 
     /// Notes that a tick was cut, and whether it may change this relation.
@@ -199,81 +171,5 @@ impl RelationStore {
                 runs.floor = oldest.tick;
             }
         }
-    }
-}
-
-impl BaseRows {
-    fn apply(&mut self, runs: &[Arc<Run>]) {
-        match self {
-            BaseRows::Chunks(segments) => {
-                for step in runs.iter().flat_map(|run| &run.steps) {
-                    match step {
-                        ChunkStep::Pushed(segment, pushed) => segments.entry(*segment).or_default().apply(pushed),
-                        ChunkStep::Expired(segment) => {
-                            segments.remove(segment);
-                        }
-                    }
-                }
-            }
-            BaseRows::Indexed(indexed) => indexed.apply(runs.iter().flat_map(|run| &run.updates)),
-        }
-    }
-
-    fn batches(&mut self, schema: &SchemaRef) -> Vec<RecordBatch> {
-        match self {
-            BaseRows::Chunks(segments) => {
-                segments.values().flat_map(|chunks| chunks.batches().iter().cloned()).collect()
-            }
-            BaseRows::Indexed(indexed) => indexed.batches(schema),
-        }
-    }
-}
-
-impl Indexed {
-    fn apply<'a>(&mut self, updates: impl Iterator<Item = &'a Updates>) {
-        let mut groups = std::mem::take(&mut self.scratch);
-        let mut emptied = Vec::new();
-        for updates in updates {
-            let rows = updates.rows();
-            self.index.intern(rows.columns(), rows.num_rows(), &mut groups);
-            self.counts.resize(self.index.groups().max(self.counts.len()), 0);
-            self.pages.resize(self.counts.len().div_ceil(PAGE_ROWS), None);
-            for (&group, &diff) in groups.iter().zip(updates.diffs().iter()) {
-                let count = &mut self.counts[group as usize];
-                *count += diff;
-                if *count == 0 {
-                    emptied.push(group);
-                }
-                self.pages[group as usize / PAGE_ROWS] = None;
-            }
-        }
-        // Only now: within these runs a row may come back, or come after its retraction.
-        for group in emptied {
-            if self.counts[group as usize] == 0 {
-                self.index.remove(group);
-            }
-        }
-        self.scratch = groups;
-    }
-
-    fn batches(&mut self, schema: &SchemaRef) -> Vec<RecordBatch> {
-        let mut batches = Vec::with_capacity(self.pages.len());
-        for (page, built) in self.pages.iter_mut().enumerate() {
-            let batch = built.get_or_insert_with(|| {
-                let from = page * PAGE_ROWS;
-                let to = (from + PAGE_ROWS).min(self.counts.len());
-                let slots: Vec<u32> = (from..to)
-                    .flat_map(|slot| {
-                        let copies = usize::try_from(self.counts[slot]).unwrap_or(0);
-                        std::iter::repeat_n(slot as u32, copies)
-                    })
-                    .collect();
-                RecordBatch::try_new(Arc::clone(schema), self.index.keys(&slots)).expect("rows of this schema went in")
-            });
-            if batch.num_rows() > 0 {
-                batches.push(batch.clone());
-            }
-        }
-        batches
     }
 }

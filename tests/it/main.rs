@@ -1,3 +1,6 @@
 //! Tests from outside: one binary, because each links the whole of DataFusion.
+mod front_door;
+mod program;
 mod real_data;
+mod robust;
 mod tidy;

@@ -24,6 +24,9 @@ fn recorded(file: &str) -> Option<PathBuf> {
         "{} is missing: put the recorded data beside the clone, or unset SANGAM_REQUIRE_DATA",
         path.display()
     );
-    println!("LEFT OUT: {} is not there, so this recording was not replayed", path.display());
+    println!(
+        "LEFT OUT: {} is not there, so this recording was not replayed",
+        path.display()
+    );
     None
 }

@@ -1,5 +1,5 @@
 -- How far the newest reading of a station is from what is usual there, in
--- standard deviations: 0 is as always, beyond 4 hardly ever happens by chance.
+-- standard deviations: 0 is as always, beyond 3 hardly ever happens by chance.
 -- Stations with fewer than 20 readings are too new to tell.
 --! key = ["station"]
 SELECT

@@ -1,7 +1,7 @@
 -- One number to look at, from 0 (calm) to 100: mostly the water itself, then
 -- whether it is unusual for the place, then rain still to be washed down.
---   up to 70  the water-quality index, turned round
---   up to 20  anomalies: 10 for each measure that is far from usual, two at most
+--   up to 80  the water-quality index, turned round
+--   up to 10  anomalies: 5 for each measure that is far from usual, two at most
 --   up to 10  rain: 40 mm in three hours are the full ten
 -- 70 and more is critical, 50 high, 30 moderate.
 --! key = ["station"]
@@ -26,7 +26,7 @@ scored AS (
   SELECT
     *,
     round(
-      0.7 * (100.0 - wqi) + 10.0 * least(anomalies, 2) + 10.0 * least(rain_mm / 40.0, 1.0),
+      0.8 * (100.0 - wqi) + 5.0 * least(anomalies, 2) + 10.0 * least(rain_mm / 40.0, 1.0),
       1
     ) AS score
   FROM parts

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, PrimitiveArray};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, DataType, Decimal128Type, Float64Type, Int64Type, UInt64Type};
 
 use super::exact::ExactSums;
-use super::{Accumulator, each};
+use super::{Accumulator, counts_all, each};
 
 /// `count(*)` and `count(x)`.
 #[derive(Default)]
@@ -24,6 +25,12 @@ impl Accumulator for Counts {
 
     fn update(&mut self, groups: &[u32], arguments: &[ArrayRef], filter: Option<&BooleanArray>, diffs: &[i64]) {
         let nulls = arguments.first().and_then(|argument| argument.logical_nulls());
+        if counts_all(nulls.as_ref(), filter) {
+            for (&group, &diff) in groups.iter().zip(diffs) {
+                self.counts[group as usize] += diff;
+            }
+            return;
+        }
         each(nulls.as_ref(), filter, diffs.len(), |row| {
             self.counts[groups[row] as usize] += diffs[row];
         });
@@ -45,23 +52,26 @@ impl Accumulator for Counts {
 }
 
 /// Addition that can be undone exactly because it wraps.
-pub(super) trait Wrapping: ArrowPrimitiveType {
+pub(super) trait Wrapping: ArrowPrimitiveType<Native: Default> {
     fn add_times(total: Self::Native, value: Self::Native, count: i64) -> Self::Native;
 }
 
 impl Wrapping for Int64Type {
+    #[inline]
     fn add_times(total: i64, value: i64, count: i64) -> i64 {
         total.wrapping_add(value.wrapping_mul(count))
     }
 }
 
 impl Wrapping for UInt64Type {
+    #[inline]
     fn add_times(total: u64, value: u64, count: i64) -> u64 {
         total.wrapping_add(value.wrapping_mul(count as u64))
     }
 }
 
 impl Wrapping for Decimal128Type {
+    #[inline]
     fn add_times(total: i128, value: i128, count: i64) -> i128 {
         total.wrapping_add(value.wrapping_mul(i128::from(count)))
     }
@@ -69,53 +79,73 @@ impl Wrapping for Decimal128Type {
 
 /// `sum(x)` over integers and decimals; NULL over no rows.
 pub(super) struct WrappingSums<T: Wrapping> {
-    totals: Vec<T::Native>,
-    counts: Vec<i64>,
+    sums: Vec<WrappingSum<T::Native>>,
     output: DataType,
+}
+
+/// Side by side, for an update touches both.
+#[derive(Clone, Copy, Default)]
+struct WrappingSum<N> {
+    total: N,
+    count: i64,
 }
 
 impl<T: Wrapping> WrappingSums<T> {
     pub(super) fn new(output: DataType) -> Self {
-        WrappingSums {
-            totals: Vec::new(),
-            counts: Vec::new(),
-            output,
-        }
+        WrappingSums { sums: Vec::new(), output }
     }
 }
 
 impl<T: Wrapping> Accumulator for WrappingSums<T> {
     fn resize(&mut self, groups: usize) {
-        if self.counts.len() < groups {
-            self.totals.resize(groups, T::default_value());
-            self.counts.resize(groups, 0);
+        if self.sums.len() < groups {
+            self.sums.resize(groups, WrappingSum::default());
         }
     }
 
     fn update(&mut self, groups: &[u32], arguments: &[ArrayRef], filter: Option<&BooleanArray>, diffs: &[i64]) {
         let argument = arguments[0].as_primitive::<T>();
         let values = argument.values();
-        each(argument.nulls(), filter, diffs.len(), |row| {
-            let group = groups[row] as usize;
-            self.totals[group] = T::add_times(self.totals[group], values[row], diffs[row]);
-            self.counts[group] += diffs[row];
-        });
+        let sums = &mut self.sums;
+        let mut add = |group: u32, value: T::Native, diff: i64| {
+            let sum = &mut sums[group as usize];
+            sum.total = T::add_times(sum.total, value, diff);
+            sum.count += diff;
+        };
+        if counts_all(argument.nulls(), filter) {
+            for ((&group, &value), &diff) in groups.iter().zip(values).zip(diffs) {
+                add(group, value, diff);
+            }
+            return;
+        }
+        each(argument.nulls(), filter, diffs.len(), |row| add(groups[row], values[row], diffs[row]));
     }
 
     fn output(&self, groups: &[u32]) -> ArrayRef {
-        let sums = groups.iter().map(|&group| (self.counts[group as usize] != 0).then(|| self.totals[group as usize]));
-        Arc::new(PrimitiveArray::<T>::from_iter(sums).with_data_type(self.output.clone()))
+        let mut present = true;
+        let totals: Vec<T::Native> = groups
+            .iter()
+            .map(|&group| {
+                let sum = &self.sums[group as usize];
+                present &= sum.count != 0;
+                sum.total
+            })
+            .collect();
+        // A NULL is rare; only then are the counts looked at again.
+        let nulls = (!present).then(|| {
+            NullBuffer::new(BooleanBuffer::collect_bool(groups.len(), |at| self.sums[groups[at] as usize].count != 0))
+        });
+        Arc::new(PrimitiveArray::<T>::new(totals.into(), nulls).with_data_type(self.output.clone()))
     }
 
     fn reset(&mut self, group: u32) {
-        if let Some(count) = self.counts.get_mut(group as usize) {
-            *count = 0;
-            self.totals[group as usize] = T::default_value();
+        if let Some(sum) = self.sums.get_mut(group as usize) {
+            *sum = WrappingSum::default();
         }
     }
 
     fn bytes(&self) -> usize {
-        self.totals.capacity() * size_of::<T::Native>() + self.counts.capacity() * 8
+        self.sums.capacity() * size_of::<WrappingSum<T::Native>>()
     }
 }
 
@@ -190,6 +220,7 @@ impl Moments {
         matches!(self.moment, Moment::Variance { .. })
     }
 
+    #[cold]
     fn special(&mut self, group: u32, value: f64, count: i64) {
         let specials = self.specials.entry(group).or_default();
         specials.add(value, count);

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{SortOptions, concat, filter, or};
 use arrow::datatypes::{DataType, SchemaRef};
@@ -24,18 +25,26 @@ pub(crate) struct Aggregate {
     calls: Vec<Call>,
     schema: SchemaRef,
     index: GroupIndex,
-    /// Rows of each group.
-    counts: Vec<i64>,
-    /// The tick that last touched each group, so that a tick gathers it once.
-    epochs: Vec<u64>,
+    groups: Vec<Group>,
+    /// Counts the ticks applied.
     epoch: u64,
     /// Whether this worker owns the one group of an aggregation without keys.
     owns_global: bool,
     scratch: Scratch,
 }
 
+/// What is known of a group beside its aggregates.
+#[derive(Clone, Copy, Default)]
+struct Group {
+    /// Its rows, multiplicities included.
+    rows: i64,
+    /// The epoch that last touched it, so that a tick gathers it once.
+    epoch: u64,
+}
+
 struct Call {
-    state: Box<dyn Accumulator>,
+    /// None for a plain `count(*)`, which the group's own rows answer.
+    state: Option<Box<dyn Accumulator>>,
     /// The argument, then the order columns.
     arguments: Vec<usize>,
     filter: Option<usize>,
@@ -90,8 +99,9 @@ impl Aggregate {
                     AggregateFunction::CountRows => Vec::new(),
                     _ => call.argument.into_iter().chain(order_columns(call).map(|(column, _)| column)).collect(),
                 };
+                let own = call.function != AggregateFunction::CountRows || call.filter.is_some();
                 Ok(Call {
-                    state: accumulator(&spec(call, input, append_only))?,
+                    state: own.then(|| accumulator(&spec(call, input, append_only))).transpose()?,
                     arguments,
                     filter: call.filter,
                 })
@@ -103,25 +113,31 @@ impl Aggregate {
             calls,
             schema,
             index: GroupIndex::new(&types),
-            counts: Vec::new(),
-            epochs: Vec::new(),
+            groups: Vec::new(),
             epoch: 0,
             scratch: Scratch::default(),
         })
     }
 
     fn resize(&mut self, groups: usize) {
-        if self.counts.len() < groups {
-            self.counts.resize(groups, 0);
-            self.epochs.resize(groups, 0);
+        if self.groups.len() < groups {
+            self.groups.resize(groups, Group::default());
         }
-        for call in &mut self.calls {
-            call.state.resize(groups);
+        for state in self.calls.iter_mut().filter_map(|call| call.state.as_mut()) {
+            state.resize(groups);
         }
     }
 
+    fn rows(&self, group: u32) -> i64 {
+        self.groups[group as usize].rows
+    }
+
     fn outputs(&self, groups: &[u32]) -> Vec<ArrayRef> {
-        self.calls.iter().map(|call| call.state.output(groups)).collect()
+        let output = |call: &Call| match &call.state {
+            Some(state) => state.output(groups),
+            None => Arc::new(Int64Array::from_iter_values(groups.iter().map(|&group| self.rows(group)))),
+        };
+        self.calls.iter().map(output).collect()
     }
 
     /// Finds the group of each row; returns the touched groups, each once.
@@ -137,13 +153,14 @@ impl Aggregate {
                 self.index.intern(&part.columns(&self.keys), part.len(), groups);
             }
             let known = if self.keys.is_empty() { 1 } else { self.index.groups() };
-            if self.epochs.len() < known {
+            if self.groups.len() < known {
                 self.resize(known);
             }
+            let epoch = self.epoch;
             for &group in groups.iter() {
-                let epoch = &mut self.epochs[group as usize];
-                if *epoch != self.epoch {
-                    *epoch = self.epoch;
+                let state = &mut self.groups[group as usize];
+                if state.epoch != epoch {
+                    state.epoch = epoch;
                     scratch.touched.push(group);
                 }
             }
@@ -152,18 +169,21 @@ impl Aggregate {
 
     fn update(&mut self, part: &Part, groups: &[u32]) {
         let mut diffs = part.diffs();
-        if faults::active(Fault::LostRetraction)
-            && let Some(lost) = diffs.iter_mut().find(|diff| **diff < 0)
-        {
-            *lost = 0;
+        if faults::active(Fault::LostRetraction) {
+            let mut lossy = diffs.to_vec();
+            if let Some(lost) = lossy.iter_mut().find(|diff| **diff < 0) {
+                *lost = 0;
+            }
+            diffs = lossy.into();
         }
         for (&group, &diff) in groups.iter().zip(&diffs) {
-            self.counts[group as usize] += diff;
+            self.groups[group as usize].rows += diff;
         }
         for call in &mut self.calls {
+            let Some(state) = &mut call.state else { continue };
             let arguments = part.columns(&call.arguments);
             let passes: Option<BooleanArray> = call.filter.map(|column| part.column(column).as_boolean().clone());
-            call.state.update(groups, &arguments, passes.as_ref(), &diffs);
+            state.update(groups, &arguments, passes.as_ref(), &diffs);
         }
     }
 
@@ -171,30 +191,34 @@ impl Aggregate {
     fn changes(&self, touched: &[u32], existed: &[bool], old: &[ArrayRef]) -> Option<Updates> {
         let new = self.outputs(touched);
         let global = self.keys.is_empty();
-        let exists: Vec<bool> = touched.iter().map(|&group| global || self.counts[group as usize] != 0).collect();
-        let mut differs = BooleanArray::from(vec![false; touched.len()]);
-        for (old, new) in old.iter().zip(&new) {
-            differs = or(&differs, &distinct_rows(old, new)).expect("both have one bit a group");
-        }
-        let changed = |before: bool, after: bool, differs: bool| before != after || (after && differs);
-        let (mut take_back, mut give) = (Vec::with_capacity(touched.len()), Vec::with_capacity(touched.len()));
-        for row in 0..touched.len() {
-            let changed = changed(existed[row], exists[row], differs.value(row));
-            take_back.push(changed && existed[row]);
-            give.push(changed && exists[row]);
-        }
-        let (take_back, give) = (BooleanArray::from(take_back), BooleanArray::from(give));
-        let (minus, plus) = (take_back.true_count(), give.true_count());
+        let exists: Vec<bool> = touched.iter().map(|&group| global || self.rows(group) != 0).collect();
+        let differs = old.iter().zip(&new).map(|(old, new)| distinct_rows(old, new));
+        let differs = differs.reduce(|some, more| or(&some, &more).expect("both have one bit a group"));
+        let differs = differs.as_ref().map(|differs| differs.values());
+        let changed = |at: usize| {
+            existed[at] != exists[at] || (exists[at] && differs.is_some_and(|differs| differs.value(at)))
+        };
+        let give = BooleanBuffer::collect_bool(touched.len(), |at| exists[at] && changed(at));
+        let take_back = BooleanBuffer::collect_bool(touched.len(), |at| existed[at] && changed(at));
+        let (minus, plus) = (take_back.count_set_bits(), give.count_set_bits());
         if minus + plus == 0 {
             return None;
         }
+        let (take_back, give) = (BooleanArray::new(take_back, None), BooleanArray::new(give, None));
+        let pick = |column: &ArrayRef, picked: &BooleanArray, count: usize| match count {
+            all if all == touched.len() => Arc::clone(column),
+            _ => filter(column, picked).expect("one bit a group"),
+        };
         let keys = self.index.keys(touched);
         let columns = keys.iter().map(|key| (key, key)).chain(old.iter().zip(&new));
         let columns: Vec<ArrayRef> = columns
             .map(|(old, new)| {
-                let old = filter(old, &take_back).expect("one bit a group");
-                let new = filter(new, &give).expect("one bit a group");
-                concat(&[&old, &new]).expect("old and new have one type")
+                let (old, new) = (pick(old, &take_back, minus), pick(new, &give, plus));
+                match (minus, plus) {
+                    (0, _) => new,
+                    (_, 0) => old,
+                    _ => concat(&[&old, &new]).expect("old and new have one type"),
+                }
             })
             .collect();
         let options = RecordBatchOptions::new().with_row_count(Some(minus + plus));
@@ -235,7 +259,7 @@ impl TickOperator for Aggregate {
         self.intern(&parts, &mut scratch);
         let global = self.keys.is_empty();
         scratch.existed.clear();
-        scratch.existed.extend(scratch.touched.iter().map(|&group| global || self.counts[group as usize] != 0));
+        scratch.existed.extend(scratch.touched.iter().map(|&group| global || self.rows(group) != 0));
         let old = self.outputs(&scratch.touched);
         for (part, groups) in parts.iter().zip(&scratch.groups) {
             self.update(part, groups);
@@ -243,10 +267,10 @@ impl TickOperator for Aggregate {
         let changes = self.changes(&scratch.touched, &scratch.existed, &old);
         if !global {
             for &group in &scratch.touched {
-                if self.counts[group as usize] == 0 {
+                if self.rows(group) == 0 {
                     self.index.remove(group);
-                    for call in &mut self.calls {
-                        call.state.reset(group);
+                    for state in self.calls.iter_mut().filter_map(|call| call.state.as_mut()) {
+                        state.reset(group);
                     }
                 }
             }
@@ -260,7 +284,7 @@ impl TickOperator for Aggregate {
     }
 
     fn state_bytes(&self) -> usize {
-        let accumulators: usize = self.calls.iter().map(|call| call.state.bytes()).sum();
-        self.index.bytes() + self.counts.capacity() * 8 + self.epochs.capacity() * 8 + accumulators
+        let accumulators: usize = self.calls.iter().flat_map(|call| &call.state).map(|state| state.bytes()).sum();
+        self.index.bytes() + self.groups.capacity() * size_of::<Group>() + accumulators
     }
 }

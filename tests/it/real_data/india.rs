@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::SchemaRef;
 use queries::Relations;
 
-use super::recording::{compare, deployment, load, replay};
 use super::recorded;
+use super::recording::{Totals, compare, compare_answers, deployment, load, replay};
+use crate::program::Program;
 
 const SOURCE: &str = r#"
 [columns]
@@ -18,14 +20,9 @@ oxygen = { type = "double", from = "D.O. (mg/l)" }
 ph = { type = "double", from = "PH" }
 bod = { type = "double", from = "B.O.D. (mg/l)" }
 year = "bigint"
-[connector]
-type = "file"
-path = "data/rivers.csv"
-[format]
-type = "csv"
-encoding = "latin1"
-null = ["NAN", "", " "]
 "#;
+
+const FORMAT: &str = "[format]\ntype = \"csv\"\nencoding = \"latin1\"\nnull = [\"NAN\", \"\", \" \"]\n";
 
 const VIEWS: &[(&str, &str)] = &[
     (
@@ -39,49 +36,111 @@ const VIEWS: &[(&str, &str)] = &[
 ];
 
 /// Positions of the declared columns among the recording's.
-const COLUMNS: [usize; 8] = [0, 1, 2, 3, 4, 5, 7, 11];
+const TEXTS: [usize; 3] = [0, 1, 2];
+const DOUBLES: [usize; 4] = [3, 4, 5, 7];
+const YEAR: usize = 11;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_messy_rivers_through_a_file() {
-    let Some(path) = recorded("water/india_river_quality_2003_2014.csv") else { return };
+/// What the test itself makes of the recording.
+struct Rivers {
+    bytes: Vec<u8>,
+    rows: usize,
+    accepted: Vec<Vec<String>>,
+}
+
+fn missing(cell: &str) -> bool {
+    ["NAN", ""].contains(&cell.trim())
+}
+
+fn recording() -> Option<Rivers> {
+    let path = recorded("water/india_river_quality_2003_2014.csv")?;
     let bytes = std::fs::read(path).expect("the recording");
     // Latin-1 is the first 256 characters, byte by byte.
     let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
-    let cells = cells(&text);
-    let missing = |cell: &str| ["NAN", ""].contains(&cell.trim());
-    let number = |cell: &str| missing(cell) || cell.trim().parse::<f64>().is_ok();
-    let readable = |row: &&Vec<String>| COLUMNS[3..7].iter().all(|column| number(&row[*column])) && {
-        let year = row[11].trim();
-        missing(year) || year.parse::<i64>().is_ok()
-    };
-    let accepted: Vec<&Vec<String>> = cells.iter().filter(readable).collect();
-    let rejected = cells.len() - accepted.len();
+    let mut accepted = cells(&text);
+    let rows = accepted.len();
+    accepted.retain(|row| {
+        let number = |cell: &String| missing(cell) || cell.trim().parse::<f64>().is_ok();
+        let year = |cell: &String| missing(cell) || cell.trim().parse::<i64>().is_ok();
+        DOUBLES.iter().all(|column| number(&row[*column])) && year(&row[YEAR])
+    });
+    Some(Rivers { bytes, rows, accepted })
+}
 
-    let mut files =
-        vec![("deployment.toml", "clock = \"event\""), ("sources/rivers.toml", SOURCE), ("data/rivers.csv", "")];
+impl Rivers {
+    fn totals(&self) -> Totals {
+        assert!(self.accepted.len() > 1_500, "most rows can be read");
+        Totals {
+            accepted: self.accepted.len() as u64,
+            late: 0,
+            rejected: (self.rows - self.accepted.len()) as u64,
+        }
+    }
+
+    fn ledger(&self, schema: SchemaRef) -> Relations {
+        let rows = &self.accepted;
+        let text = |column: usize| -> ArrayRef {
+            let cell =
+                |row: &Vec<String>| (!["NAN", "", " "].contains(&row[column].as_str())).then(|| row[column].clone());
+            Arc::new(rows.iter().map(cell).collect::<StringArray>())
+        };
+        let double = |column: &usize| -> ArrayRef {
+            // Rust reads NAN as a number; here it means that there is none.
+            let cell = |cell: &String| cell.trim().parse().ok().filter(|_| !missing(cell));
+            Arc::new(rows.iter().map(|row| cell(&row[*column])).collect::<Float64Array>())
+        };
+        let year: ArrayRef = Arc::new(
+            rows.iter()
+                .map(|row| row[YEAR].trim().parse().ok())
+                .collect::<Int64Array>(),
+        );
+        let mut columns: Vec<ArrayRef> = TEXTS.iter().map(|column| text(*column)).collect();
+        columns.extend(DOUBLES.iter().map(double));
+        columns.push(year);
+        let batch = RecordBatch::try_new(schema.clone(), columns).expect("a column each");
+        Relations::from([("rivers".to_owned(), (schema, vec![batch]))])
+    }
+}
+
+fn files(source: &str) -> Vec<(&'static str, &str)> {
+    let mut files = vec![
+        ("deployment.toml", "clock = \"event\""),
+        ("sources/rivers.toml", source),
+        ("data/rivers.csv", ""),
+    ];
     files.extend(VIEWS);
-    let folder = deployment(&files);
-    std::fs::write(folder.path().join("data/rivers.csv"), &bytes).expect("the recording");
-    let (engine, snapshot) = replay(folder.path(), "rivers", cells.len() as u64).await;
-    let counts = engine.sources().remove(0);
-    println!("accepted {}, rejected {}", counts.accepted, counts.rejected);
-    assert_eq!(counts.accepted, accepted.len() as u64);
-    assert_eq!(counts.rejected, rejected as u64);
+    files
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_messy_rivers_through_a_file() {
+    let Some(rivers) = recording() else { return };
+    let source = format!("{SOURCE}\n[connector]\ntype = \"file\"\npath = \"data/rivers.csv\"\n{FORMAT}");
+    let folder = deployment(&files(&source));
+    std::fs::write(folder.path().join("data/rivers.csv"), &rivers.bytes).expect("the recording");
+    let (engine, snapshot) = replay(folder.path(), "rivers", rivers.rows as u64).await;
+    assert_eq!(Totals::of(&engine), rivers.totals());
     let schema = engine.relation("rivers").expect("the source").schema.clone();
-    let text = |column: usize| -> ArrayRef {
-        let cell = |row: &&Vec<String>| (!["NAN", "", " "].contains(&row[column].as_str())).then(|| row[column].clone());
-        Arc::new(accepted.iter().map(cell).collect::<StringArray>())
-    };
-    let double = |column: usize| -> ArrayRef {
-        Arc::new(accepted.iter().map(|row| row[column].trim().parse::<f64>().ok().filter(|_| !missing(&row[column]))).collect::<Float64Array>())
-    };
-    let year: ArrayRef = Arc::new(accepted.iter().map(|row| row[11].trim().parse::<i64>().ok()).collect::<Int64Array>());
-    let columns = vec![text(0), text(1), text(2), double(3), double(4), double(5), double(7), year];
-    let ledger = RecordBatch::try_new(schema.clone(), columns).expect("a column each");
-    let ledger = Relations::from([("rivers".to_owned(), (schema, vec![ledger]))]);
-    compare(&load(folder.path()), ledger, &snapshot).await;
+    compare(&load(folder.path()), rivers.ledger(schema), &snapshot).await;
     engine.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_messy_rivers_through_http() {
+    let Some(rivers) = recording() else { return };
+    let source = format!("{SOURCE}\n[connector]\ntype = \"http\"\n{FORMAT}");
+    let folder = deployment(&files(&source));
+    let program = Program::start(folder.path());
+    let reply = program.post("rivers", "text/csv", &rivers.bytes).json();
+    let count = |name: &str| reply[name].as_u64().unwrap_or_else(|| panic!("no {name} in {reply}"));
+    let totals = Totals {
+        accepted: count("accepted"),
+        late: count("late"),
+        rejected: count("rejected"),
+    };
+    assert_eq!(totals, rivers.totals());
+    let deployment = load(folder.path());
+    let schema = deployment.sources[0].schema.clone();
+    compare_answers(&deployment, rivers.ledger(schema), &program).await;
 }
 
 /// Splits CSV into cells by the letter of RFC 4180, skipping the head.

@@ -12,6 +12,9 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use sangam::config;
 use sangam::engine::{Engine, Snapshot};
+use serde_json::Value;
+
+use crate::program::Program;
 
 /// Lines of a recording, and which of them are late or damaged.
 pub struct Recording {
@@ -41,7 +44,11 @@ impl Recording {
             let draw = random.random_range(0..100u32);
             let (place, fate, line) = match draw {
                 0 if at > delay && at + 2 * delay < lines.len() => ((at + delay, true), Fate::Late, line.clone()),
-                1 => ((at, false), Fate::Damaged, damage(line, random.random_range(0..u64::MAX))),
+                1 => (
+                    (at, false),
+                    Fate::Damaged,
+                    damage(line, random.random_range(0..u64::MAX)),
+                ),
                 _ => ((at, false), Fate::Accepted, line.clone()),
             };
             late += usize::from(fate == Fate::Late);
@@ -49,9 +56,19 @@ impl Recording {
             sent.entry(place).or_default().push((line, fate));
         }
         let order: Vec<(String, Fate)> = sent.into_values().flatten().collect();
-        let accepted = order.iter().filter(|(_, fate)| *fate == Fate::Accepted).map(|(line, _)| line.clone()).collect();
+        let accepted = order
+            .iter()
+            .filter(|(_, fate)| *fate == Fate::Accepted)
+            .map(|(line, _)| line.clone())
+            .collect();
         let lines = order.into_iter().map(|(line, _)| line).collect();
-        Recording { head, lines, accepted, late, rejected }
+        Recording {
+            head,
+            lines,
+            accepted,
+            late,
+            rejected,
+        }
     }
 
     /// Returns the whole as text.
@@ -105,7 +122,10 @@ pub fn deployment(files: &[(&str, &str)]) -> tempfile::TempDir {
 /// Loads a deployment; whatever is wrong with it fails the test.
 pub fn load(folder: &Path) -> config::Deployment {
     config::load(folder).unwrap_or_else(|problems| {
-        panic!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        panic!(
+            "{}",
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        )
     })
 }
 
@@ -119,27 +139,132 @@ pub async fn replay(folder: &Path, source: &str, rows: u64) -> (Engine, Snapshot
     let seen = async {
         loop {
             progress.borrow_and_update();
-            let counts = engine.sources().into_iter().find(|counts| counts.source == source).expect("the source");
+            let counts = engine
+                .sources()
+                .into_iter()
+                .find(|counts| counts.source == source)
+                .expect("the source");
             if counts.accepted + counts.late + counts.rejected >= rows {
                 return;
             }
             progress.changed().await.expect("the engine runs");
         }
     };
-    tokio::time::timeout(PATIENCE, seen).await.expect("the recording runs through in time");
-    let names: Vec<String> = engine.relations().iter().map(|relation| relation.name.clone()).collect();
-    let snapshot = engine.snapshot(&names, engine.acknowledged()).await.expect("a snapshot");
+    tokio::time::timeout(PATIENCE, seen)
+        .await
+        .expect("the recording runs through in time");
+    let names: Vec<String> = engine
+        .relations()
+        .iter()
+        .map(|relation| relation.name.clone())
+        .collect();
+    let snapshot = engine
+        .snapshot(&names, engine.acknowledged())
+        .await
+        .expect("a snapshot");
     (engine, snapshot)
+}
+
+/// Posts a recording to a running program, `rows` lines a request; returns what the replies add up to.
+pub fn post(program: &Program, source: &str, recording: &Recording, rows: usize) -> Totals {
+    let mut totals = Totals::default();
+    for lines in recording.lines.chunks(rows) {
+        let body = format!("{}\n{}\n", recording.head, lines.join("\n"));
+        let reply = program.post(source, "text/csv", body).json();
+        let count = |name: &str| reply[name].as_u64().unwrap_or_else(|| panic!("no {name} in {reply}"));
+        totals.accepted += count("accepted");
+        totals.late += count("late");
+        totals.rejected += count("rejected");
+    }
+    totals
+}
+
+/// What became of the rows of a recording.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Rows that entered.
+    pub accepted: u64,
+    /// Rows behind the watermark.
+    pub late: u64,
+    /// Rows that cannot be read.
+    pub rejected: u64,
+}
+
+impl Totals {
+    /// What must become of a recording's rows.
+    pub fn expected(recording: &Recording) -> Self {
+        assert!(
+            recording.late > 10 && recording.rejected > 10,
+            "about one in a hundred each"
+        );
+        Totals {
+            accepted: recording.accepted.len() as u64,
+            late: recording.late as u64,
+            rejected: recording.rejected as u64,
+        }
+    }
+
+    /// What an engine counted of its first source.
+    pub fn of(engine: &Engine) -> Self {
+        let counts = engine.sources().remove(0);
+        Totals {
+            accepted: counts.accepted,
+            late: counts.late,
+            rejected: counts.rejected,
+        }
+    }
+}
+
+/// Holds what a program answers for every view to DataFusion's batch answer over the test's own rows.
+pub async fn compare_answers(deployment: &config::Deployment, mut ledger: Relations, program: &Program) {
+    let normal = |row: &Value| serde_json::to_string(row).expect("JSON");
+    for definition in &deployment.views {
+        let view = &definition.view;
+        let tick = program
+            .query("SELECT count(*) AS n FROM sangam.views", "application/json")
+            .tick();
+        let answer = deployment
+            .catalog
+            .batch(view, &ledger, tick)
+            .await
+            .expect("a batch answer");
+        let mut expected: Vec<String> = sorted(&answer)
+            .iter()
+            .map(|row| normal(&serde_json::from_str(row).expect("JSON")))
+            .collect();
+        let mut found: Vec<String> = program
+            .sql(&format!("SELECT * FROM {}", view.name))
+            .iter()
+            .map(normal)
+            .collect();
+        expected.sort();
+        found.sort();
+        assert!(
+            !expected.is_empty(),
+            "view {} is empty, which proves nothing",
+            view.name
+        );
+        assert_eq!(found, expected, "view {}", view.name);
+        ledger.insert(view.name.clone(), (view.schema.clone(), answer));
+    }
 }
 
 /// Holds every view of a deployment to DataFusion's batch answer over the test's own rows.
 pub async fn compare(deployment: &config::Deployment, mut ledger: Relations, snapshot: &Snapshot) {
     for definition in &deployment.views {
         let view = &definition.view;
-        let answer = deployment.catalog.batch(view, &ledger, snapshot.tick).await.expect("a batch answer");
+        let answer = deployment
+            .catalog
+            .batch(view, &ledger, snapshot.tick)
+            .await
+            .expect("a batch answer");
         let expected = sorted(&answer);
         let found = sorted(&snapshot.relations[&view.name].1);
-        assert!(!expected.is_empty(), "view {} is empty, which proves nothing", view.name);
+        assert!(
+            !expected.is_empty(),
+            "view {} is empty, which proves nothing",
+            view.name
+        );
         assert_eq!(found, expected, "view {}", view.name);
         ledger.insert(view.name.clone(), (view.schema.clone(), answer));
     }

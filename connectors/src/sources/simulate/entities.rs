@@ -51,22 +51,15 @@ pub(crate) fn entity_rows(
             let text = columns
                 .iter()
                 .position(|column| *column.field.data_type() == DataType::Utf8);
-            let column = text.ok_or_else(|| {
-                ConfigError::new("entities: there is no text column for their keys")
-            })?;
+            let column = text.ok_or_else(|| ConfigError::new("entities: there is no text column for their keys"))?;
             (column, lines(columns[column].field.name(), values))
         }
         Some(Entities::Values { column, values }) => (named(column)?, lines(column, values)),
-        Some(Entities::File { column, file }) => (
-            named(column)?,
-            read_entities(&setting.directory.join(file))?,
-        ),
+        Some(Entities::File { column, file }) => (named(column)?, read_entities(&setting.directory.join(file))?),
     };
     // The other columns that a file may fill; what it lacks stays NULL.
     let is_plain = |at: usize, column: &Column| {
-        at != column_of_time(setting)
-            && column.field.name() != &config.simulated
-            && !modelled(column.field.name())
+        at != column_of_time(setting) && column.field.name() != &config.simulated && !modelled(column.field.name())
     };
     let wanted: Vec<Column> = columns
         .iter()
@@ -93,32 +86,18 @@ pub(crate) fn entity_rows(
         )));
     }
     let name = columns[column].field.name();
-    let keys = decoded
-        .rows
-        .column_by_name(name)
-        .map(texts)
-        .unwrap_or_default();
+    let keys = decoded.rows.column_by_name(name).map(texts).unwrap_or_default();
     if keys.is_empty() {
         return Err(ConfigError::new("entities: there are none"));
     }
     let mut seen = HashSet::new();
     if let Some(twice) = keys.iter().find(|key| !seen.insert(key.as_str())) {
-        return Err(ConfigError::new(format!(
-            "entities: \"{twice}\" stands there twice"
-        )));
+        return Err(ConfigError::new(format!("entities: \"{twice}\" stands there twice")));
     }
     let mut fixed = BTreeMap::new();
-    for (field, values) in decoded
-        .rows
-        .schema()
-        .fields()
-        .iter()
-        .zip(decoded.rows.columns())
-    {
+    for (field, values) in decoded.rows.schema().fields().iter().zip(decoded.rows.columns()) {
         // A column without any value is none that the file fills.
-        let declared = columns
-            .iter()
-            .find(|column| column.field.name() == field.name());
+        let declared = columns.iter().find(|column| column.field.name() == field.name());
         let nullable = declared.is_some_and(|column| column.field.is_nullable());
         if values.null_count() == 0 || (nullable && values.null_count() < values.len()) {
             fixed.insert(field.name().clone(), Arc::clone(values));
@@ -152,21 +131,15 @@ fn lines(name: &str, values: &[String]) -> Vec<u8> {
 
 fn read_entities(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let failed = |error: &dyn std::error::Error| {
-        ConfigError::new(format!(
-            "entities: could not read file \"{}\": {error}",
-            path.display()
-        ))
-        .with_hint("Paths are relative to the deployment's folder.")
+        ConfigError::new(format!("entities: could not read file \"{}\": {error}", path.display()))
+            .with_hint("Paths are relative to the deployment's folder.")
     };
     let mut body = Vec::new();
     let file = open_bytes(path).map_err(|error| match &error {
         ReadError::Open { source, .. } => failed(source),
         other => failed(other),
     })?;
-    let read = std::io::Read::read_to_end(
-        &mut std::io::Read::take(file, ENTITIES_BYTES_MAX + 1),
-        &mut body,
-    );
+    let read = std::io::Read::read_to_end(&mut std::io::Read::take(file, ENTITIES_BYTES_MAX + 1), &mut body);
     read.map_err(|error| failed(&error))?;
     if body.len() as u64 > ENTITIES_BYTES_MAX {
         return Err(ConfigError::new(format!(
@@ -181,9 +154,7 @@ fn read_entities(path: &Path) -> Result<Vec<u8>, ConfigError> {
 pub(crate) fn texts(array: &ArrayRef) -> Vec<String> {
     let options = FormatOptions::new();
     match ArrayFormatter::try_new(array.as_ref(), &options) {
-        Ok(formatter) => (0..array.len())
-            .map(|row| formatter.value(row).to_string())
-            .collect(),
+        Ok(formatter) => (0..array.len()).map(|row| formatter.value(row).to_string()).collect(),
         Err(_) => Vec::new(),
     }
 }

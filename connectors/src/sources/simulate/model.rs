@@ -112,9 +112,7 @@ impl Model {
         let mut problems = Vec::new();
         let mut demand = |holds: bool, what: &str| {
             if !holds {
-                problems.push(ConfigError::new(format!(
-                    "model of column \"{column}\": {what}"
-                )));
+                problems.push(ConfigError::new(format!("model of column \"{column}\": {what}")));
             }
         };
         let share = |value: f64| (0.0..=1.0).contains(&value);
@@ -141,10 +139,7 @@ impl Model {
             "values must not be empty",
         );
         if let Some(diurnal) = &self.diurnal {
-            demand(
-                diurnal.amplitude.is_finite(),
-                "amplitude must be a finite number",
-            );
+            demand(diurnal.amplitude.is_finite(), "amplitude must be a finite number");
             demand(
                 (0.0..=24.0).contains(&diurnal.peak_hour),
                 "peak_hour must lie between 0 and 24",
@@ -167,20 +162,11 @@ impl Model {
             );
         }
         if let Some(spikes) = &self.spikes {
-            demand(
-                share(spikes.probability),
-                "spikes.probability must lie between 0 and 1",
-            );
-            demand(
-                spikes.size.is_finite(),
-                "spikes.size must be a finite number",
-            );
+            demand(share(spikes.probability), "spikes.probability must lie between 0 and 1");
+            demand(spikes.size.is_finite(), "spikes.size must be a finite number");
         }
         let bound = |bound: Option<f64>| bound.is_none_or(f64::is_finite);
-        demand(
-            bound(self.min) && bound(self.max),
-            "min and max must be finite numbers",
-        );
+        demand(bound(self.min) && bound(self.max), "min and max must be finite numbers");
         if let (Some(min), Some(max)) = (self.min, self.max) {
             demand(min <= max, "min must not lie above max");
         }
@@ -253,6 +239,5 @@ impl Sensor {
 /// How many intervals a duration takes, at least one.
 pub(crate) fn steps(duration: Option<Duration>, interval_us: i64) -> i64 {
     let duration_us = duration.map_or(0, durations::micros);
-    duration_us.div_euclid(interval_us)
-        + i64::from(duration_us.rem_euclid(interval_us) > 0 || duration_us == 0)
+    duration_us.div_euclid(interval_us) + i64::from(duration_us.rem_euclid(interval_us) > 0 || duration_us == 0)
 }

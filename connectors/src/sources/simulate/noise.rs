@@ -52,10 +52,7 @@ impl Stream {
         let mut period = memory.max(1) * 2;
         for octave in 0..5 {
             let weight = period as f64;
-            let stream = Stream(
-                self.0
-                    .wrapping_add(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(octave + 1)),
-            );
+            let stream = Stream(self.0.wrapping_add(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(octave + 1)));
             let before = step.div_euclid(period);
             let part = step.rem_euclid(period) as f64 / period as f64;
             let blend = part * part * (3.0 - 2.0 * part);
@@ -144,11 +141,7 @@ mod tests {
     fn moments(values: impl Iterator<Item = f64>) -> (f64, f64) {
         let values: Vec<f64> = values.collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;
-        let variance = values
-            .iter()
-            .map(|value| (value - mean) * (value - mean))
-            .sum::<f64>()
-            / values.len() as f64;
+        let variance = values.iter().map(|value| (value - mean) * (value - mean)).sum::<f64>() / values.len() as f64;
         (mean, variance.sqrt())
     }
 
@@ -179,18 +172,15 @@ mod tests {
             "{mean} {deviation}"
         );
         // Neighbours are close, far steps are not.
-        let (_, near) =
-            moments((0..100_000).map(|step| stream.walk(step + 1, 50) - stream.walk(step, 50)));
-        let (_, far) =
-            moments((0..100_000).map(|step| stream.walk(step + 1000, 50) - stream.walk(step, 50)));
+        let (_, near) = moments((0..100_000).map(|step| stream.walk(step + 1, 50) - stream.walk(step, 50)));
+        let (_, far) = moments((0..100_000).map(|step| stream.walk(step + 1000, 50) - stream.walk(step, 50)));
         assert!(near < 0.3 && far > 1.2, "{near} {far}");
     }
 
     #[test]
     fn streams_are_independent() {
         let one = Stream::new(1);
-        let (mean, _) =
-            moments((0..100_000).map(|step| one.of("a").normal(step) * one.of("b").normal(step)));
+        let (mean, _) = moments((0..100_000).map(|step| one.of("a").normal(step) * one.of("b").normal(step)));
         assert!(mean.abs() < 0.02, "{mean}");
         let (mean, _) = moments((0..100_000).map(|step| one.normal(step) * one.normal(step + 1)));
         assert!(mean.abs() < 0.02, "{mean}");
@@ -199,9 +189,7 @@ mod tests {
     #[test]
     fn episodes_come_as_often_and_last_as_long() {
         let stream = Stream::new(3).of("spike");
-        let inside: Vec<bool> = (0..1_000_000)
-            .map(|step| stream.episode(step, 0.001, 20))
-            .collect();
+        let inside: Vec<bool> = (0..1_000_000).map(|step| stream.episode(step, 0.001, 20)).collect();
         let share = inside.iter().filter(|inside| **inside).count() as f64 / inside.len() as f64;
         assert!((share - 0.02).abs() < 0.003, "{share}");
         let shortest = inside

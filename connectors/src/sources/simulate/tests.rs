@@ -1,10 +1,12 @@
-use arrow::array::{Array, AsArray};
-use arrow::compute::concat_batches;
-use arrow::datatypes::{Float64Type, Int16Type, TimestampMicrosecondType};
-
 use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Float64Type, Int16Type, TimeUnit, TimestampMicrosecondType};
 
 use super::*;
+use crate::column::{Column, schema};
 use crate::format::FormatConfig;
 use crate::sources::ConnectorConfig;
 use crate::sources::simulate::entities::texts;
@@ -70,8 +72,7 @@ fn reader(config: &str, start_us: i64, directory: &Path) -> Result<Box<dyn Reade
         directory,
         start_us,
     };
-    let connector: ConnectorConfig =
-        toml::from_str(config).map_err(|error| vec![error.to_string()])?;
+    let connector: ConnectorConfig = toml::from_str(config).map_err(|error| vec![error.to_string()])?;
     let problems = connector.check(&setting);
     if problems.is_empty() {
         return Ok(connector.reader(&setting).unwrap().unwrap());
@@ -129,20 +130,13 @@ fn the_same_rows_however_they_are_asked_for() {
     // From a later start.
     let noon = START + 43_200 * SECOND;
     let (half, _) = drain(simulate(STATIONS, noon).as_mut(), day);
-    assert_eq!(
-        half,
-        all.slice(all.num_rows() - half.num_rows(), half.num_rows())
-    );
+    assert_eq!(half, all.slice(all.num_rows() - half.num_rows(), half.num_rows()));
     // As history of a later start.
     let late = with("backfill = \"12 hours\"");
     assert_eq!(drain(simulate(&late, day).as_mut(), day).0, half);
     // Another seed is another river; one station more changes no other.
     assert_ne!(
-        drain(
-            simulate(&STATIONS.replace("seed = 7", "seed = 8"), START).as_mut(),
-            day
-        )
-        .0,
+        drain(simulate(&STATIONS.replace("seed = 7", "seed = 8"), START).as_mut(), day).0,
         all
     );
     let more = STATIONS.replace("\"K3\"]", "\"K3\", \"K4\"]");
@@ -153,10 +147,7 @@ fn the_same_rows_however_they_are_asked_for() {
         .iter()
         .map(|key| Some(key != Some("K4")))
         .collect();
-    assert_eq!(
-        arrow::compute::filter_record_batch(&more, &known).unwrap(),
-        all
-    );
+    assert_eq!(arrow::compute::filter_record_batch(&more, &known).unwrap(), all);
 }
 
 /// On every machine, in every version: deployments' tests rely on it.
@@ -183,10 +174,7 @@ const PINNED: [&str; 3] = [
 
 #[test]
 fn values_follow_their_model() {
-    let (rows, _) = drain(
-        simulate(STATIONS, START).as_mut(),
-        START + 20 * 86_400 * SECOND,
-    );
+    let (rows, _) = drain(simulate(STATIONS, START).as_mut(), START + 20 * 86_400 * SECOND);
     let ph = rows.column(2).as_primitive::<Float64Type>();
     let temperature = rows.column(3).as_primitive::<Float64Type>();
     let mean = |hours: std::ops::Range<i64>, column: &arrow::array::Float64Array| {
@@ -196,9 +184,7 @@ fn values_follow_their_model() {
             let hour = (at[*row] / SECOND + 19_800) % 86_400 / 3600;
             hours.contains(&hour) && column.is_valid(*row)
         });
-        let (sum, count) = chosen.fold((0.0, 0), |(sum, count), row| {
-            (sum + column.value(row), count + 1)
-        });
+        let (sum, count) = chosen.fold((0.0, 0), |(sum, count), row| (sum + column.value(row), count + 1));
         sum / f64::from(count)
     };
     assert!((mean(0..24, temperature) - 18.0).abs() < 0.1);
@@ -206,9 +192,10 @@ fn values_follow_their_model() {
     assert!((mean(2..4, temperature) - 13.0).abs() < 0.3);
     // The afternoon's 0.4, less 0.03 for each of five degrees.
     assert!((mean(14..16, ph) - mean(2..4, ph) - 0.5).abs() < 0.1);
-    assert!(ph.values().iter().all(|value| (0.0..=14.0).contains(value)
-        && (value * 100.0).fract().abs() < 1e-6
-        || (value * 100.0).fract().abs() > 1.0 - 1e-6));
+    assert!(ph.values().iter().all(
+        |value| (0.0..=14.0).contains(value) && (value * 100.0).fract().abs() < 1e-6
+            || (value * 100.0).fract().abs() > 1.0 - 1e-6
+    ));
     let spiked = ph.values().iter().filter(|value| **value < 5.5).count() as f64 / ph.len() as f64;
     assert!((0.04..0.13).contains(&spiked), "{spiked}");
     let missing = temperature.null_count() as f64 / temperature.len() as f64;
@@ -258,16 +245,10 @@ fn waits_for_the_next_step_and_ends_where_declared() {
         i64::MAX,
     );
     assert_eq!((rows.num_rows(), wait), (12, None));
-    let start = plain.replace(
-        "interval",
-        "start = \"2026-01-01T00:00:00Z\"\nrows = 10000\ninterval",
-    );
+    let start = plain.replace("interval", "start = \"2026-01-01T00:00:00Z\"\nrows = 10000\ninterval");
     let mut reader = simulate(&start, 0);
     let (rows, wait) = drain(reader.as_mut(), i64::MAX);
-    assert_eq!(
-        (rows.num_rows(), times(&rows)[0], wait),
-        (10_000, START, None)
-    );
+    assert_eq!((rows.num_rows(), times(&rows)[0], wait), (10_000, START, None));
     assert!(matches!(reader.read(i64::MAX), Ok(Read::End)));
 }
 
@@ -279,24 +260,15 @@ fn entities_from_a_file_bring_their_columns() {
         "name,station,latitude\nx,K1,25.5\ny,\"K,2\",\n",
     )
     .unwrap();
-    let config = with("rows = 4").replace(
-        "values = [\"K1\", \"K2\", \"K3\"]",
-        "file = \"stations.csv\"",
-    );
-    let (rows, _) = drain(
-        reader(&config, START, directory.path()).unwrap().as_mut(),
-        i64::MAX,
-    );
+    let config = with("rows = 4").replace("values = [\"K1\", \"K2\", \"K3\"]", "file = \"stations.csv\"");
+    let (rows, _) = drain(reader(&config, START, directory.path()).unwrap().as_mut(), i64::MAX);
     let mut pairs: Vec<(String, Option<f64>)> = texts(rows.column(1))
         .into_iter()
         .zip(rows.column(6).as_primitive::<Float64Type>().iter())
         .collect();
     pairs.sort_by(|one, other| one.0.cmp(&other.0));
     pairs.dedup();
-    assert_eq!(
-        pairs,
-        [("K,2".to_owned(), None), ("K1".to_owned(), Some(25.5))]
-    );
+    assert_eq!(pairs, [("K,2".to_owned(), None), ("K1".to_owned(), Some(25.5))]);
     let absent = config.replace("stations.csv", "absent.csv");
     assert!(reader(&absent, START, directory.path()).err().unwrap()[0].contains("absent.csv"));
 }
@@ -332,11 +304,7 @@ fn declarations_that_cannot_work() {
             "simulated = \"made_up\"",
             "there is no boolean column \"made_up\"",
         ),
-        (
-            "seed = 7",
-            "start = \"tomorrow\"",
-            "start: \"tomorrow\" is not a time",
-        ),
+        ("seed = 7", "start = \"tomorrow\"", "start: \"tomorrow\" is not a time"),
         (
             "[columns.weather]",
             "[columns.wether]",
@@ -387,11 +355,7 @@ fn declarations_that_cannot_work() {
             "column = \"town\"",
             "column \"town\" is not declared",
         ),
-        (
-            "entities = {",
-            "entities = { x = 1,",
-            "expected a list of keys",
-        ),
+        ("entities = {", "entities = { x = 1,", "expected a list of keys"),
     ] {
         let problems = problems(from, to);
         assert!(problems.contains(expected), "{to}: {problems}");
@@ -401,9 +365,7 @@ fn declarations_that_cannot_work() {
         .replace("noise = 0.05", "noise = -1")
         .replace("min = 0", "min = 15");
     assert_eq!(
-        reader(&all, START, Path::new("."))
-            .err()
-            .map(|problems| problems.len()),
+        reader(&all, START, Path::new(".")).err().map(|problems| problems.len()),
         Some(2)
     );
 }

@@ -1,0 +1,93 @@
+//! How long is it from a reading being due to its change arriving over the WebSocket, and up to what rate?
+//!
+//! `cargo bench --bench end_to_end`. The built program runs the water deployment,
+//! all views of it, on the processors it finds; the load is an open loop over
+//! keep-alive connections, at most 100 rows a POST, measured from the time each
+//! reading was due. Beside it in the same run, a bare server that hands each POST
+//! on to the WebSocket. `SANGAM_BENCH_SECONDS` shortens the 30 seconds a rate.
+
+#[path = "support/echo.rs"]
+mod echo;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/program.rs"]
+mod program;
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use load::Outcome;
+use program::Program;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Readings a second.
+const RATES: [usize; 4] = [1_000, 10_000, 50_000, 100_000];
+/// The rate that the floor and the aims are for.
+const JUDGED: usize = 10_000;
+/// A rate is held while nearly every reading is seen within this time.
+const HELD_MS: f64 = 1_000.0;
+
+fn main() -> ExitCode {
+    if std::env::var_os("SANGAM_BENCH_ECHO").is_some() {
+        echo::serve();
+        return ExitCode::SUCCESS;
+    }
+    let seconds = std::env::var("SANGAM_BENCH_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(30);
+    let duration = Duration::from_secs(seconds);
+    let stations = stations();
+    println!("POST to WebSocket on config/water, {seconds} s a rate; milliseconds");
+    println!("{:>10}  {:<8} {:>9} {:>9} {:>9} {:>10} {:>7} {:>9}", "events/s", "", "p50", "p99", "p99.9", "seen/s", "cores", "MiB");
+    let (mut held, mut ok) = (0, true);
+    for rate in RATES {
+        let echoed = measure("echo", rate, duration, &stations, &echo());
+        let outcome = measure("sangam", rate, duration, &stations, &Program::water(true));
+        if outcome.quantile(0.99) < HELD_MS && outcome.latencies.len() == outcome.sent {
+            held = rate;
+        }
+        if rate == JUDGED {
+            let (p50, p99) = (outcome.quantile(0.5), outcome.quantile(0.99));
+            let floor = (3.0 * echoed.quantile(0.99)).max(20.0);
+            ok = p99 <= floor;
+            println!(
+                "            p99 {:.1}x the echo's; floor {floor:.1} ms {}; aim p50 < 2 ms{}, p99 < 10 ms{}",
+                p99 / echoed.quantile(0.99),
+                if ok { "holds" } else { "BROKEN" },
+                if p50 < 2.0 { "" } else { " missed" },
+                if p99 < 10.0 { "" } else { " missed" },
+            );
+        }
+    }
+    println!("highest rate held: {held} events/s");
+    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn measure(name: &str, rate: usize, duration: Duration, stations: &[String], program: &Program) -> Outcome {
+    let before = program.processor_time();
+    let outcome = load::run(program.address(), rate, duration, stations);
+    let cores = (program.processor_time() - before).as_secs_f64() / outcome.took.as_secs_f64();
+    let quantiles = [0.5, 0.99, 0.999].map(|share| format!("{:.2}", outcome.quantile(share)));
+    println!(
+        "{rate:>10}  {name:<8} {:>9} {:>9} {:>9} {:>10.0} {cores:>7.2} {:>9.0}",
+        quantiles[0],
+        quantiles[1],
+        quantiles[2],
+        outcome.rate(),
+        program.resident_mib()
+    );
+    outcome
+}
+
+/// Runs the echo in a process of its own, as Sangam is.
+fn echo() -> Program {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.env("SANGAM_BENCH_ECHO", "1");
+    Program::start(command, tempfile::tempdir().expect("a folder"))
+}
+
+fn stations() -> Vec<String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/water/data/stations.csv");
+    let text = std::fs::read_to_string(path).expect("the stations");
+    text.lines().skip(1).filter_map(|line| Some(line.split_once(',')?.0.to_owned())).collect()
+}

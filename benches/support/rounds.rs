@@ -1,0 +1,91 @@
+//! Runs contenders in turns and compares them by the ratios of paired runs.
+//!
+//! A machine is never quiet. Runs of one round happen within seconds of each
+//! other, so their ratio says more than either figure alone.
+
+use std::time::Duration;
+
+/// Something to be measured.
+pub struct Contender<'a> {
+    name: &'a str,
+    run: Box<dyn FnMut() -> Duration + 'a>,
+    bars: Vec<Bar<'a>>,
+}
+
+/// How many times faster than another contender it has to be.
+struct Bar<'a> {
+    against: &'a str,
+    floor: Option<f64>,
+    aim: Option<f64>,
+}
+
+impl<'a> Contender<'a> {
+    /// Measures `run`, which says how long it took.
+    pub fn new(name: &'a str, run: impl FnMut() -> Duration + 'a) -> Self {
+        Contender { name, run: Box::new(run), bars: Vec::new() }
+    }
+
+    /// Reports its speed relative to another one.
+    pub fn against(self, other: &'a str) -> Self {
+        self.bar(other, None, None)
+    }
+
+    /// Fails the bench below `floor` times the speed of another one.
+    pub fn at_least(self, floor: f64, other: &'a str) -> Self {
+        self.bar(other, Some(floor), None)
+    }
+
+    /// The same, and tells what is aimed at.
+    pub fn at_least_aiming(self, floor: f64, aim: f64, other: &'a str) -> Self {
+        self.bar(other, Some(floor), Some(aim))
+    }
+
+    fn bar(mut self, against: &'a str, floor: Option<f64>, aim: Option<f64>) -> Self {
+        self.bars.push(Bar { against, floor, aim });
+        self
+    }
+}
+
+/// Runs every contender once a round over the same `updates`, prints a table
+/// and returns whether every floor held, by the median ratio.
+pub fn compete(title: &str, updates: usize, mut contenders: Vec<Contender>) -> bool {
+    let rounds = rounds();
+    println!("\n{title}; median of {rounds} rounds");
+    println!("{:<34} {:>12}   ratios", "", "M updates/s");
+    let mut seconds = vec![Vec::new(); contenders.len()];
+    for _ in 0..rounds {
+        for (contender, seconds) in contenders.iter_mut().zip(&mut seconds) {
+            seconds.push((contender.run)().as_secs_f64());
+        }
+    }
+    let mut held = true;
+    for (contender, own) in contenders.iter().zip(&seconds) {
+        let rates = own.iter().map(|seconds| updates as f64 / seconds / 1e6).collect();
+        print!("{:<34} {:>12.2}  ", contender.name, median(rates));
+        for bar in &contender.bars {
+            let other = contenders.iter().position(|other| other.name == bar.against).expect("another contender");
+            let ratio = median(own.iter().zip(&seconds[other]).map(|(own, other)| other / own).collect());
+            print!(" {ratio:.2}x {}", bar.against);
+            if let Some(aim) = bar.aim {
+                print!(", aim {aim}x{}", if ratio < aim { " missed" } else { "" });
+            }
+            if let Some(floor) = bar.floor {
+                let holds = ratio >= floor;
+                print!(", floor {floor}x {};", if holds { "holds" } else { "BROKEN" });
+                held &= holds;
+            }
+        }
+        println!();
+    }
+    held
+}
+
+/// How many rounds: `SANGAM_BENCH_ROUNDS`, else five.
+fn rounds() -> usize {
+    std::env::var("SANGAM_BENCH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
