@@ -203,7 +203,7 @@ fn sample(engine: &Engine) {
         }
         let rows_in = own
             .iter()
-            .filter(|stats| reads(&definition.view.plan, &stats.name))
+            .filter(|stats| reads(&definition.view.plan, &own, &stats.name))
             .map(|stats| stats.rows_in);
         counter!(VIEW_ROWS_IN, "view" => view.clone()).absolute(rows_in.sum());
         // The last operator hands the view's updates over.
@@ -215,26 +215,27 @@ fn sample(engine: &Engine) {
 }
 
 /// Tells whether an operator, known by its node's number and kind, reads another relation.
-fn reads(plan: &Plan, operator: &str) -> bool {
-    let node = operator
-        .split(' ')
-        .next()
-        .and_then(|number| number.parse::<usize>().ok());
-    let Some(node) = node.and_then(|node| plan.nodes.get(node)) else {
+fn reads(plan: &Plan, own: &[&OperatorStats], operator: &str) -> bool {
+    let Some(node) = number(operator).and_then(|node| plan.nodes.get(node)) else {
         return false;
     };
     let mut below = node.inputs.clone();
     while let Some(input) = below.pop() {
         match &plan.nodes[input].operator {
             Operator::Get { .. } => return true,
-            // These are part of the operator above them.
-            Operator::Filter { .. } | Operator::Project { .. } | Operator::Union => {
+            // A node without counts of its own is part of the operator above it.
+            _ if own.iter().all(|stats| number(&stats.name) != Some(input)) => {
                 below.extend(&plan.nodes[input].inputs);
             }
             _ => {}
         }
     }
     false
+}
+
+/// Returns the number of the node that an operator is named by.
+fn number(operator: &str) -> Option<usize> {
+    operator.split(' ').next()?.parse().ok()
 }
 
 /// Reads the resident memory where the system tells it (Linux).
