@@ -3,7 +3,7 @@
 //! Names follow Prometheus: base units, counters end in `_total`. The engine and
 //! the doors record through the functions here, so that no name is spelled twice.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -77,14 +77,20 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Makes the recorder the process' own, once.
+    /// Makes the recorder the process' own, the first time.
     pub(super) fn install() -> anyhow::Result<Self> {
+        static INSTALLED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+        let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = &*installed {
+            return Ok(Metrics { handle: handle.clone() });
+        }
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), LATENCY_SECONDS)
             .context("could not set the buckets of the histograms")?
             .install_recorder()
             .context("could not set up the metrics")?;
         describe();
+        *installed = Some(handle.clone());
         Ok(Metrics { handle })
     }
 
