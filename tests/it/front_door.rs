@@ -52,14 +52,14 @@ impl Session {
     fn send(&mut self, source: &str, operation: Operation, rows: &[Value], bad: &[&str]) {
         self.posts += 1;
         // A broken line of CSV is another thing than one of JSON.
-        let csv = if self.posts % 3 == 0 && bad.is_empty() {
+        let csv = if self.posts.is_multiple_of(3) && bad.is_empty() {
             Body::csv(rows)
         } else {
             None
         };
         let body = match csv {
             Some(body) => body,
-            None if self.posts % 2 == 0 => Body::array(rows, bad),
+            None if self.posts.is_multiple_of(2) => Body::array(rows, bad),
             None => Body::lines(rows, bad),
         };
         let path = match operation {

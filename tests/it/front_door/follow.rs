@@ -339,3 +339,50 @@ fn messages_that_make_no_sense_are_answered_and_the_rest_goes_on() {
     live.reach(tick(&reply));
     program.stop();
 }
+
+#[test]
+fn a_view_whose_key_is_violated_says_so_until_it_is_right_again() {
+    let dir = folder::deployment(&[
+        (
+            "sources/facts.toml",
+            "columns = { a = \"bigint not null\", b = \"bigint\" }\nretractions = true\n[connector]\ntype = \"http\"\n",
+        ),
+        ("views/pairs.sql", "--! key = [\"a\"]\nSELECT a, b FROM facts"),
+        ("views/sums.sql", "SELECT a, sum(b) AS b FROM pairs GROUP BY a"),
+    ]);
+    let program = Program::start(dir.path());
+    let mut live = program.live();
+    live.subscribe("pairs");
+    live.subscribe("sums");
+    let reply = program.ingest("facts", r#"[{"a":1,"b":1},{"a":2,"b":2}]"#);
+    live.reach(tick(&reply));
+    let failed = || program.sql("SELECT failed FROM sangam.views WHERE name = 'pairs'")[0]["failed"].clone();
+    assert_eq!(failed(), Value::Null);
+
+    let reply = program.ingest("facts", r#"{"a":1,"b":3}"#);
+    let refusal = live.refusal();
+    assert_eq!(
+        (&refusal["id"], &refusal["code"]),
+        (&json!("pairs"), &json!("view_failed")),
+        "{refusal}"
+    );
+    assert!(failed().is_string());
+    live.held.remove("pairs");
+    live.reach(tick(&reply));
+    // Its rows can be read, and whoever reads them goes on.
+    assert_eq!(
+        program.sql("SELECT b FROM pairs WHERE a = 1 ORDER BY b"),
+        [json!({"b": 1}), json!({"b": 3})]
+    );
+    holds(&program, &live, "sums", "SELECT * FROM sums");
+    live.subscribe("pairs");
+    assert_eq!(live.refusal()["code"], "view_failed");
+
+    let reply = program.ingest("facts?op=delete", r#"{"a":1,"b":1}"#);
+    assert_eq!(failed(), Value::Null);
+    live.held.remove("pairs");
+    live.subscribe("pairs");
+    live.reach(tick(&reply));
+    assert_eq!(live.of("pairs").rows(), [r#"{"a":1,"b":3}"#, r#"{"a":2,"b":2}"#]);
+    program.stop();
+}
