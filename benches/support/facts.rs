@@ -1,4 +1,5 @@
 //! The updates every contender is given: `(key, amount)`, uniform over the keys, from a fixed seed.
+#![allow(dead_code, reason = "each bench uses its part of this")]
 
 use std::sync::Arc;
 

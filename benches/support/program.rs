@@ -1,4 +1,5 @@
 //! The built program on a copy of a deployment, and what the machine says of its process.
+#![allow(dead_code, reason = "each bench uses its part of this")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,7 +18,6 @@ pub struct Program {
 
 impl Program {
     /// Starts `config/water`; with `http`, its simulated sources take POSTs only.
-    #[allow(dead_code, reason = "one bench needs it this way, the other that way")]
     pub fn water(http: bool) -> Program {
         let dir = tempfile::tempdir().expect("a folder");
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/water"), dir.path());

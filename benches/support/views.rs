@@ -1,4 +1,5 @@
 //! Runs a view from its SQL text on worker threads alone: batches in, delta batches out.
+#![allow(dead_code, reason = "each bench uses its part of this")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,5 +82,11 @@ impl Running {
         }
         self.finish(&mut see);
         start.elapsed()
+    }
+
+    /// Returns rows and bytes of state, over all operators.
+    pub fn state(&self) -> (u64, u64) {
+        let operators = self.workers.stats().into_iter().flatten();
+        operators.fold((0, 0), |(rows, bytes), stats| (rows + stats.state_rows, bytes + stats.state_bytes))
     }
 }

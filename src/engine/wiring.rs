@@ -87,10 +87,10 @@ pub(super) fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sende
             definition: hashed(&(&view.sql, &definition.key)),
         };
         // A key that is only declared may be violated, and then every row must be seen.
-        let told = match &definition.key {
-            Some(key) if definition.key_is_implied => Told::Key(key.clone()),
-            _ => Told::Content,
-        };
+        let implied = view.implied_key.as_ref().and_then(|names| {
+            names.iter().map(|name| view.schema.index_of(name).ok()).collect::<Option<Vec<usize>>>()
+        });
+        let told = implied.map_or(Told::Content, Told::Key);
         let store = RelationStore::new(Arc::clone(&view.schema), told);
         let errors = RelationStore::new(error_schema(), Told::Content);
         relations.push(RelationEntry::new(relation, store, Some(errors)));
