@@ -411,6 +411,11 @@ impl Engine {
             .collect()
     }
 
+    /// Returns how many updates the operators of each worker have read.
+    pub fn rows_by_worker(&self) -> Vec<u64> {
+        self.inner.workers.rows_by_worker()
+    }
+
     /// Returns what is counted of each source.
     pub fn sources(&self) -> Vec<SourceCounts> {
         let sources = self.inner.shared.sources.iter();

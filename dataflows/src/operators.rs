@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use timely::dataflow::Stream;
+use timely::scheduling::activate::Activator;
 
 use crate::parts::Parts;
 use crate::update::{Tick, Updates};
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) errors: BTreeMap<Tick, Vec<Updates>>,
     /// For each operator with timers, the first tick at which one is due.
     pub(crate) due: Vec<Option<Tick>>,
+    /// Wake the operators that see every tick.
+    pub(crate) activators: Vec<Activator>,
     /// What each operator did and holds.
     pub(crate) stats: Vec<OperatorStats>,
 }

@@ -10,6 +10,7 @@ use std::thread::Thread;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
+use timely::scheduling::Activator;
 use timely::worker::Worker;
 
 use crate::faults::{self, Fault};
@@ -170,6 +171,18 @@ impl Workers {
         total
     }
 
+    /// Returns how many updates the operators of each worker have read.
+    pub fn rows_by_worker(&self) -> Vec<u64> {
+        let (sender, receiver) = bounded(self.doors.len());
+        self.send(|| Command::Stats(sender.clone()));
+        drop(sender);
+        let mut rows = vec![0; self.doors.len()];
+        for (worker, flows) in receiver {
+            rows[worker] = flows.iter().flatten().map(|operator| operator.rows_in).sum();
+        }
+        rows
+    }
+
     fn send(&self, command: impl Fn() -> Command) {
         for (door, thread) in &self.doors {
             // A worker that died has said so by the other door.
@@ -289,7 +302,12 @@ impl Server {
             }
         }
         for &flow in &input.flows {
-            self.flows[flow].inlets.iter().for_each(|inlet| inlet.refresh());
+            let flow = &self.flows[flow];
+            flow.inlets.iter().for_each(|inlet| inlet.refresh());
+            if flow.inlets.is_empty() {
+                // Without an input no frontier moves: nothing else would tell it of the tick.
+                flow.shared.borrow().activators.iter().for_each(Activator::activate);
+            }
         }
     }
 }

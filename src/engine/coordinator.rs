@@ -214,7 +214,11 @@ impl Coordinator {
         let clock = self.shared.deployment.options.clock;
         let tick = match &first {
             Request::Advance { to, .. } => self.clock.mint(Some(*to)),
-            Request::Ingest { source, decoded, .. } => self.clock.mint(self.newest(*source, decoded)),
+            Request::Ingest { source, operation: Operation::Insert, decoded, .. } => {
+                self.clock.mint(self.newest(*source, decoded))
+            }
+            // What is taken back is no news; nor need a key hold a time.
+            Request::Ingest { operation: Operation::Delete, .. } => self.clock.mint(None),
             Request::Replay { rows, .. } => {
                 self.clock.mint(rows.iter().filter_map(|(source, decoded)| self.newest(*source, decoded)).max())
             }

@@ -151,6 +151,8 @@ impl Temporal {
             if self.next[slot] != due {
                 continue;
             }
+            // A row that went and came back left an equal timer behind: only one may fire.
+            self.next[slot] = NEVER;
             let (span, count) = (self.spans[slot], self.counts[slot]);
             if due == span.enter && tick < span.leave {
                 slots.push(group);

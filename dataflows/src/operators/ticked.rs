@@ -9,6 +9,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::scheduling::activate::Activator;
 
 use super::exchange::{Exchange, by_columns};
 use super::{Rows, SharedCell, register};
@@ -80,6 +81,10 @@ pub(crate) fn ticked<'scope>(
         });
     }
     let stats = register(shared, name);
+    if every_tick {
+        let activator = Activator::new(builder.operator_info().address, scope.activations());
+        shared.borrow_mut().activators.push(activator);
+    }
     let shared = Rc::clone(shared);
     builder.build(move |mut capabilities| {
         let mut held = capabilities.pop();
@@ -144,14 +149,12 @@ pub(crate) fn ticked<'scope>(
                     (None, None) => {}
                 }
             }
-            if every_tick {
-                match &mut held {
-                    Some(capability) if frontier != Tick::MAX => {
-                        if *capability.time() < frontier {
-                            capability.downgrade(&frontier);
-                        }
-                    }
-                    _ => held = None,
+            if every_tick && let Some(capability) = &mut held {
+                // Ticks still come when every input has closed. The capability keeps the
+                // dataflow alive for them, which would be dropped as soon as nothing can happen.
+                let edge = if frontier == Tick::MAX { shared.borrow().latest + 1 } else { frontier };
+                if *capability.time() < edge {
+                    capability.downgrade(&edge);
                 }
             }
             let mut shared = shared.borrow_mut();

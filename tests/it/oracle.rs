@@ -1,0 +1,126 @@
+//! The property test: whatever the deployment and whatever happens, at every
+//! tick every view is what DataFusion answers over the rows that are there.
+//!
+//! `sources` and `views` (with `expressions`) make a `deployment` up, `values`
+//! its rows and `traffic` what is sent when. `ledger` keeps the test's own books
+//! of what each source must hold, `failing` predicts the rows on which
+//! expressions fail, `bag` compares, and `case` plays it all through.
+//!
+//! `SANGAM_ORACLE_CASES` says how many cases to run and `SANGAM_ORACLE_SEED`
+//! from which seed on; a case that fails says its own.
+mod bag;
+mod case;
+mod deployment;
+mod dice;
+mod expressions;
+mod failing;
+mod ledger;
+mod sources;
+mod traffic;
+mod values;
+mod views;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dataflows::faults::{Fault, plant};
+
+use case::{Settings, Tally, run};
+
+const CASES: u64 = 500;
+const TICKS: usize = 50;
+
+/// Cases within which a planted bug must be found.
+const CASES_FAULTY: u64 = 40;
+
+/// One test, because planting a bug plants it for the whole process.
+#[test]
+fn views_are_right_at_every_tick() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let cases = number("SANGAM_ORACLE_CASES").unwrap_or(CASES);
+    let first = number("SANGAM_ORACLE_SEED").unwrap_or(1);
+    let started = Instant::now();
+    let (tally, spread) = all(first, cases);
+    println!("{cases} cases of {TICKS} ticks in {:.0?}: {tally:#?}", started.elapsed());
+    if cases >= 100 {
+        is_meaningful(&tally, &spread);
+        for fault in [Fault::LostRetraction, Fault::DoubledRow, Fault::StaleMinimum, Fault::EarlyTick, Fault::MissedExpiry] {
+            is_found(fault, first);
+        }
+        println!("all in {:.0?}", started.elapsed());
+    }
+}
+
+/// Runs cases on two threads; panics with the story of the first that fails.
+fn all(first: u64, cases: u64) -> (Tally, Vec<u64>) {
+    let next = AtomicU64::new(first);
+    let failed = Mutex::new(None::<String>);
+    let total = Mutex::new((Tally::default(), vec![0u64; 2]));
+    let settings = Settings { ticks: TICKS, patience: Duration::from_secs(60) };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + cases || failed.lock().expect("no panic under it").is_some() {
+                        return;
+                    }
+                    let started = Instant::now();
+                    let result = one(seed, settings);
+                    if started.elapsed() > Duration::from_secs(10) {
+                        println!("case {seed} took {:.0?}", started.elapsed());
+                    }
+                    match result {
+                        Ok(tally) => {
+                            let (total, spread) = &mut *total.lock().expect("no panic under it");
+                            if tally.by_worker.len() == 2 {
+                                spread.iter_mut().zip(&tally.by_worker).for_each(|(sum, rows)| *sum += rows);
+                            }
+                            total.add(tally);
+                        }
+                        Err(story) => {
+                            failed.lock().expect("no panic under it").get_or_insert(story);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if let Some(story) = failed.into_inner().expect("no panic under it") {
+        panic!("{story}");
+    }
+    total.into_inner().expect("no panic under it")
+}
+
+fn one(seed: u64, settings: Settings) -> Result<Tally, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime of our own");
+    runtime.block_on(run(seed, settings))
+}
+
+/// Fails where the cases were too easy to mean anything.
+fn is_meaningful(tally: &Tally, spread: &[u64]) {
+    let percent = |part: usize, whole: usize| 100 * part / whole.max(1);
+    assert!(spread.iter().all(|rows| *rows > 0), "rows missed a worker: {spread:?}");
+    assert!(spread.iter().max() < spread.iter().min().map(|least| 2 * least).as_ref(), "one worker has the work: {spread:?}");
+    let filled = percent(tally.pairs_filled, tally.pairs);
+    assert!(filled >= 60, "only {filled} % of views at ticks have rows");
+    let busy = percent(tally.operators_busy, tally.operators);
+    assert!(busy >= 60, "only {busy} % of operators have anything to do");
+    let refused = percent(tally.refused.len(), tally.refused.len() + tally.views);
+    let some: Vec<&String> = tally.refused.iter().take(10).collect();
+    assert!(refused <= 20, "{refused} % of the views made up are refused, such as {some:#?}");
+    let retracted = percent(tally.retracted, tally.retracted + tally.inserted);
+    assert!(retracted >= 30, "only {retracted} % of what is sent are retractions");
+    assert!(tally.late > 0 && tally.rejected > 0 && tally.failing_rows > 0 && tally.plain > 0 && tally.emptied > 0, "{tally:?}");
+}
+
+/// Plants a bug and demands that the check finds it.
+fn is_found(fault: Fault, first: u64) {
+    let settings = Settings { ticks: TICKS, patience: Duration::from_secs(10) };
+    plant(fault);
+    let found = (first..first + CASES_FAULTY).find_map(|seed| one(seed, settings).err().map(|story| (seed, story)));
+    plant(Fault::None);
+    let (seed, story) = found.unwrap_or_else(|| panic!("the planted bug {fault:?} was not found in {CASES_FAULTY} cases"));
+    println!("{fault:?} was found in case {seed}: {}", story.lines().take(3).collect::<Vec<_>>().join(" "));
+}

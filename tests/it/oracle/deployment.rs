@@ -1,0 +1,126 @@
+//! A random deployment: sources in a folder, read as any other, and views planned over them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use queries::Catalog;
+use sangam::config::{self, Deployment, ViewDef, ViewKind};
+
+use super::dice::Dice;
+use super::failing::Known;
+use super::sources::Spec;
+use super::values::{LAST_US, Taste, Ty};
+use super::views::{Readable, Views, Written};
+
+/// What a case runs.
+pub(crate) struct Made {
+    pub(crate) deployment: Deployment,
+    pub(crate) specs: Vec<Spec>,
+    pub(crate) views: Vec<Meant>,
+    pub(crate) taste: Taste,
+    /// Texts that the planner refused.
+    pub(crate) refused: Vec<String>,
+}
+
+/// A view, and what the test knows of it.
+pub(crate) struct Meant {
+    pub(crate) plain: bool,
+    pub(crate) known: Option<Known>,
+}
+
+/// Makes the deployment of a seed up.
+pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
+    let tame = dice.chance(25);
+    let start_us = if !tame && dice.chance(4) { LAST_US - 40 * 3_600_000_000 } else { 1_767_225_600_000_000 };
+    let taste = Taste { tame, keys: dice.between(3, 7), now_us: start_us + dice.between(0, 86_400) * 1_000_000 };
+    let shared = *dice.pick(&[Ty::Big, Ty::Text, Ty::Double, Ty::Date]);
+    let specs: Vec<Spec> =
+        (0..dice.between(1, 3)).map(|index| Spec::random(dice, format!("s{index}"), shared)).collect();
+    let zone = *dice.pick(&["UTC", "UTC", "Asia/Kolkata"]);
+    let mut deployment = load(dir, &specs, zone, workers);
+    let mut relations: Vec<Readable> = specs
+        .iter()
+        .map(|spec| Readable {
+            name: spec.name.clone(),
+            columns: spec.columns.iter().map(|column| (column.name.clone(), column.ty)).collect(),
+            rows: if spec.can_be_emptied() { 25 } else { 60 },
+            depth: 0,
+        })
+        .collect();
+    let mut views = Vec::new();
+    let mut refused = Vec::new();
+    let count = dice.between(4, 7) as usize;
+    let failing = !tame && dice.chance(40);
+    if failing {
+        let source = dice.below(specs.len());
+        let known = Known::random(dice, source, &specs[source]);
+        add(&mut deployment, "known", &known.sql).unwrap_or_else(|problem| panic!("{}: {problem}", known.sql));
+        views.push(Meant { plain: false, known: Some(known) });
+    }
+    let may_fail = !tame && dice.chance(50);
+    while views.len() < count {
+        let name = format!("v{}", views.len());
+        let written = Views { dice, relations: &relations, keys: taste.keys as usize, may_fail }.view();
+        match add(&mut deployment, &name, &written.sql) {
+            Ok(columns) => {
+                let Written { rows, depth, plain, .. } = written;
+                relations.push(Readable { name, columns, rows, depth });
+                views.push(Meant { plain: plain && tame, known: None });
+            }
+            Err(problem) => refused.push(format!("{}\n    {problem}", written.sql)),
+        }
+    }
+    Made { deployment, specs, views, taste, refused }
+}
+
+fn load(dir: &Path, specs: &[Spec], zone: &str, workers: usize) -> Deployment {
+    let sources = dir.join("sources");
+    std::fs::create_dir_all(&sources).expect("a folder of our own");
+    let options = format!("clock = \"event\"\ntime_zone = \"{zone}\"\nworkers = {workers}\n");
+    std::fs::write(dir.join("deployment.toml"), options).expect("a folder of our own");
+    for spec in specs {
+        std::fs::write(sources.join(format!("{}.toml", spec.name)), spec.toml()).expect("a folder of our own");
+    }
+    config::load(dir).unwrap_or_else(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        panic!("the sources made up are wrong: {}", problems.join("\n"))
+    })
+}
+
+/// Plans a view and adds it; returns the columns that expressions can be written over.
+fn add(deployment: &mut Deployment, name: &str, sql: &str) -> Result<Vec<(String, Ty)>, String> {
+    let catalog: &mut Catalog = &mut deployment.catalog;
+    let view = catalog.plan_view(name, sql).map_err(|problems| {
+        problems.iter().map(|problem| problem.what.clone()).collect::<Vec<_>>().join("; ")
+    })?;
+    catalog.add_view(view.clone()).map_err(|problem| problem.what)?;
+    let columns: Vec<(String, Ty)> = view
+        .schema
+        .fields()
+        .iter()
+        .filter_map(|field| Ty::of(field.data_type()).map(|ty| (field.name().clone(), ty)))
+        .collect();
+    let key = view.implied_key.as_ref().map(|key| {
+        key.iter().map(|column| view.schema.index_of(column).expect("a key of its own columns")).collect()
+    });
+    deployment.views.push(ViewDef { view, kind: ViewKind::View, key, key_is_implied: true });
+    if columns.is_empty() { Err("no column can be read".to_owned()) } else { Ok(columns) }
+}
+
+impl Made {
+    /// The whole deployment, for whoever has to find out why.
+    pub(crate) fn print(&self) -> String {
+        let mut text = format!(
+            "time_zone = \"{}\", workers = {}\n",
+            self.deployment.options.time_zone,
+            self.deployment.options.workers.unwrap_or(0)
+        );
+        for spec in &self.specs {
+            let _ = writeln!(text, "-- sources/{}.toml\n{}", spec.name, spec.toml());
+        }
+        for view in &self.deployment.views {
+            let _ = writeln!(text, "-- views/{}.sql\n{}\n", view.view.name, view.view.sql);
+        }
+        text
+    }
+}

@@ -1,0 +1,369 @@
+//! Random views: every supported operator, combined, over sources and over each other.
+
+use super::dice::Dice;
+use super::expressions::{Input, Writer};
+use super::values::Ty;
+
+/// A relation a view may read.
+#[derive(Clone, Debug)]
+pub(crate) struct Readable {
+    pub(crate) name: String,
+    pub(crate) columns: Vec<(String, Ty)>,
+    /// About how many rows it has: joins of joins would take all day.
+    pub(crate) rows: usize,
+    /// How many views lie under it.
+    pub(crate) depth: usize,
+}
+
+/// A text, and what the test should know of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    pub(crate) sql: String,
+    pub(crate) columns: Vec<(String, Ty)>,
+    pub(crate) rows: usize,
+    pub(crate) depth: usize,
+    /// Whether plain DataFusion means the same by it.
+    pub(crate) plain: bool,
+}
+
+/// The `FROM` of a query.
+struct From {
+    sql: String,
+    /// Goes before the whole query.
+    with: String,
+    inputs: Vec<Input>,
+    rows: usize,
+    depth: usize,
+    plain: bool,
+}
+
+impl From {
+    /// Puts a query that stood before the text into it: a `UNION` has two texts.
+    fn inlined(self) -> From {
+        match self.with.strip_prefix("WITH q AS ") {
+            Some(inner) => From { sql: format!("{} q", inner.trim_end()), with: String::new(), ..self },
+            None => self,
+        }
+    }
+}
+
+const ROWS_MAX: usize = 900;
+pub(crate) const DEPTH_MAX: usize = 3;
+
+/// Writes views over some relations.
+pub(crate) struct Views<'a> {
+    pub(crate) dice: &'a mut Dice,
+    pub(crate) relations: &'a [Readable],
+    pub(crate) keys: usize,
+    pub(crate) may_fail: bool,
+}
+
+impl Views<'_> {
+    /// Writes a view.
+    pub(crate) fn view(&mut self) -> Written {
+        let mut written = self.query(2);
+        while written.rows > ROWS_MAX || written.depth >= DEPTH_MAX {
+            written = self.query(2);
+        }
+        written.depth += 1;
+        written
+    }
+
+    fn query(&mut self, nested: usize) -> Written {
+        match self.dice.weighted(&[24, 34, 8, 10, 14]) {
+            0 => self.linear(nested),
+            1 => self.grouped(nested, true),
+            2 => self.grouped(nested, false),
+            3 => self.distinct(nested),
+            _ => self.union(nested),
+        }
+    }
+
+    fn writer<'w>(&'w mut self, inputs: &'w [Input]) -> Writer<'w> {
+        Writer { dice: self.dice, inputs, may_fail: self.may_fail }
+    }
+
+    fn relation(&mut self) -> Readable {
+        self.dice.pick(self.relations).clone()
+    }
+
+    fn from(&mut self, nested: usize) -> From {
+        match self.dice.weighted(&[45, 33, if nested > 0 { 22 } else { 0 }]) {
+            0 => {
+                let relation = self.relation();
+                From {
+                    sql: relation.name.clone(),
+                    with: String::new(),
+                    inputs: inputs(&relation.columns, None),
+                    rows: relation.rows,
+                    depth: relation.depth,
+                    plain: true,
+                }
+            }
+            1 => self.join(nested),
+            _ => {
+                let inner = self.query(nested - 1);
+                let inputs = inputs(&inner.columns, Some("q"));
+                let nested_with = inner.sql.starts_with("WITH");
+                let (with, sql) = if self.dice.chance(50) && !nested_with {
+                    (format!("WITH q AS ({}) ", inner.sql), "q".to_owned())
+                } else {
+                    (String::new(), format!("({}) q", inner.sql))
+                };
+                From { sql, with, inputs, rows: inner.rows, depth: inner.depth, plain: inner.plain }
+            }
+        }
+    }
+
+    /// A side of a join: a relation, or a small query.
+    fn side(&mut self, nested: usize) -> (String, Vec<(String, Ty)>, usize, usize, bool) {
+        if nested > 0 && self.dice.chance(20) {
+            let inner = if self.dice.chance(60) { self.grouped(nested - 1, true) } else { self.linear(nested - 1) };
+            return (format!("({})", inner.sql), inner.columns, inner.rows, inner.depth, inner.plain);
+        }
+        let relation = self.relation();
+        (relation.name, relation.columns, relation.rows, relation.depth, true)
+    }
+
+    fn join(&mut self, nested: usize) -> From {
+        let (left, columns, mut rows, mut depth, mut plain) = self.side(nested);
+        let mut sql = format!("{left} a");
+        let mut all = inputs(&columns, Some("a"));
+        let sides = if self.dice.chance(25) { 2 } else { 1 };
+        for alias in ["b", "c"].into_iter().take(sides) {
+            let (right, columns, right_rows, right_depth, right_plain) = self.side(nested);
+            let right_inputs = inputs(&columns, Some(alias));
+            let outer = self.dice.chance(45);
+            let mut on = Vec::new();
+            let mut pairs: Vec<(Input, Input)> = Vec::new();
+            for left in &all {
+                for right in right_inputs.iter().filter(|right| right.ty == left.ty && !matches!(left.ty, Ty::Bool | Ty::Decimal)) {
+                    // Columns of one name mean the same: they meet.
+                    let weight = if left.sql.split('.').next_back() == right.sql.split('.').next_back() { 6 } else { 1 };
+                    pairs.extend(std::iter::repeat_n((left.clone(), right.clone()), weight));
+                }
+            }
+            let keys = if self.dice.chance(35) { 2 } else { 1 };
+            for _ in 0..keys {
+                if pairs.is_empty() {
+                    break;
+                }
+                let (left, right) = self.dice.pick(&pairs).clone();
+                let equals = if keys == 1 && self.dice.chance(8) { "IS NOT DISTINCT FROM" } else { "=" };
+                if left.ty == Ty::Big && equals == "=" && self.dice.chance(12) {
+                    on.push(format!("{} + CAST(1 AS bigint) = {}", left.sql, right.sql));
+                } else {
+                    on.push(format!("{} {equals} {}", left.sql, right.sql));
+                }
+            }
+            if on.is_empty() {
+                on.push(format!("CAST({} AS text) = CAST({} AS text)", all[0].sql, right_inputs[0].sql));
+                rows = rows.max(right_rows);
+            }
+            if self.dice.chance(15) {
+                on.push(self.writer(&right_inputs).condition(0));
+            } else if outer && self.dice.chance(15) {
+                on.push(self.writer(&all).condition(0));
+            }
+            let kind = if outer { "LEFT JOIN" } else { "JOIN" };
+            sql = format!("{sql} {kind} {right} {alias} ON {}", on.join(" AND "));
+            rows = (rows * right_rows / self.keys.max(1)).max(rows);
+            all.extend(right_inputs);
+            depth = depth.max(right_depth);
+            plain &= right_plain;
+        }
+        From { sql, with: String::new(), inputs: all, rows, depth, plain }
+    }
+
+    /// Writes a `WHERE`, or nothing.
+    fn filter(&mut self, inputs: &[Input]) -> String {
+        let mut conjuncts = Vec::new();
+        if self.dice.chance(35) {
+            conjuncts.push(self.writer(inputs).condition(2));
+        }
+        if self.dice.chance(22)
+            && let Some(time) = self.writer(inputs).column(Ty::Time)
+        {
+            let near = *self.dice.pick(&["20 minutes", "1 hour", "90 minutes"]);
+            let far = *self.dice.pick(&["2 hours", "6 hours", "1 day"]);
+            conjuncts.push(match self.dice.below(9) {
+                0 | 1 => format!("{time} > now() - INTERVAL '{near}'"),
+                2 => format!("{time} >= now() - INTERVAL '{far}'"),
+                3 => format!("now() - INTERVAL '{near}' < {time}"),
+                4 => format!("{time} + INTERVAL '{near}' > now()"),
+                5 => format!("{time} > now() - INTERVAL '{far}' AND {time} <= now() - INTERVAL '{near}'"),
+                6 => format!("{time} BETWEEN now() - INTERVAL '{far}' AND now()"),
+                7 => format!("date_trunc('hour', {time}) >= now() - INTERVAL '{far}'"),
+                _ => format!("{time} < now() + INTERVAL '{near}'"),
+            });
+        }
+        if conjuncts.is_empty() { String::new() } else { format!(" WHERE {}", conjuncts.join(" AND ")) }
+    }
+
+    /// Writes what a `SELECT` shows: some columns as they are, some computed.
+    fn shown(&mut self, inputs: &[Input], computed: bool) -> Vec<(String, String, Ty)> {
+        let count = self.dice.between(1, 4) as usize;
+        let mut shown: Vec<(String, String, Ty)> = Vec::new();
+        for index in 0..count {
+            let input = self.dice.pick(inputs).clone();
+            if !computed || self.dice.chance(55) {
+                let bare = input.sql.rsplit('.').next().unwrap_or(&input.sql).to_owned();
+                let name = if shown.iter().any(|(_, name, _)| *name == bare) { format!("x{index}") } else { bare };
+                shown.push((input.sql, name, input.ty));
+            } else {
+                let sql = self.writer(inputs).expression(input.ty, 2);
+                shown.push((sql, format!("x{index}"), input.ty));
+            }
+        }
+        shown
+    }
+
+    fn linear(&mut self, nested: usize) -> Written {
+        let from = self.from(nested);
+        let shown = self.shown(&from.inputs, true);
+        let filter = self.filter(&from.inputs);
+        self.written(&from, "", &shown, &filter, from.rows)
+    }
+
+    fn distinct(&mut self, nested: usize) -> Written {
+        let from = self.from(nested);
+        let shown = self.shown(&from.inputs, true);
+        let filter = self.filter(&from.inputs);
+        self.written(&from, "DISTINCT ", &shown, &filter, from.rows)
+    }
+
+    fn union(&mut self, nested: usize) -> Written {
+        let (first, second) = (self.from(nested.min(1)).inlined(), self.from(nested.min(1)).inlined());
+        let shown = self.shown(&first.inputs, true);
+        let others: Vec<(String, String, Ty)> = shown
+            .iter()
+            .enumerate()
+            .map(|(index, (_, _, ty))| {
+                let mut writer = self.writer(&second.inputs);
+                let sql = writer.column(*ty).unwrap_or_else(|| writer.expression(*ty, 1));
+                (sql, format!("y{index}"), *ty)
+            })
+            .collect();
+        let (left, right) = (self.filter(&first.inputs), self.filter(&second.inputs));
+        let left = self.written(&first, "", &shown, &left, first.rows);
+        let right = self.written(&second, "", &others, &right, second.rows);
+        let all = if self.dice.chance(60) { "ALL " } else { "" };
+        Written {
+            sql: format!("{} UNION {all}{}", left.sql, right.sql),
+            columns: left.columns,
+            rows: left.rows + right.rows,
+            depth: left.depth.max(right.depth),
+            plain: left.plain && right.plain,
+        }
+    }
+
+    fn grouped(&mut self, nested: usize, keyed: bool) -> Written {
+        let from = self.from(nested);
+        let mut shown = Vec::new();
+        let mut keys = Vec::new();
+        let count = if !keyed { 0 } else { self.dice.between(1, 2) };
+        for index in 0..count {
+            let input = self.dice.pick(&from.inputs).clone();
+            let (sql, ty) = match self.dice.below(10) {
+                0 => (self.writer(&from.inputs).expression(input.ty, 1), input.ty),
+                1 | 2 if input.ty == Ty::Time => (format!("date_bin(INTERVAL '1 hour', {})", input.sql), Ty::Time),
+                _ => (input.sql.clone(), input.ty),
+            };
+            if keys.contains(&sql) {
+                continue;
+            }
+            let bare = sql.rsplit('.').next().unwrap_or(&sql).to_owned();
+            let name = if sql == input.sql && shown.iter().all(|(_, name, _)| *name != bare) { bare } else { format!("key{index}") };
+            keys.push(sql.clone());
+            shown.push((sql, name, ty));
+        }
+        let mut plain = from.plain;
+        for index in 0..self.dice.between(1, 4) {
+            let (sql, ty, agrees) = self.aggregate(&from.inputs);
+            plain &= agrees;
+            shown.push((sql, format!("s{index}"), ty));
+        }
+        let mut rest = self.filter(&from.inputs);
+        if !keys.is_empty() {
+            rest = format!("{rest} GROUP BY {}", keys.join(", "));
+        }
+        if self.dice.chance(22) {
+            let having = match self.dice.below(3) {
+                0 => "count(*) > 1".to_owned(),
+                1 => "count(*) % 2 = 1".to_owned(),
+                _ => {
+                    let column = self.writer(&from.inputs).column(Ty::Big).unwrap_or_else(|| "1".to_owned());
+                    format!("sum({column}) <= 40")
+                }
+            };
+            rest = format!("{rest} HAVING {having}");
+        }
+        let rows = if keys.is_empty() { 1 } else { (from.rows).min(self.keys * self.keys * keys.len()) };
+        let mut written = self.written(&from, "", &shown, &rest, rows);
+        written.plain = plain;
+        written
+    }
+
+    /// Writes an aggregate; tells its type, and whether plain DataFusion gives the same.
+    fn aggregate(&mut self, inputs: &[Input]) -> (String, Ty, bool) {
+        let filter = if self.dice.chance(22) {
+            format!(" FILTER (WHERE {})", self.writer(inputs).condition(1))
+        } else {
+            String::new()
+        };
+        let input = self.dice.pick(inputs).clone();
+        let argument = |views: &mut Self, ty: Ty| {
+            let mut writer = views.writer(inputs);
+            if writer.dice.chance(70) && let Some(column) = writer.column(ty) { column } else { writer.expression(ty, 1) }
+        };
+        let (call, ty, plain) = match self.dice.below(14) {
+            0 => ("count(*)".to_owned(), Ty::Big, true),
+            1 => (format!("count({})", input.sql), Ty::Big, true),
+            2 | 3 => (format!("sum({})", argument(self, Ty::Big)), Ty::Big, true),
+            4 => (format!("sum({})", argument(self, Ty::Double)), Ty::Double, true),
+            5 => {
+                let number = argument(self, Ty::Double);
+                (format!("avg({number})"), Ty::Double, true)
+            }
+            6 => (format!("avg({})", argument(self, Ty::Big)), Ty::Double, true),
+            7 => {
+                let function = *self.dice.pick(&["stddev", "var_samp", "var_pop", "stddev_pop"]);
+                (format!("{function}({})", argument(self, Ty::Double)), Ty::Double, true)
+            }
+            8 | 9 => (format!("min({})", input.sql), input.ty, input.ty != Ty::Bool),
+            10 => (format!("max({})", input.sql), input.ty, input.ty != Ty::Bool),
+            11 if inputs.iter().any(|input| input.ty == Ty::Decimal) => {
+                (format!("sum({})", argument(self, Ty::Decimal)), Ty::Decimal, true)
+            }
+            _ => {
+                let function = *self.dice.pick(&["first_value", "last_value"]);
+                let order = self.dice.pick(inputs).sql.clone();
+                let direction = *self.dice.pick(&["", " DESC", " ASC NULLS FIRST", " DESC NULLS LAST"]);
+                let second = if self.dice.chance(25) { format!(", {}", self.dice.pick(inputs).sql) } else { String::new() };
+                (format!("{function}({} ORDER BY {order}{direction}{second})", input.sql), input.ty, false)
+            }
+        };
+        (format!("{call}{filter}"), ty, plain)
+    }
+
+    fn written(&mut self, from: &From, distinct: &str, shown: &[(String, String, Ty)], rest: &str, rows: usize) -> Written {
+        let list: Vec<String> = shown.iter().map(|(sql, name, _)| format!("{sql} AS {name}")).collect();
+        Written {
+            sql: format!("{}SELECT {distinct}{} FROM {}{rest}", from.with, list.join(", "), from.sql),
+            columns: shown.iter().map(|(_, name, ty)| (name.clone(), *ty)).collect(),
+            rows: rows.max(1),
+            depth: from.depth,
+            plain: from.plain,
+        }
+    }
+}
+
+fn inputs(columns: &[(String, Ty)], alias: Option<&str>) -> Vec<Input> {
+    columns
+        .iter()
+        .map(|(name, ty)| Input {
+            sql: alias.map_or_else(|| name.clone(), |alias| format!("{alias}.{name}")),
+            ty: *ty,
+        })
+        .collect()
+}
