@@ -45,6 +45,7 @@ fn views_are_right_at_every_tick() {
     println!("{cases} cases of {TICKS} ticks in {:.0?}: {tally:#?}", started.elapsed());
     if cases >= 100 {
         is_meaningful(&tally, &spread);
+        let _planted = crate::HONEST.blocking_write();
         for fault in [Fault::LostRetraction, Fault::DoubledRow, Fault::StaleMinimum, Fault::EarlyTick, Fault::MissedExpiry] {
             is_found(fault, first);
         }
