@@ -144,8 +144,8 @@ impl Writer<'_> {
         let input = self.any();
         let (column, ty) = (input.sql, input.ty);
         match (self.dice.below(8), ty) {
-            (0, _) => format!("{column} IS NOT NULL"),
-            (1, _) => format!("{column} IS DISTINCT FROM {}", self.leaf(ty)),
+            (0, _) => format!("({column} IS NOT NULL)"),
+            (1, _) => format!("({column} IS DISTINCT FROM {})", self.leaf(ty)),
             (_, Ty::Bool) => column,
             (2, Ty::Text) => format!("{column} LIKE '{}'", self.dice.pick(&["a%", "%1%", "_", "%"])),
             (3, Ty::Big | Ty::Int) => format!("{column} IN (0, 1, 2, {})", self.dice.between(3, 9)),

@@ -208,7 +208,7 @@ impl Views<'_> {
             let input = self.dice.pick(inputs).clone();
             if !computed || self.dice.chance(55) {
                 let bare = input.sql.rsplit('.').next().unwrap_or(&input.sql).to_owned();
-                let name = if shown.iter().any(|(_, name, _)| *name == bare) { format!("x{index}") } else { bare };
+                let name = if shown.iter().any(|(_, name, _)| *name == bare) || bare.starts_with('x') { format!("x{index}") } else { bare };
                 shown.push((input.sql, name, input.ty));
             } else {
                 let sql = self.writer(inputs).expression(input.ty, 2);
@@ -281,7 +281,11 @@ impl Views<'_> {
         for index in 0..self.dice.between(1, 4) {
             let (sql, ty, agrees) = self.aggregate(&from.inputs);
             plain &= agrees;
-            shown.push((sql, format!("s{index}"), ty));
+            let mut name = format!("s{index}");
+            while shown.iter().any(|(_, taken, _)| *taken == name) {
+                name.push('s');
+            }
+            shown.push((sql, name, ty));
         }
         let mut rest = self.filter(&from.inputs);
         if !keys.is_empty() {
