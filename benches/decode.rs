@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use connectors::{Column, Decoder, FormatConfig};
-use parquet::arrow::ArrowWriter;
 use sangam::engine::{Engine, Operation};
 
 use rounds::{Contender, compete};
@@ -28,20 +27,27 @@ const BODIES: usize = 300;
 const LINES: &str = "JSON lines";
 
 fn main() -> ExitCode {
-    let (mut lines, mut array, mut csv) = (String::new(), String::from("["), String::from("station,at,ph,bod,turbidity\n"));
+    let (mut lines, mut array, mut csv) = (
+        String::new(),
+        String::from("["),
+        String::from("station,at,ph,bod,turbidity\n"),
+    );
     for row in 0..ROWS {
         let (station, ph, bod, turbidity) = (row % 42, 6.0 + row as f64 * 0.003, row as f64 * 0.01, row as f64 * 0.1);
         let at = format!("2026-11-21T12:{:02}:{:02}.{:06}Z", row / 60 % 60, row % 60, row);
-        let object =
-            format!("{{\"station\":\"GD{station:02}\",\"at\":\"{at}\",\"ph\":{ph:.3},\"bod\":{bod:.2},\"turbidity\":{turbidity:.1}}}");
+        let object = format!(
+            "{{\"station\":\"GD{station:02}\",\"at\":\"{at}\",\"ph\":{ph:.3},\"bod\":{bod:.2},\"turbidity\":{turbidity:.1}}}"
+        );
         let _ = writeln!(lines, "{object}");
         let _ = write!(array, "{}{object}", if row == 0 { "" } else { "," });
         let _ = writeln!(csv, "GD{station:02},{at},{ph:.3},{bod:.2},{turbidity:.1}");
     }
     array.push(']');
-    let rows = decode(&mut decoder("json"), lines.as_bytes());
-    let parquet = parquet(&rows);
-    println!("{} bytes a row as {LINES}, {} as CSV, {} as Parquet", lines.len() / ROWS, csv.len() / ROWS, parquet.len() / ROWS);
+    println!(
+        "{} bytes a row as {LINES}, {} as CSV",
+        lines.len() / ROWS,
+        csv.len() / ROWS
+    );
     let held = compete(
         "decode, 1,000 rows a body",
         ROWS * BODIES,
@@ -49,7 +55,6 @@ fn main() -> ExitCode {
             Contender::new(LINES, || decoded("json", lines.as_bytes())),
             Contender::new("JSON array", || decoded("json", array.as_bytes())).at_least(0.4, LINES),
             Contender::new("CSV", || decoded("csv", csv.as_bytes())).at_least(0.4, LINES),
-            Contender::new("Parquet", || decoded("parquet", &parquet)).against(LINES),
             Contender::new("JSON lines, ingested", || ingested("json", lines.as_bytes())).at_least(0.25, LINES),
             Contender::new("CSV, ingested", || ingested("csv", csv.as_bytes())).against(LINES),
         ],
@@ -73,7 +78,12 @@ fn decoder(format: &str) -> Decoder {
 
 fn decode(decoder: &mut Decoder, body: &[u8]) -> RecordBatch {
     let decoded = decoder.decode(body);
-    assert_eq!((decoded.rows.num_rows(), decoded.rejected.len()), (ROWS, 0), "{:?}", decoded.rejected.first());
+    assert_eq!(
+        (decoded.rows.num_rows(), decoded.rejected.len()),
+        (ROWS, 0),
+        "{:?}",
+        decoded.rejected.first()
+    );
     decoder.restart();
     decoded.rows
 }
@@ -94,26 +104,24 @@ fn ingested(format: &str, body: &[u8]) -> Duration {
                   turbidity = \"double\"\n[connector]\ntype = \"http\"\n[format]\ntype = \"json\"\n";
     std::fs::write(dir.path().join("sources/readings.toml"), source).expect("a file");
     let engine = Engine::start(sangam::config::load(dir.path()).expect("a good deployment")).expect("an engine");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let mut decoder = decoder(format);
     let start = Instant::now();
     runtime.block_on(async {
         for _ in 0..BODIES {
             let decoded = decoder.decode(body);
             decoder.restart();
-            let accepted = engine.ingest("readings", Operation::Insert, decoded).await.expect("an open source");
+            let accepted = engine
+                .ingest("readings", Operation::Insert, decoded)
+                .await
+                .expect("an open source");
             assert_eq!(accepted.accepted, ROWS);
         }
     });
     let took = start.elapsed();
     engine.shutdown();
     took
-}
-
-fn parquet(rows: &RecordBatch) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), None).expect("a writer");
-    writer.write(rows).expect("rows");
-    writer.close().expect("a file");
-    bytes
 }

@@ -31,7 +31,10 @@ const IDLE_CORES_MAX: f64 = 0.05;
 fn main() -> ExitCode {
     let facts = Facts::generate(KEYS, 3 * KEYS as usize);
     println!("grouped SUM/COUNT over {KEYS} keys drawn 3 times each");
-    println!("{:<12} {:>9} {:>14} {:>12} {:>8} {:>14}", "", "raw bytes", "state a key", "over raw", "keys", "resident a key");
+    println!(
+        "{:<12} {:>9} {:>14} {:>12} {:>8} {:>14}",
+        "", "raw bytes", "state a key", "over raw", "keys", "resident a key"
+    );
     // The smaller first: memory once taken is not all given back.
     let bigint = key("bigint key", &facts.integers(), 24);
     let text = key("text key", &facts.texts(), 15 + 16);
@@ -39,7 +42,10 @@ fn main() -> ExitCode {
     let simulated = idle("simulating", &Program::water(false));
     let still = idle("no input", &Program::water(true));
     let held = [bigint, text].iter().all(|over| *over <= OVERHEAD_MAX) && simulated.max(still) <= IDLE_CORES_MAX;
-    println!("floors: {OVERHEAD_MAX}x over raw, {IDLE_CORES_MAX} cores idle: {}", if held { "hold" } else { "BROKEN" });
+    println!(
+        "floors: {OVERHEAD_MAX}x over raw, {IDLE_CORES_MAX} cores idle: {}",
+        if held { "hold" } else { "BROKEN" }
+    );
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -54,7 +60,10 @@ fn key(name: &str, ticks: &[RecordBatch], raw: usize) -> f64 {
     assert!(rows as f64 > KEYS as f64 * 0.9, "nearly every key was drawn");
     let each = bytes as f64 / rows as f64;
     let resident = resident_bytes().saturating_sub(before) as f64 / rows as f64;
-    println!("{name:<12} {raw:>9} {each:>14.1} {:>11.2}x {rows:>8} {resident:>14.1}", each / raw as f64);
+    println!(
+        "{name:<12} {raw:>9} {each:>14.1} {:>11.2}x {rows:>8} {resident:>14.1}",
+        each / raw as f64
+    );
     each / raw as f64
 }
 
@@ -66,11 +75,20 @@ fn idle(name: &str, program: &Program) -> f64 {
     let seconds = 5;
     std::thread::sleep(Duration::from_secs(seconds));
     let cores = (program.processor_time() - before).as_secs_f64() / seconds as f64;
-    println!("{name:<12} {:.1} % of a core, {:.0} MiB resident", cores * 100.0, program.resident_mib());
+    println!(
+        "{name:<12} {:.1} % of a core, {:.0} MiB resident",
+        cores * 100.0,
+        program.resident_mib()
+    );
     cores
 }
 
 fn resident_bytes() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
+    pages
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<usize>().ok())
+        .unwrap_or(0)
+        * 4096
 }

@@ -24,7 +24,11 @@ struct Bar<'a> {
 impl<'a> Contender<'a> {
     /// Measures `run`, which says how long it took.
     pub fn new(name: &'a str, run: impl FnMut() -> Duration + 'a) -> Self {
-        Contender { name, run: Box::new(run), bars: Vec::new() }
+        Contender {
+            name,
+            run: Box::new(run),
+            bars: Vec::new(),
+        }
     }
 
     /// Reports its speed relative to another one.
@@ -69,7 +73,10 @@ pub fn compete(title: &str, updates: usize, mut contenders: Vec<Contender>) -> b
         let rates = own.iter().map(|seconds| updates as f64 / seconds / 1e6).collect();
         print!("{:<34} {:>12.2}  ", contender.name, median(rates));
         for bar in &contender.bars {
-            let other = contenders.iter().position(|other| other.name == bar.against).expect("another contender");
+            let other = contenders
+                .iter()
+                .position(|other| other.name == bar.against)
+                .expect("another contender");
             let ratio = ratio(own, &seconds[other]);
             let by_processor = self::ratio(&processor[at], &processor[other]);
             print!(" {ratio:.2}x {} ({by_processor:.2}x by processor time)", bar.against);
@@ -89,7 +96,10 @@ pub fn compete(title: &str, updates: usize, mut contenders: Vec<Contender>) -> b
 
 /// How many rounds: `SANGAM_BENCH_ROUNDS`, else five.
 fn rounds() -> usize {
-    std::env::var("SANGAM_BENCH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5)
+    std::env::var("SANGAM_BENCH_ROUNDS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(5)
 }
 
 /// How many times less of the other's, by the median of the rounds.
@@ -100,7 +110,13 @@ fn ratio(own: &[f64], other: &[f64]) -> f64 {
 /// What all threads of this process have taken, to a hundredth of a second.
 fn processor_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(11)
+        .take(2);
     fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 

@@ -6,8 +6,9 @@ use arrow::compute::concat_batches;
 /// Batches of about equal size that become one.
 const FANOUT: usize = 8;
 
-/// Batches of at least this many rows stay as they are.
-const CHUNK_ROWS: usize = 64 * 1024;
+/// Batches of at least this many rows stay as they are: a query takes no larger ones,
+/// and copying them would be felt at every tick under load.
+const CHUNK_ROWS: usize = 8 * 1024;
 
 /// What happened to a list of chunks; applying it elsewhere gives the same list without copying a row.
 #[derive(Clone, Debug)]
