@@ -172,7 +172,9 @@ impl Engine {
                 .add_system_table(table.name, (table.schema)())
                 .with_context(|| format!("could not add the system table {}", table.name))?;
         }
-        let start_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let start_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as i64);
         let feeds = feeds(&deployment, start_us)?;
         let count = deployment
             .options
@@ -183,7 +185,10 @@ impl Engine {
         for definition in &deployment.views {
             let view = &definition.view;
             check(&view.plan).with_context(|| format!("could not run view \"{}\"", view.name))?;
-            workers.install(&Arc::new(FlowSpec { view: view.name.clone(), plan: view.plan.clone() }));
+            workers.install(&Arc::new(FlowSpec {
+                view: view.name.clone(),
+                plan: view.plan.clone(),
+            }));
         }
         let (keeper, folds) = bounded::<usize>(64);
         let (shared, parts) = wire(deployment, &workers, keeper);
@@ -264,7 +269,10 @@ impl Engine {
             .ok_or_else(|| IngestError::UnknownSource(source.to_owned()))?;
         let rows = decoded.rows.num_rows().clamp(1, WAITING_ROWS_MAX) as u32;
         let waiting = Arc::clone(&self.inner.waiting);
-        let permit = waiting.acquire_many_owned(rows).await.map_err(|_| IngestError::Stopped)?;
+        let permit = waiting
+            .acquire_many_owned(rows)
+            .await
+            .map_err(|_| IngestError::Stopped)?;
         let (reply, answer) = oneshot::channel();
         let request = Request::Ingest {
             source: position,
@@ -333,10 +341,20 @@ impl Engine {
         }
         // A table of the whole is of the tick at which the whole is complete.
         let everything = !system.is_empty();
-        let watched: Vec<&RelationEntry> =
-            if everything { shared.relations.iter().collect() } else { entries.clone() };
-        let stores = || watched.iter().flat_map(|entry| std::iter::once(&entry.store).chain(&entry.errors));
-        let tick = stores().map(RelationStore::complete_through).min().unwrap_or_else(|| self.acknowledged());
+        let watched: Vec<&RelationEntry> = if everything {
+            shared.relations.iter().collect()
+        } else {
+            entries.clone()
+        };
+        let stores = || {
+            watched
+                .iter()
+                .flat_map(|entry| std::iter::once(&entry.store).chain(&entry.errors))
+        };
+        let tick = stores()
+            .map(RelationStore::complete_through)
+            .min()
+            .unwrap_or_else(|| self.acknowledged());
         let folded = stores().map(RelationStore::folded_through).max().unwrap_or(0);
         if tick < at_least || tick < folded {
             return Ok(None);
@@ -344,13 +362,21 @@ impl Engine {
         let mut relations = Relations::new();
         for entry in entries {
             // Another reader may have moved a relation on meanwhile: then this one looks again.
-            let Ok(batches) = entry.store.snapshot(tick) else { return Ok(None) };
+            let Ok(batches) = entry.store.snapshot(tick) else {
+                return Ok(None);
+            };
             let schema = Arc::clone(&entry.relation.schema);
             relations.insert(entry.relation.name.clone(), (schema, batches));
         }
         for table in system {
-            let reading = Reading { shared, workers: &self.inner.workers, tick };
-            let Ok(batches) = (table.read)(&reading) else { return Ok(None) };
+            let reading = Reading {
+                shared,
+                workers: &self.inner.workers,
+                tick,
+            };
+            let Ok(batches) = (table.read)(&reading) else {
+                return Ok(None);
+            };
             relations.insert(table.name.to_owned(), ((table.schema)(), batches));
         }
         Ok(Some(Snapshot { tick, relations }))
@@ -376,7 +402,8 @@ impl Engine {
 
     /// Returns how many rows a relation has, as of its newest change.
     pub fn rows(&self, relation: &str) -> u64 {
-        self.entry(relation).map_or(0, |entry| u64::try_from(entry.store.rows()).unwrap_or(0))
+        self.entry(relation)
+            .map_or(0, |entry| u64::try_from(entry.store.rows()).unwrap_or(0))
     }
 
     /// Returns how many failing rows may be missing from a view: its own and those of the views it reads.
@@ -406,7 +433,10 @@ impl Engine {
         views
             .zip(stats)
             .flat_map(|(view, operators)| {
-                operators.into_iter().map(|stats| ViewOperator { view: view.view.name.clone(), stats })
+                operators.into_iter().map(|stats| ViewOperator {
+                    view: view.view.name.clone(),
+                    stats,
+                })
             })
             .collect()
     }
@@ -431,7 +461,8 @@ impl Engine {
 
     /// Returns how many alerts of one name now stand.
     pub fn standing(&self, alert: &str) -> u64 {
-        self.entry(alert).map_or(0, |entry| entry.standing.load(Ordering::Relaxed))
+        self.entry(alert)
+            .map_or(0, |entry| entry.standing.load(Ordering::Relaxed))
     }
 
     /// Returns the median and the 99th percentile of how long the newest ticks took, in seconds.

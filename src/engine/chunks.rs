@@ -30,11 +30,18 @@ impl Chunks {
         let mut from = self.0.len();
         let mut rows = batch.num_rows();
         loop {
-            let alike = self.0[..from].iter().rev().take_while(|chunk| tier(chunk.num_rows()) <= tier(rows)).count();
+            let alike = self.0[..from]
+                .iter()
+                .rev()
+                .take_while(|chunk| tier(chunk.num_rows()) <= tier(rows))
+                .count();
             if alike + 1 < FANOUT || rows >= CHUNK_ROWS {
                 break;
             }
-            rows += self.0[from - alike..from].iter().map(RecordBatch::num_rows).sum::<usize>();
+            rows += self.0[from - alike..from]
+                .iter()
+                .map(RecordBatch::num_rows)
+                .sum::<usize>();
             from -= alike;
         }
         let replaced = self.0.len() - from;

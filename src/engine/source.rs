@@ -91,7 +91,9 @@ struct Retain {
 impl Retain {
     /// Returns when a segment leaves: once the clock has reached this.
     fn leaves_us(self, segment: i64) -> i64 {
-        (segment.saturating_add(1)).saturating_mul(self.width_us).saturating_add(self.retain_us)
+        (segment.saturating_add(1))
+            .saturating_mul(self.width_us)
+            .saturating_add(self.retain_us)
     }
 
     fn segment(self, time_us: i64) -> i64 {
@@ -110,7 +112,12 @@ enum Retained {
 impl SourceState {
     /// Starts without rows. `ahead_us` is how far past the tick a row may be dated.
     pub(super) fn new(source: &config::Source, ahead_us: Option<i64>) -> Self {
-        let types: Vec<DataType> = source.schema.fields().iter().map(|field| field.data_type().clone()).collect();
+        let types: Vec<DataType> = source
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.data_type().clone())
+            .collect();
         let rows = match &source.key {
             Some(key) => Retained::Keyed(Box::new(Keyed::new(key, source.version, &types))),
             None if source.retractions => Retained::Counted(Box::new(Counted::new(&types))),
@@ -121,7 +128,10 @@ impl SourceState {
             clock_us: None,
             clock_before_us: None,
             ahead_us,
-            retain: source.retain_us.map(|retain_us| Retain { retain_us, width_us: (retain_us / SEGMENTS).max(1) }),
+            retain: source.retain_us.map(|retain_us| Retain {
+                retain_us,
+                width_us: (retain_us / SEGMENTS).max(1),
+            }),
             rows,
             encoder: RowEncoder::new(&source.schema),
             changes: SourceChanges::default(),
@@ -148,8 +158,13 @@ impl SourceState {
     /// Begins a tick: rows whose time is over leave.
     pub(super) fn begin(&mut self, tick: Tick) {
         self.clock_before_us = self.clock_us;
-        let (Some(retain), Some(clock)) = (self.retain, self.expiry_clock(tick)) else { return };
-        while let Some(segment) = self.oldest_segment().filter(|segment| retain.leaves_us(*segment) <= clock) {
+        let (Some(retain), Some(clock)) = (self.retain, self.expiry_clock(tick)) else {
+            return;
+        };
+        while let Some(segment) = self
+            .oldest_segment()
+            .filter(|segment| retain.leaves_us(*segment) <= clock)
+        {
             let gone = match &mut self.rows {
                 Retained::Appended(segments) => {
                     self.changes.steps.push(ChunkStep::Expired(segment));
@@ -197,9 +212,17 @@ impl SourceState {
 
     /// Takes rows in, or back, at a tick that was begun.
     pub(super) fn apply(&mut self, tick: Tick, operation: Operation, decoded: Decoded, out: &mut Outgoing) -> Counts {
-        let mut counts = Counts { rejected: decoded.rejected.len(), ..Counts::default() };
+        let mut counts = Counts {
+            rejected: decoded.rejected.len(),
+            ..Counts::default()
+        };
         for Rejected { raw, reason } in decoded.rejected {
-            out.rejected.push(Letter { source: Arc::clone(&self.name), tick, reason, raw });
+            out.rejected.push(Letter {
+                source: Arc::clone(&self.name),
+                tick,
+                reason,
+                raw,
+            });
         }
         let rows = match operation {
             Operation::Insert => self.judge(tick, decoded.rows, out, &mut counts),
@@ -218,7 +241,12 @@ impl SourceState {
             let mut raw = Vec::new();
             RowEncoder::new(&batch.schema()).object(batch, row, &mut raw);
             let raw = String::from_utf8_lossy(&raw).into_owned();
-            out.rejected.push(Letter { source: Arc::clone(&name), tick, reason: reason.to_owned(), raw });
+            out.rejected.push(Letter {
+                source: Arc::clone(&name),
+                tick,
+                reason: reason.to_owned(),
+                raw,
+            });
             rejected += 1;
         };
         let total = rows.num_rows();
@@ -259,8 +287,12 @@ impl SourceState {
         let column = Arc::clone(rows.column(time.column));
         let times = column.as_primitive::<TimestampMicrosecondType>();
         let before = self.clock_before_us;
-        let watermark = before.zip(time.lateness_us).map(|(clock, lateness)| clock.saturating_sub(lateness));
-        let newest = self.ahead_us.map(|ahead| i64::try_from(tick).unwrap_or(i64::MAX).saturating_add(ahead));
+        let watermark = before
+            .zip(time.lateness_us)
+            .map(|(clock, lateness)| clock.saturating_sub(lateness));
+        let newest = self
+            .ahead_us
+            .map(|ahead| i64::try_from(tick).unwrap_or(i64::MAX).saturating_add(ahead));
         let retain = self.retain.zip(before);
         let verdict = |at: i64| {
             if newest.is_some_and(|newest| at > newest) {
@@ -274,7 +306,11 @@ impl SourceState {
             }
         };
         let verdicts: Vec<Verdict> = times.values().iter().map(|at| verdict(*at)).collect();
-        let clock = times.values().iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Accepted);
+        let clock = times
+            .values()
+            .iter()
+            .zip(&verdicts)
+            .filter(|(_, verdict)| **verdict == Verdict::Accepted);
         if let Some(clock) = clock.map(|(at, _)| *at).max() {
             self.clock_us = self.clock_us.max(Some(clock));
         }
@@ -290,7 +326,12 @@ impl SourceState {
             encoded.object(row, &mut raw);
             let raw = String::from_utf8_lossy(&raw).into_owned();
             let reason = verdict.reason(time.lateness_us, self.ahead_us);
-            let letter = Letter { source: Arc::clone(&self.name), tick, reason, raw };
+            let letter = Letter {
+                source: Arc::clone(&self.name),
+                tick,
+                reason,
+                raw,
+            };
             if *verdict == Verdict::Late {
                 counts.late += 1;
                 out.late.push(letter);
@@ -299,7 +340,10 @@ impl SourceState {
                 out.rejected.push(letter);
             }
         }
-        let accepted: BooleanArray = verdicts.iter().map(|verdict| Some(*verdict == Verdict::Accepted)).collect();
+        let accepted: BooleanArray = verdicts
+            .iter()
+            .map(|verdict| Some(*verdict == Verdict::Accepted))
+            .collect();
         filter_record_batch(&rows, &accepted).expect("one verdict a row")
     }
 
@@ -337,12 +381,7 @@ impl Verdict {
     }
 }
 
-fn append(
-    kept: &mut BTreeMap<i64, Chunks>,
-    rows: &RecordBatch,
-    segments: Option<&[i64]>,
-    steps: &mut Vec<ChunkStep>,
-) {
+fn append(kept: &mut BTreeMap<i64, Chunks>, rows: &RecordBatch, segments: Option<&[i64]>, steps: &mut Vec<ChunkStep>) {
     let Some(segments) = segments else {
         steps.push(ChunkStep::Pushed(0, kept.entry(0).or_default().push(rows.clone())));
         return;
@@ -357,7 +396,10 @@ fn append(
 }
 
 fn columns(batch: &RecordBatch, positions: &[usize]) -> Vec<ArrayRef> {
-    positions.iter().map(|&position| canonical(batch.column(position))).collect()
+    positions
+        .iter()
+        .map(|&position| canonical(batch.column(position)))
+        .collect()
 }
 
 fn batch_of(schema: &SchemaRef, rows: &Rows, slots: &[u32]) -> RecordBatch {

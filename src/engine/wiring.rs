@@ -43,7 +43,13 @@ pub(super) fn feeds(deployment: &Deployment, start_us: i64) -> anyhow::Result<Ve
             _ => None,
         };
         if let Some(reader) = reader {
-            feeds.push(Feed { source: position, name: source.name.clone(), reader, time, speed });
+            feeds.push(Feed {
+                source: position,
+                name: source.name.clone(),
+                reader,
+                time,
+                speed,
+            });
         }
     }
     Ok(feeds)
@@ -88,7 +94,10 @@ pub(super) fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sende
         };
         // A key that is only declared may be violated, and then every row must be seen.
         let implied = view.implied_key.as_ref().and_then(|names| {
-            names.iter().map(|name| view.schema.index_of(name).ok()).collect::<Option<Vec<usize>>>()
+            names
+                .iter()
+                .map(|name| view.schema.index_of(name).ok())
+                .collect::<Option<Vec<usize>>>()
         });
         let told = implied.map_or(Told::Content, Told::Key);
         let store = RelationStore::new(Arc::clone(&view.schema), told);
@@ -96,16 +105,24 @@ pub(super) fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sende
         relations.push(RelationEntry::new(relation, store, Some(errors)));
         let key = definition.key.as_deref();
         alerts.push(match definition.kind {
-            ViewKind::Alert { priority } => {
-                Some(AlertState::new(&view.name, priority.as_str(), &view.schema, key.unwrap_or_default()))
-            }
+            ViewKind::Alert { priority } => Some(AlertState::new(
+                &view.name,
+                priority.as_str(),
+                &view.schema,
+                key.unwrap_or_default(),
+            )),
             ViewKind::View => None,
         });
-        keys.push(key.filter(|_| !definition.key_is_implied).map(|key| KeyCounts::new(&view.schema, key)));
+        keys.push(
+            key.filter(|_| !definition.key_is_implied)
+                .map(|key| KeyCounts::new(&view.schema, key)),
+        );
     }
     let views = &deployment.views;
     let readers = |name: &str| -> Vec<FlowId> {
-        (0..views.len()).filter(|&flow| views[flow].view.plan.relations().contains(&name)).collect()
+        (0..views.len())
+            .filter(|&flow| views[flow].view.plan.relations().contains(&name))
+            .collect()
     };
     // Views come after all they read: going backwards, what each reaches is known when it is asked for.
     let mut reach_flows: Vec<Vec<FlowId>> = vec![Vec::new(); views.len()];
@@ -119,14 +136,27 @@ pub(super) fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sende
     let reach = deployment
         .sources
         .iter()
-        .map(|source| sorted(readers(&source.name).iter().flat_map(|&reader| reach_flows[reader].clone()).collect()))
+        .map(|source| {
+            sorted(
+                readers(&source.name)
+                    .iter()
+                    .flat_map(|&reader| reach_flows[reader].clone())
+                    .collect(),
+            )
+        })
         .collect();
     for (flow, reached) in reach_flows.iter().enumerate() {
         for &reader in reached {
-            relations[deployment.sources.len() + reader].upstream.push(deployment.sources.len() + flow);
+            relations[deployment.sources.len() + reader]
+                .upstream
+                .push(deployment.sources.len() + flow);
         }
     }
-    let entries = deployment.sources.iter().map(|source| SourceEntry::new(&source.name)).collect();
+    let entries = deployment
+        .sources
+        .iter()
+        .map(|source| SourceEntry::new(&source.name))
+        .collect();
     let shared = Arc::new(Shared::new(deployment, relations, entries));
     let parts = Parts {
         shared: Arc::clone(&shared),

@@ -266,7 +266,11 @@ impl Program {
     fn rest(mut stream: TcpStream) -> String {
         let mut answer = Vec::new();
         if let Err(error) = stream.read_to_end(&mut answer) {
-            assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "it neither answers nor closes");
+            assert_ne!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock,
+                "it neither answers nor closes"
+            );
         }
         String::from_utf8_lossy(&answer).into_owned()
     }

@@ -51,7 +51,11 @@ impl Counted {
         self.scratch = groups;
     }
 
-    pub(super) fn delete(&mut self, rows: &RecordBatch, reject: &mut impl FnMut(&RecordBatch, usize, &str)) -> Vec<Updates> {
+    pub(super) fn delete(
+        &mut self,
+        rows: &RecordBatch,
+        reject: &mut impl FnMut(&RecordBatch, usize, &str),
+    ) -> Vec<Updates> {
         let mut groups = std::mem::take(&mut self.scratch);
         self.index.find(rows.columns(), rows.num_rows(), &mut groups);
         let mut gone = Vec::new();
@@ -64,7 +68,11 @@ impl Counted {
             gone.push(row as u32);
             self.counts[group as usize] -= 1;
             // Of equal rows the oldest goes: it would have expired first.
-            let oldest = self.segments.range((group, i64::MIN)..=(group, i64::MAX)).next().map(|(key, _)| *key);
+            let oldest = self
+                .segments
+                .range((group, i64::MIN)..=(group, i64::MAX))
+                .next()
+                .map(|(key, _)| *key);
             if let Some(oldest) = oldest {
                 self.lower(oldest, 1);
             }
@@ -74,7 +82,11 @@ impl Counted {
         }
         emptied.into_iter().for_each(|group| self.index.remove(group));
         self.scratch = groups;
-        if gone.is_empty() { Vec::new() } else { vec![Updates::deletes(take(rows, gone))] }
+        if gone.is_empty() {
+            Vec::new()
+        } else {
+            vec![Updates::deletes(take(rows, gone))]
+        }
     }
 
     fn lower(&mut self, (group, segment): (u32, i64), by: i64) {
@@ -88,8 +100,11 @@ impl Counted {
     }
 
     pub(super) fn expire(&mut self, segment: i64, schema: &SchemaRef) -> Vec<Updates> {
-        let groups: Vec<u32> =
-            self.by_segment.range((segment, 0)..=(segment, u32::MAX)).map(|((_, group), ())| *group).collect();
+        let groups: Vec<u32> = self
+            .by_segment
+            .range((segment, 0)..=(segment, u32::MAX))
+            .map(|((_, group), ())| *group)
+            .collect();
         let counts: Vec<i64> = groups.iter().map(|group| self.segments[&(*group, segment)]).collect();
         let rows = RecordBatch::try_new(Arc::clone(schema), self.index.keys(&groups)).expect("rows of this schema");
         for (&group, &count) in groups.iter().zip(&counts) {
@@ -100,6 +115,10 @@ impl Counted {
             }
         }
         let diffs: Vec<i64> = counts.into_iter().map(|count| -count).collect();
-        if diffs.is_empty() { Vec::new() } else { vec![Updates::new(rows, diffs)] }
+        if diffs.is_empty() {
+            Vec::new()
+        } else {
+            vec![Updates::new(rows, diffs)]
+        }
     }
 }

@@ -58,8 +58,10 @@ impl Keyed {
     /// Replaces; the last row of a key wins, or the one of the highest version.
     pub(super) fn upsert(&mut self, rows: &RecordBatch, segments: Option<&[i64]>, schema: &SchemaRef) -> Vec<Updates> {
         let mut groups = std::mem::take(&mut self.scratch);
-        self.index.intern(&columns(rows, &self.key), rows.num_rows(), &mut groups);
-        self.slots.resize(self.index.groups().max(self.slots.len()), (NO_SLOT, i64::MIN));
+        self.index
+            .intern(&columns(rows, &self.key), rows.num_rows(), &mut groups);
+        self.slots
+            .resize(self.index.groups().max(self.slots.len()), (NO_SLOT, i64::MIN));
         let winners = self.winners(rows, &groups);
         let incoming = self.rows.incoming(rows.columns());
         let (mut old, mut new) = (Vec::new(), Vec::new());
@@ -130,8 +132,11 @@ impl Keyed {
         reject: &mut impl FnMut(&RecordBatch, usize, &str),
     ) -> Vec<Updates> {
         // A deletion names its key; whatever else it holds is not looked at.
-        let key: Option<Vec<usize>> =
-            self.key.iter().map(|&column| rows.schema().index_of(schema.field(column).name()).ok()).collect();
+        let key: Option<Vec<usize>> = self
+            .key
+            .iter()
+            .map(|&column| rows.schema().index_of(schema.field(column).name()).ok())
+            .collect();
         let mut groups = std::mem::take(&mut self.scratch);
         match key {
             Some(key) => self.index.find(&columns(rows, &key), rows.num_rows(), &mut groups),

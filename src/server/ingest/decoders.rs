@@ -76,7 +76,11 @@ impl Decoders {
             (Some(keys), Operation::Delete) => keys,
             _ => &self.whole,
         };
-        let pool = if kind == FormatKind::Csv { &pools.csv } else { &pools.json };
+        let pool = if kind == FormatKind::Csv {
+            &pools.csv
+        } else {
+            &pools.json
+        };
         let idle = pool.idle.lock().ok().and_then(|mut idle| idle.pop());
         let mut decoder = match idle {
             Some(decoder) => decoder,
