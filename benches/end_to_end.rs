@@ -34,11 +34,17 @@ fn main() -> ExitCode {
         echo::serve();
         return ExitCode::SUCCESS;
     }
-    let seconds = std::env::var("SANGAM_BENCH_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(30);
+    let seconds = std::env::var("SANGAM_BENCH_SECONDS")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(30);
     let duration = Duration::from_secs(seconds);
     let stations = stations();
     println!("POST to WebSocket on config/water, {seconds} s a rate; milliseconds");
-    println!("{:>10}  {:<8} {:>9} {:>9} {:>9} {:>10} {:>7} {:>9}", "events/s", "", "p50", "p99", "p99.9", "seen/s", "cores", "MiB");
+    println!(
+        "{:>10}  {:<8} {:>9} {:>9} {:>9} {:>10} {:>7} {:>9}",
+        "events/s", "", "p50", "p99", "p99.9", "seen/s", "cores", "MiB"
+    );
     let (mut held, mut ok) = (0, true);
     for rate in RATES {
         let echoed = measure("echo", rate, duration, &stations, &echo());
@@ -89,5 +95,8 @@ fn echo() -> Program {
 fn stations() -> Vec<String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/water/data/stations.csv");
     let text = std::fs::read_to_string(path).expect("the stations");
-    text.lines().skip(1).filter_map(|line| Some(line.split_once(',')?.0.to_owned())).collect()
+    text.lines()
+        .skip(1)
+        .filter_map(|line| Some(line.split_once(',')?.0.to_owned()))
+        .collect()
 }

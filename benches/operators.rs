@@ -38,7 +38,10 @@ const DIFFERENTIAL: &str = "typed differential";
 
 fn main() -> ExitCode {
     // What `cargo bench` passes to every bench means nothing here; a word picks contests.
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     let picked = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
     let mut held = true;
     if picked("groups-100k") {
@@ -68,8 +71,11 @@ fn groups_100k() -> bool {
             Contender::new("text key", || groups(&texts, 1)).at_least(1.5, DIFFERENTIAL),
             Contender::new("text key, 2 workers", || groups(&texts, 2)).against("text key"),
             Contender::new("bigint key, double sum", || groups(&doubles, 1)).against(DIFFERENTIAL),
-            Contender::new("bigint key, through the store", || store::time(GROUPS, &integers))
-                .at_least_aiming(2.0, 4.0, DIFFERENTIAL),
+            Contender::new("bigint key, through the store", || store::time(GROUPS, &integers)).at_least_aiming(
+                2.0,
+                4.0,
+                DIFFERENTIAL,
+            ),
         ],
     )
 }
@@ -115,7 +121,11 @@ fn groups(ticks: &[RecordBatch], workers: usize) -> Duration {
     let mut running = Running::start(&planned_groups(ticks), workers);
     let mut rows = 0;
     let took = running.time("facts", ticks, |updates| rows += weighed(updates, 2));
-    assert_eq!(rows, (ticks.len() * TICK_ROWS) as i64, "every row is counted in one group");
+    assert_eq!(
+        rows,
+        (ticks.len() * TICK_ROWS) as i64,
+        "every row is counted in one group"
+    );
     took
 }
 
@@ -131,15 +141,25 @@ fn joined(ticks: &[RecordBatch], table: &RecordBatch, workers: usize) -> Duratio
         weights += weighed(updates, 2);
     });
     assert_eq!(rows, ticks.len() * TICK_ROWS, "every fact has one weight");
-    let keys = ticks.iter().flat_map(|tick| tick.column(0).as_primitive::<Int64Type>().values().iter());
-    assert_eq!(weights, keys.map(|key| facts::weight(*key)).sum::<i64>(), "it is the key's own");
+    let keys = ticks
+        .iter()
+        .flat_map(|tick| tick.column(0).as_primitive::<Int64Type>().values().iter());
+    assert_eq!(
+        weights,
+        keys.map(|key| facts::weight(*key)).sum::<i64>(),
+        "it is the key's own"
+    );
     took
 }
 
 /// Sums a column of counts times the diffs.
 fn weighed(updates: &Updates, column: usize) -> i64 {
     let values = updates.rows().column(column).as_primitive::<Int64Type>().values();
-    values.iter().zip(updates.diffs().iter()).map(|(value, diff)| value * diff).sum()
+    values
+        .iter()
+        .zip(updates.diffs().iter())
+        .map(|(value, diff)| value * diff)
+        .sum()
 }
 
 /// Adds up every delta of one run and compares each group with the facts.
@@ -157,7 +177,9 @@ fn check_groups(ticks: &[RecordBatch]) {
     Running::start(&planned_groups(ticks), 2).time("facts", ticks, |updates| {
         let columns = [0, 1, 2].map(|column| updates.rows().column(column).as_primitive::<Int64Type>().values());
         for (row, diff) in updates.diffs().iter().enumerate() {
-            let entry = found.entry((columns[0][row], columns[1][row], columns[2][row])).or_default();
+            let entry = found
+                .entry((columns[0][row], columns[1][row], columns[2][row]))
+                .or_default();
             *entry += diff;
         }
     });

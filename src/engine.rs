@@ -4,7 +4,8 @@
 //! by the `clock`, lets each `source` decide what enters and leaves (`chunks`
 //! hold what only grows, `letters` what did not enter), hands ticks to the
 //! workers and publishes their answers to the `store`, past `alerts` and `keys`.
-//! `shared` is what everyone reads, `tables` shows it to SQL.
+//! `shared` is what everyone reads, `tables` shows it to SQL; `wiring` puts all of
+//! it together.
 mod alerts;
 mod base;
 mod chunks;
@@ -17,9 +18,9 @@ mod shared;
 mod source;
 mod store;
 mod tables;
+mod wiring;
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -27,23 +28,20 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use arrow::datatypes::SchemaRef;
-use connectors::{ConnectorConfig, Decoded, Setting};
+use connectors::Decoded;
 use crossbeam_channel::{Sender, bounded, unbounded};
-use dataflows::workers::{FlowId, FlowSpec, Workers, check};
-use dataflows::{OperatorStats, Tick, Updates, error_schema};
+use dataflows::workers::{FlowSpec, Workers, check};
+use dataflows::{OperatorStats, Tick, Updates};
 use queries::Relations;
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use crate::config::{Clock, Deployment, ViewKind};
-use alerts::AlertState;
-use base::Told;
-use coordinator::{Coordinator, Parts, Request};
-use feed::{Doors, Feed};
-use keys::KeyCounts;
-use shared::{RelationEntry, Shared, SourceEntry};
-use source::SourceState;
+use crate::config::{Clock, Deployment};
+use coordinator::{Coordinator, Request};
+use feed::Doors;
+use shared::{RelationEntry, Shared};
 use store::RelationStore;
 use tables::{Reading, TABLES};
+use wiring::{feeds, wire};
 
 pub use alerts::TRANSITIONS_MAX;
 pub use coordinator::Accepted;
@@ -174,7 +172,9 @@ impl Engine {
                 .add_system_table(table.name, (table.schema)())
                 .with_context(|| format!("could not add the system table {}", table.name))?;
         }
-        let start_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let start_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as i64);
         let feeds = feeds(&deployment, start_us)?;
         let count = deployment
             .options
@@ -185,7 +185,10 @@ impl Engine {
         for definition in &deployment.views {
             let view = &definition.view;
             check(&view.plan).with_context(|| format!("could not run view \"{}\"", view.name))?;
-            workers.install(&Arc::new(FlowSpec { view: view.name.clone(), plan: view.plan.clone() }));
+            workers.install(&Arc::new(FlowSpec {
+                view: view.name.clone(),
+                plan: view.plan.clone(),
+            }));
         }
         let (keeper, folds) = bounded::<usize>(64);
         let (shared, parts) = wire(deployment, &workers, keeper);
@@ -266,7 +269,10 @@ impl Engine {
             .ok_or_else(|| IngestError::UnknownSource(source.to_owned()))?;
         let rows = decoded.rows.num_rows().clamp(1, WAITING_ROWS_MAX) as u32;
         let waiting = Arc::clone(&self.inner.waiting);
-        let permit = waiting.acquire_many_owned(rows).await.map_err(|_| IngestError::Stopped)?;
+        let permit = waiting
+            .acquire_many_owned(rows)
+            .await
+            .map_err(|_| IngestError::Stopped)?;
         let (reply, answer) = oneshot::channel();
         let request = Request::Ingest {
             source: position,
@@ -335,10 +341,20 @@ impl Engine {
         }
         // A table of the whole is of the tick at which the whole is complete.
         let everything = !system.is_empty();
-        let watched: Vec<&RelationEntry> =
-            if everything { shared.relations.iter().collect() } else { entries.clone() };
-        let stores = || watched.iter().flat_map(|entry| std::iter::once(&entry.store).chain(&entry.errors));
-        let tick = stores().map(RelationStore::complete_through).min().unwrap_or_else(|| self.acknowledged());
+        let watched: Vec<&RelationEntry> = if everything {
+            shared.relations.iter().collect()
+        } else {
+            entries.clone()
+        };
+        let stores = || {
+            watched
+                .iter()
+                .flat_map(|entry| std::iter::once(&entry.store).chain(&entry.errors))
+        };
+        let tick = stores()
+            .map(RelationStore::complete_through)
+            .min()
+            .unwrap_or_else(|| self.acknowledged());
         let folded = stores().map(RelationStore::folded_through).max().unwrap_or(0);
         if tick < at_least || tick < folded {
             return Ok(None);
@@ -346,13 +362,21 @@ impl Engine {
         let mut relations = Relations::new();
         for entry in entries {
             // Another reader may have moved a relation on meanwhile: then this one looks again.
-            let Ok(batches) = entry.store.snapshot(tick) else { return Ok(None) };
+            let Ok(batches) = entry.store.snapshot(tick) else {
+                return Ok(None);
+            };
             let schema = Arc::clone(&entry.relation.schema);
             relations.insert(entry.relation.name.clone(), (schema, batches));
         }
         for table in system {
-            let reading = Reading { shared, workers: &self.inner.workers, tick };
-            let Ok(batches) = (table.read)(&reading) else { return Ok(None) };
+            let reading = Reading {
+                shared,
+                workers: &self.inner.workers,
+                tick,
+            };
+            let Ok(batches) = (table.read)(&reading) else {
+                return Ok(None);
+            };
             relations.insert(table.name.to_owned(), ((table.schema)(), batches));
         }
         Ok(Some(Snapshot { tick, relations }))
@@ -378,7 +402,8 @@ impl Engine {
 
     /// Returns how many rows a relation has, as of its newest change.
     pub fn rows(&self, relation: &str) -> u64 {
-        self.entry(relation).map_or(0, |entry| u64::try_from(entry.store.rows()).unwrap_or(0))
+        self.entry(relation)
+            .map_or(0, |entry| u64::try_from(entry.store.rows()).unwrap_or(0))
     }
 
     /// Returns how many failing rows may be missing from a view: its own and those of the views it reads.
@@ -408,7 +433,10 @@ impl Engine {
         views
             .zip(stats)
             .flat_map(|(view, operators)| {
-                operators.into_iter().map(|stats| ViewOperator { view: view.view.name.clone(), stats })
+                operators.into_iter().map(|stats| ViewOperator {
+                    view: view.view.name.clone(),
+                    stats,
+                })
             })
             .collect()
     }
@@ -433,7 +461,8 @@ impl Engine {
 
     /// Returns how many alerts of one name now stand.
     pub fn standing(&self, alert: &str) -> u64 {
-        self.entry(alert).map_or(0, |entry| entry.standing.load(Ordering::Relaxed))
+        self.entry(alert)
+            .map_or(0, |entry| entry.standing.load(Ordering::Relaxed))
     }
 
     /// Returns the median and the 99th percentile of how long the newest ticks took, in seconds.
@@ -477,137 +506,4 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<Join
         .name(format!("sangam {name}"))
         .spawn(run)
         .with_context(|| format!("could not start the thread \"{name}\""))
-}
-
-/// Opens every source that is read.
-fn feeds(deployment: &Deployment, start_us: i64) -> anyhow::Result<Vec<Feed>> {
-    let mut feeds = Vec::new();
-    for (position, source) in deployment.sources.iter().enumerate() {
-        let time = source.time.map(|time| time.column);
-        let setting = Setting {
-            columns: &source.columns,
-            format: &source.format,
-            time_column: time,
-            time_zone: &deployment.options.time_zone,
-            directory: &deployment.dir,
-            start_us,
-        };
-        let reader = source
-            .connector
-            .reader(&setting)
-            .with_context(|| format!("could not open source \"{}\"", source.name))?;
-        let speed = match &source.connector {
-            ConnectorConfig::File(file) => file.speed,
-            _ => None,
-        };
-        if let Some(reader) = reader {
-            feeds.push(Feed { source: position, name: source.name.clone(), reader, time, speed });
-        }
-    }
-    Ok(feeds)
-}
-
-/// Builds what the doors read and what the coordinator starts with.
-fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sender<usize>) -> (Arc<Shared>, Parts) {
-    let mut relations = Vec::new();
-    let mut sources = Vec::new();
-    for source in &deployment.sources {
-        let state = SourceState::new(source, source.time.and_then(|time| time.ahead_us));
-        let relation = Relation {
-            name: source.name.clone(),
-            kind: RelationKind::Source,
-            schema: Arc::clone(&source.schema),
-            key: source.key.clone(),
-            definition: hashed(&format!("{:?}", source.schema)),
-        };
-        let told = match &source.key {
-            Some(key) => Told::Key(key.clone()),
-            None if state.is_appended() => Told::Chunks,
-            None => Told::Content,
-        };
-        let store = RelationStore::new(Arc::clone(&source.schema), told);
-        relations.push(RelationEntry::new(relation, store, None));
-        sources.push(state);
-    }
-    let mut alerts = Vec::new();
-    let mut keys = Vec::new();
-    for definition in &deployment.views {
-        let view = &definition.view;
-        let kind = match definition.kind {
-            ViewKind::View => RelationKind::View,
-            ViewKind::Alert { .. } => RelationKind::Alert,
-        };
-        let relation = Relation {
-            name: view.name.clone(),
-            kind,
-            schema: Arc::clone(&view.schema),
-            key: definition.key.clone(),
-            definition: hashed(&(&view.sql, &definition.key)),
-        };
-        // A key that is only declared may be violated, and then every row must be seen.
-        let told = match &definition.key {
-            Some(key) if definition.key_is_implied => Told::Key(key.clone()),
-            _ => Told::Content,
-        };
-        let store = RelationStore::new(Arc::clone(&view.schema), told);
-        let errors = RelationStore::new(error_schema(), Told::Content);
-        relations.push(RelationEntry::new(relation, store, Some(errors)));
-        let key = definition.key.as_deref();
-        alerts.push(match definition.kind {
-            ViewKind::Alert { priority } => {
-                Some(AlertState::new(&view.name, priority.as_str(), &view.schema, key.unwrap_or_default()))
-            }
-            ViewKind::View => None,
-        });
-        keys.push(key.filter(|_| !definition.key_is_implied).map(|key| KeyCounts::new(&view.schema, key)));
-    }
-    let views = &deployment.views;
-    let readers = |name: &str| -> Vec<FlowId> {
-        (0..views.len()).filter(|&flow| views[flow].view.plan.relations().contains(&name)).collect()
-    };
-    // Views come after all they read: going backwards, what each reaches is known when it is asked for.
-    let mut reach_flows: Vec<Vec<FlowId>> = vec![Vec::new(); views.len()];
-    for flow in (0..views.len()).rev() {
-        let mut reached = vec![flow];
-        for reader in readers(&views[flow].view.name) {
-            reached.extend(&reach_flows[reader]);
-        }
-        reach_flows[flow] = sorted(reached);
-    }
-    let reach = deployment
-        .sources
-        .iter()
-        .map(|source| sorted(readers(&source.name).iter().flat_map(|&reader| reach_flows[reader].clone()).collect()))
-        .collect();
-    for (flow, reached) in reach_flows.iter().enumerate() {
-        for &reader in reached {
-            relations[deployment.sources.len() + reader].upstream.push(deployment.sources.len() + flow);
-        }
-    }
-    let entries = deployment.sources.iter().map(|source| SourceEntry::new(&source.name)).collect();
-    let shared = Arc::new(Shared::new(deployment, relations, entries));
-    let parts = Parts {
-        shared: Arc::clone(&shared),
-        workers: Arc::clone(workers),
-        sources,
-        reach,
-        reach_flows,
-        alerts,
-        keys,
-        keeper,
-    };
-    (shared, parts)
-}
-
-fn sorted(mut flows: Vec<FlowId>) -> Vec<FlowId> {
-    flows.sort_unstable();
-    flows.dedup();
-    flows
-}
-
-fn hashed(value: &impl Hash) -> u64 {
-    // Without random keys: the same definition has the same number in every run of one program.
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }

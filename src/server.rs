@@ -155,7 +155,9 @@ async fn count(request: Request, next: Next) -> Response {
 /// Finds the door a path leads to.
 fn endpoint(path: &str) -> Option<(&'static str, &'static str, &'static str)> {
     let leads_to = |pattern: &str| match pattern.split_once('{') {
-        Some((stem, _)) => path.strip_prefix(stem).is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
+        Some((stem, _)) => path
+            .strip_prefix(stem)
+            .is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
         None => path == pattern,
     };
     ENDPOINTS.iter().copied().find(|(_, pattern, _)| leads_to(pattern))

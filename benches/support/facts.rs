@@ -1,4 +1,5 @@
 //! The updates every contender is given: `(key, amount)`, uniform over the keys, from a fixed seed.
+#![allow(dead_code, reason = "each bench uses its part of this")]
 
 use std::sync::Arc;
 
@@ -19,7 +20,11 @@ impl Facts {
     pub fn generate(keys: u64, rows: usize) -> Facts {
         let mut random = Pcg64::seed_from_u64(7);
         let mut row = || (random.random_range(0..keys), random.random_range(-1000..1000));
-        Facts { ticks: (0..rows / TICK_ROWS).map(|_| (0..TICK_ROWS).map(|_| row()).collect()).collect() }
+        Facts {
+            ticks: (0..rows / TICK_ROWS)
+                .map(|_| (0..TICK_ROWS).map(|_| row()).collect())
+                .collect(),
+        }
     }
 
     pub fn rows(&self) -> usize {
@@ -28,20 +33,35 @@ impl Facts {
 
     /// The ticks as batches of `key bigint, amount bigint`.
     pub fn integers(&self) -> Vec<RecordBatch> {
-        self.batches(|keys| Arc::new(Int64Array::from_iter_values(keys.map(|key| key as i64))), integer_amounts)
+        self.batches(
+            |keys| Arc::new(Int64Array::from_iter_values(keys.map(|key| key as i64))),
+            integer_amounts,
+        )
     }
 
     /// The same with keys of 15 bytes of text.
     pub fn texts(&self) -> Vec<RecordBatch> {
-        self.batches(|keys| Arc::new(StringArray::from_iter_values(keys.map(|key| format!("station{key:08}")))), integer_amounts)
+        self.batches(
+            |keys| {
+                Arc::new(StringArray::from_iter_values(
+                    keys.map(|key| format!("station{key:08}")),
+                ))
+            },
+            integer_amounts,
+        )
     }
 
     /// The same with `amount double`.
     pub fn doubles(&self) -> Vec<RecordBatch> {
         let amounts = |tick: &[(u64, i64)]| -> ArrayRef {
-            Arc::new(Float64Array::from_iter_values(tick.iter().map(|(_, amount)| *amount as f64 * 0.1)))
+            Arc::new(Float64Array::from_iter_values(
+                tick.iter().map(|(_, amount)| *amount as f64 * 0.1),
+            ))
         };
-        self.batches(|keys| Arc::new(Int64Array::from_iter_values(keys.map(|key| key as i64))), amounts)
+        self.batches(
+            |keys| Arc::new(Int64Array::from_iter_values(keys.map(|key| key as i64))),
+            amounts,
+        )
     }
 
     fn batches(
@@ -52,8 +72,9 @@ impl Facts {
         let batch = |tick: &Vec<(u64, i64)>| {
             let columns = [keys(&mut tick.iter().map(|(key, _)| *key)), amounts(tick)];
             let fields = ["key", "amount"].into_iter().zip(&columns);
-            let fields: Vec<Field> =
-                fields.map(|(name, column)| Field::new(name, column.data_type().clone(), false)).collect();
+            let fields: Vec<Field> = fields
+                .map(|(name, column)| Field::new(name, column.data_type().clone(), false))
+                .collect();
             RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.to_vec()).expect("two columns a tick")
         };
         self.ticks.iter().map(batch).collect()

@@ -75,7 +75,11 @@ pub fn run(address: &str, rate: usize, duration: Duration, stations: &[String]) 
     senders.into_iter().for_each(|sender| sender.join().expect("a sender"));
     let (mut latencies, last) = watcher.join().expect("the watcher");
     latencies.sort_unstable_by(f64::total_cmp);
-    Outcome { sent: posts * rows, latencies, took: last.saturating_duration_since(start) }
+    Outcome {
+        sent: posts * rows,
+        latencies,
+        took: last.saturating_duration_since(start),
+    }
 }
 
 struct Sender {
@@ -114,7 +118,9 @@ impl Sender {
             self.next += 1;
             let at_us = due_us + row as i64;
             self.owed[*station].lock().expect("no panic").push_back((at_us, due));
-            let at = DateTime::from_timestamp_micros(at_us).expect("a time").to_rfc3339_opts(SecondsFormat::Micros, true);
+            let at = DateTime::from_timestamp_micros(at_us)
+                .expect("a time")
+                .to_rfc3339_opts(SecondsFormat::Micros, true);
             let mut some = |low: f64, high: f64| self.random.random_range(low..high);
             let comma = if row == 0 { '[' } else { ',' };
             let (ph, oxygen, bod) = (some(6.5, 8.5), some(3.0, 8.0), some(1.0, 9.0));
@@ -145,11 +151,16 @@ impl Sender {
             assert!(read > 0, "the program closed the connection");
             self.answer.extend_from_slice(&part[..read]);
             let text = String::from_utf8_lossy(&self.answer);
-            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                continue;
+            };
             let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
             if body.len() >= length.and_then(|length| length.parse().ok()).unwrap_or(0) {
                 assert!(head.starts_with("HTTP/1.1 200"), "{text}");
-                assert!(body.is_empty() || body.contains(&format!("\"accepted\":{rows},")), "{text}");
+                assert!(
+                    body.is_empty() || body.contains(&format!("\"accepted\":{rows},")),
+                    "{text}"
+                );
                 return;
             }
         }
@@ -176,9 +187,14 @@ fn watch(
     duration: Duration,
     ready: &std::sync::mpsc::Sender<()>,
 ) -> (Vec<f64>, Instant) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
-        let (mut socket, _) = tokio_tungstenite::connect_async(format!("ws://{address}/ws")).await.expect("a socket");
+        let (mut socket, _) = tokio_tungstenite::connect_async(format!("ws://{address}/ws"))
+            .await
+            .expect("a socket");
         let ask = r#"{"type":"subscribe","id":"l","view":"latest","columns":["station","at"]}"#;
         socket.send(Message::text(ask)).await.expect("a request");
         // The snapshot, which is empty.
@@ -193,8 +209,13 @@ fn watch(
             if let Message::Text(text) = message {
                 let frame: Frame = serde_json::from_str(&text).expect("a frame");
                 for row in frame.upsert {
-                    let station = stations.iter().position(|station| *station == row.station).expect("a station");
-                    let at_us = DateTime::parse_from_rfc3339(&row.at).expect("a time").timestamp_micros();
+                    let station = stations
+                        .iter()
+                        .position(|station| *station == row.station)
+                        .expect("a station");
+                    let at_us = DateTime::parse_from_rfc3339(&row.at)
+                        .expect("a time")
+                        .timestamp_micros();
                     let mut owed = owed[station].lock().expect("no panic");
                     while let Some((_, due)) = owed.pop_front_if(|(owed_us, _)| *owed_us <= at_us) {
                         latencies.push(now.saturating_duration_since(due).as_secs_f64() * 1e3);

@@ -1,4 +1,5 @@
 //! The built program on a copy of a deployment, and what the machine says of its process.
+#![allow(dead_code, reason = "each bench uses its part of this")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,7 +18,6 @@ pub struct Program {
 
 impl Program {
     /// Starts `config/water`; with `http`, its simulated sources take POSTs only.
-    #[allow(dead_code, reason = "one bench needs it this way, the other that way")]
     pub fn water(http: bool) -> Program {
         let dir = tempfile::tempdir().expect("a folder");
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/water"), dir.path());
@@ -37,7 +37,11 @@ impl Program {
 
     /// Starts any program that prints the `http://` address it answers at.
     pub fn start(mut command: Command, dir: TempDir) -> Program {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a program");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a program");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let address = lines.by_ref().find_map(|line| {
             let line = line.ok()?;
@@ -45,7 +49,11 @@ impl Program {
         });
         // Whoever stops reading stops the program at its next line.
         std::thread::spawn(move || lines.for_each(drop));
-        Program { child, address: address.expect("the program says where it answers"), _dir: dir }
+        Program {
+            child,
+            address: address.expect("the program says where it answers"),
+            _dir: dir,
+        }
     }
 
     /// Host and port.
@@ -57,7 +65,10 @@ impl Program {
     pub fn processor_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = [11, 12].iter().filter_map(|&at| fields.get(at)?.parse::<u64>().ok()).sum();
+        let ticks: u64 = [11, 12]
+            .iter()
+            .filter_map(|&at| fields.get(at)?.parse::<u64>().ok())
+            .sum();
         // The kernel counts in hundredths, whatever it does inside.
         Duration::from_millis(ticks * 10)
     }
@@ -65,7 +76,10 @@ impl Program {
     /// Resident memory, in MiB.
     pub fn resident_mib(&self) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap_or("0 kB");
         line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1024.0
     }
 }

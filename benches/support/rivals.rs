@@ -46,7 +46,8 @@ pub fn differential_join(facts: &Arc<Facts>, keys: u64) -> Duration {
         worker.dataflow(|scope| {
             let left = left.to_collection(scope).arrange_by_key();
             let right = right.to_collection(scope).arrange_by_key();
-            left.join_core(right, |key, amount, weight| Some((*key, *amount, *weight))).probe_with(&mut probe);
+            left.join_core(right, |key, amount, weight| Some((*key, *amount, *weight)))
+                .probe_with(&mut probe);
         });
         for key in 0..keys {
             right.update((key, weight(key as i64)), 1);

@@ -1,7 +1,9 @@
 //! Runs contenders in turns and compares them by the ratios of paired runs.
 //!
 //! A machine is never quiet. Runs of one round happen within seconds of each
-//! other, so their ratio says more than either figure alone.
+//! other, so their ratio says more than either figure alone; the ratio of the
+//! processor time they took, set-up included, hardly depends on the neighbours.
+#![allow(dead_code, reason = "each bench uses its part of this")]
 
 use std::time::Duration;
 
@@ -22,7 +24,11 @@ struct Bar<'a> {
 impl<'a> Contender<'a> {
     /// Measures `run`, which says how long it took.
     pub fn new(name: &'a str, run: impl FnMut() -> Duration + 'a) -> Self {
-        Contender { name, run: Box::new(run), bars: Vec::new() }
+        Contender {
+            name,
+            run: Box::new(run),
+            bars: Vec::new(),
+        }
     }
 
     /// Reports its speed relative to another one.
@@ -53,19 +59,27 @@ pub fn compete(title: &str, updates: usize, mut contenders: Vec<Contender>) -> b
     println!("\n{title}; median of {rounds} rounds");
     println!("{:<34} {:>12}   ratios", "", "M updates/s");
     let mut seconds = vec![Vec::new(); contenders.len()];
+    let mut processor = seconds.clone();
     for _ in 0..rounds {
-        for (contender, seconds) in contenders.iter_mut().zip(&mut seconds) {
-            seconds.push((contender.run)().as_secs_f64());
+        for (at, contender) in contenders.iter_mut().enumerate() {
+            let before = processor_seconds();
+            seconds[at].push((contender.run)().as_secs_f64());
+            processor[at].push(processor_seconds() - before);
         }
     }
     let mut held = true;
-    for (contender, own) in contenders.iter().zip(&seconds) {
+    for (at, contender) in contenders.iter().enumerate() {
+        let own = &seconds[at];
         let rates = own.iter().map(|seconds| updates as f64 / seconds / 1e6).collect();
         print!("{:<34} {:>12.2}  ", contender.name, median(rates));
         for bar in &contender.bars {
-            let other = contenders.iter().position(|other| other.name == bar.against).expect("another contender");
-            let ratio = median(own.iter().zip(&seconds[other]).map(|(own, other)| other / own).collect());
-            print!(" {ratio:.2}x {}", bar.against);
+            let other = contenders
+                .iter()
+                .position(|other| other.name == bar.against)
+                .expect("another contender");
+            let ratio = ratio(own, &seconds[other]);
+            let by_processor = self::ratio(&processor[at], &processor[other]);
+            print!(" {ratio:.2}x {} ({by_processor:.2}x by processor time)", bar.against);
             if let Some(aim) = bar.aim {
                 print!(", aim {aim}x{}", if ratio < aim { " missed" } else { "" });
             }
@@ -82,7 +96,28 @@ pub fn compete(title: &str, updates: usize, mut contenders: Vec<Contender>) -> b
 
 /// How many rounds: `SANGAM_BENCH_ROUNDS`, else five.
 fn rounds() -> usize {
-    std::env::var("SANGAM_BENCH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5)
+    std::env::var("SANGAM_BENCH_ROUNDS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(5)
+}
+
+/// How many times less of the other's, by the median of the rounds.
+fn ratio(own: &[f64], other: &[f64]) -> f64 {
+    median(own.iter().zip(other).map(|(own, other)| other / own).collect())
+}
+
+/// What all threads of this process have taken, to a hundredth of a second.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(11)
+        .take(2);
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

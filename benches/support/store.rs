@@ -9,20 +9,34 @@ use sangam::engine::{Engine, Operation};
 
 /// Returns how long it takes from the first batch until a reader has the view's rows after the last one.
 pub fn time(sql: &str, ticks: &[RecordBatch]) -> Duration {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         let engine = start(sql, &ticks[0]);
         let begin = Instant::now();
         let mut tick = 0;
         // Answered once cut, which is not before fewer than `in_flight` are unfinished.
         for rows in ticks {
-            let decoded = Decoded { rows: rows.clone(), rejected: Vec::new() };
-            tick = engine.ingest("facts", Operation::Insert, decoded).await.expect("an open source").tick;
+            let decoded = Decoded {
+                rows: rows.clone(),
+                rejected: Vec::new(),
+            };
+            tick = engine
+                .ingest("facts", Operation::Insert, decoded)
+                .await
+                .expect("an open source")
+                .tick;
         }
         let snapshot = engine.snapshot(&["view".to_owned()], tick).await.expect("a view");
         let took = begin.elapsed();
         let rows: usize = snapshot.relations["view"].1.iter().map(RecordBatch::num_rows).sum();
-        assert_eq!(rows as u64, engine.rows("view"), "the base holds what the changes come to");
+        assert_eq!(
+            rows as u64,
+            engine.rows("view"),
+            "the base holds what the changes come to"
+        );
         engine.shutdown();
         took
     })
@@ -52,7 +66,10 @@ fn start(sql: &str, batch: &RecordBatch) -> Engine {
     write("deployment.toml", "clock = \"event\"\nworkers = 1\n");
     write(
         "sources/facts.toml",
-        &format!("columns = {{ {} }}\n[connector]\ntype = \"http\"\n[format]\ntype = \"json\"\n", columns.join(", ")),
+        &format!(
+            "columns = {{ {} }}\n[connector]\ntype = \"http\"\n[format]\ntype = \"json\"\n",
+            columns.join(", ")
+        ),
     );
     write("views/view.sql", sql);
     Engine::start(sangam::config::load(dir.path()).expect("a good deployment")).expect("an engine")

@@ -1,4 +1,5 @@
 //! Runs a view from its SQL text on worker threads alone: batches in, delta batches out.
+#![allow(dead_code, reason = "each bench uses its part of this")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,8 +43,16 @@ impl Running {
     pub fn start(view: &View, workers: usize) -> Running {
         let (responses, answers) = unbounded();
         let workers = Workers::start(workers, responses).expect("threads");
-        workers.install(&Arc::new(FlowSpec { view: view.name.clone(), plan: view.plan.clone() }));
-        Running { workers, answers, tick: 0, missing: 0 }
+        workers.install(&Arc::new(FlowSpec {
+            view: view.name.clone(),
+            plan: view.plan.clone(),
+        }));
+        Running {
+            workers,
+            answers,
+            tick: 0,
+            missing: 0,
+        }
     }
 
     /// Sends one tick of one source, first waiting while too many are unanswered.
@@ -54,7 +63,11 @@ impl Running {
         self.tick += 1;
         self.missing += self.workers.count();
         let inputs = vec![(Arc::clone(source), Updates::inserts(rows.clone()))];
-        self.workers.tick(TickInput { tick: self.tick, inputs, flows: vec![0] });
+        self.workers.tick(TickInput {
+            tick: self.tick,
+            inputs,
+            flows: vec![0],
+        });
     }
 
     /// Waits for every answer.
@@ -81,5 +94,13 @@ impl Running {
         }
         self.finish(&mut see);
         start.elapsed()
+    }
+
+    /// Returns rows and bytes of state, over all operators.
+    pub fn state(&self) -> (u64, u64) {
+        let operators = self.workers.stats().into_iter().flatten();
+        operators.fold((0, 0), |(rows, bytes), stats| {
+            (rows + stats.state_rows, bytes + stats.state_bytes)
+        })
     }
 }

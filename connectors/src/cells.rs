@@ -91,18 +91,10 @@ impl Cells {
     }
 
     /// The values of one slot, row after row; `text` is the input.
-    pub(crate) fn column<'a>(
-        &'a self,
-        text: &'a str,
-        slot: usize,
-    ) -> impl Iterator<Item = Cell<'a>> {
+    pub(crate) fn column<'a>(&'a self, text: &'a str, slot: usize) -> impl Iterator<Item = Cell<'a>> {
         self.spans.chunks_exact(self.width.max(1)).map(move |row| {
             let span = row[slot];
-            let text = if span.unescaped {
-                self.unescaped.as_str()
-            } else {
-                text
-            };
+            let text = if span.unescaped { self.unescaped.as_str() } else { text };
             Cell {
                 kind: span.kind,
                 text: &text[span.start as usize..span.end as usize],

@@ -13,17 +13,13 @@ pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
     })?;
     // An i64 of microseconds must hold it and leave room to add.
     if duration > Duration::from_secs(366 * 86_400 * 1000) {
-        return Err(de::Error::custom(format!(
-            "\"{text}\" is longer than 1000 years"
-        )));
+        return Err(de::Error::custom(format!("\"{text}\" is longer than 1000 years")));
     }
     Ok(duration)
 }
 
 /// Reads a duration that may be absent.
-pub(crate) fn optional<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Duration>, D::Error> {
+pub(crate) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     duration(deserializer).map(Some)
 }
 

@@ -123,15 +123,8 @@ impl FormatConfig {
         if let Some(kind) = self.kind {
             return Ok(kind);
         }
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .to_lowercase();
-        let name = name
-            .strip_suffix(".gz")
-            .or(name.strip_suffix(".zst"))
-            .unwrap_or(&name);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let name = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
         match name.rsplit('.').next() {
             Some("csv" | "tsv") => Ok(FormatKind::Csv),
             Some("json" | "ndjson" | "jsonl") => Ok(FormatKind::Json),
@@ -147,10 +140,8 @@ impl FormatConfig {
     pub(crate) fn check(&self, kind: FormatKind) -> Result<(), ConfigError> {
         let only_csv = |set: bool, key: &str| {
             if set && kind != FormatKind::Csv {
-                return Err(
-                    ConfigError::new(format!("{key} is an option of csv, not of {kind}"))
-                        .with_hint(format!("Remove {key}, or set type = \"csv\".")),
-                );
+                return Err(ConfigError::new(format!("{key} is an option of csv, not of {kind}"))
+                    .with_hint(format!("Remove {key}, or set type = \"csv\".")));
             }
             Ok(())
         };
@@ -159,10 +150,8 @@ impl FormatConfig {
         if let Some(delimiter) = self.delimiter
             && (!delimiter.is_ascii() || matches!(delimiter, '"' | '\n' | '\r'))
         {
-            return Err(
-                ConfigError::new(format!("{delimiter:?} cannot be a delimiter"))
-                    .with_hint("Use one ASCII character, such as \",\", \";\" or \"\\t\"."),
-            );
+            return Err(ConfigError::new(format!("{delimiter:?} cannot be a delimiter"))
+                .with_hint("Use one ASCII character, such as \",\", \";\" or \"\\t\"."));
         }
         Ok(())
     }
@@ -170,11 +159,7 @@ impl FormatConfig {
     pub(crate) fn nulls(&self, kind: FormatKind) -> Nulls {
         let delimited = kind == FormatKind::Csv;
         let default = || {
-            if delimited {
-                vec![String::new()]
-            } else {
-                Vec::new()
-            }
+            if delimited { vec![String::new()] } else { Vec::new() }
         };
         let tokens = self.null.clone().unwrap_or_else(default);
         Nulls {
@@ -187,11 +172,7 @@ impl FormatConfig {
 /// What a splitter made of the input at one place. Positions are bytes of it.
 pub(crate) enum Step {
     /// A row; its cells were added.
-    Row {
-        start: usize,
-        end: usize,
-        next: usize,
-    },
+    Row { start: usize, end: usize, next: usize },
     /// A row that cannot be read; it has no cells.
     Bad {
         start: usize,
@@ -258,11 +239,7 @@ impl fmt::Debug for Decoder {
 
 impl Decoder {
     /// Decodes `format` into `columns`; `time_zone` is that of zoneless times.
-    pub fn new(
-        format: &FormatConfig,
-        columns: &[Column],
-        time_zone: &str,
-    ) -> Result<Decoder, ConfigError> {
+    pub fn new(format: &FormatConfig, columns: &[Column], time_zone: &str) -> Result<Decoder, ConfigError> {
         let kind = format.kind.unwrap_or(FormatKind::Json);
         format.check(kind)?;
         if columns.is_empty() {
@@ -274,10 +251,7 @@ impl Decoder {
         for column in columns {
             let name = column.input_name();
             // Columns may share one field of the input, unless it goes by place.
-            let known = names
-                .iter()
-                .position(|known| known == name)
-                .filter(|_| header);
+            let known = names.iter().position(|known| known == name).filter(|_| header);
             slots.push(known.unwrap_or(names.len()));
             if known.is_none() {
                 names.push(name.to_owned());
@@ -327,12 +301,8 @@ impl Decoder {
         };
         let (taken, mut decoded) = self.decode_some(&bytes, true, usize::MAX);
         if taken < bytes.len() {
-            let reason = format!(
-                "more than {REJECTED_MAX} bad rows in one input; the rest of it is refused"
-            );
-            decoded
-                .rejected
-                .push(Rejected::new(&bytes[taken..], reason));
+            let reason = format!("more than {REJECTED_MAX} bad rows in one input; the rest of it is refused");
+            decoded.rejected.push(Rejected::new(&bytes[taken..], reason));
         }
         decoded
     }
@@ -342,12 +312,7 @@ impl Decoder {
     /// there. `last` says that nothing follows `bytes`. Without a complete row in
     /// them nothing is taken, unless a row is longer than [`ROW_BYTES_MAX`].
     /// Latin-1 is to be made UTF-8 before ([`latin1`]).
-    pub(crate) fn decode_some(
-        &mut self,
-        bytes: &[u8],
-        last: bool,
-        rows_max: usize,
-    ) -> (usize, Decoded) {
+    pub(crate) fn decode_some(&mut self, bytes: &[u8], last: bool, rows_max: usize) -> (usize, Decoded) {
         if bytes.len() > INPUT_BYTES_MAX {
             let mut decoded = Decoded::empty(self.schema.clone());
             let reason = format!("the input is longer than {INPUT_BYTES_MAX} bytes");
@@ -402,8 +367,7 @@ impl Decoder {
                         while invalid.next_if(|place| *place < start).is_some() {}
                         if let Some(place) = invalid.next_if(|place| *place < end) {
                             self.cells.drop_row();
-                            let reason =
-                                format!("not valid UTF-8 at byte {} of the row", place - start + 1);
+                            let reason = format!("not valid UTF-8 at byte {} of the row", place - start + 1);
                             rejected.push((start, Rejected::new(&raw[start..end], reason)));
                         } else {
                             ranges.push((start, end));
@@ -474,11 +438,7 @@ impl Decoder {
     }
 
     fn finish(&mut self, rows: usize, good: Option<BooleanArray>) -> RecordBatch {
-        let arrays: Vec<ArrayRef> = self
-            .builders
-            .iter_mut()
-            .map(ColumnBuilder::finish)
-            .collect();
+        let arrays: Vec<ArrayRef> = self.builders.iter_mut().map(ColumnBuilder::finish).collect();
         let (arrays, rows) = match good {
             None => (arrays, rows),
             Some(good) => {
@@ -491,13 +451,11 @@ impl Decoder {
             }
         };
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options).unwrap_or_else(
-            |error| {
-                // Unreachable: types and nullability were upheld value by value.
-                tracing::error!(%error, "decoded rows do not fit their schema");
-                RecordBatch::new_empty(self.schema.clone())
-            },
-        )
+        RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options).unwrap_or_else(|error| {
+            // Unreachable: types and nullability were upheld value by value.
+            tracing::error!(%error, "decoded rows do not fit their schema");
+            RecordBatch::new_empty(self.schema.clone())
+        })
     }
 }
 

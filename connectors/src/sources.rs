@@ -19,11 +19,9 @@ use crate::format::FormatConfig;
 
 /// Every source that a deployment can declare.
 pub const SOURCES: &[SourceEntry] = &[
-    entry(
-        "http",
-        "takes rows that are posted to /ingest/{source}",
-        |table| table.try_into().map(ConnectorConfig::Http),
-    ),
+    entry("http", "takes rows that are posted to /ingest/{source}", |table| {
+        table.try_into().map(ConnectorConfig::Http)
+    }),
     entry(
         "file",
         "reads files of CSV, JSON lines or Parquet, once or as they grow",
@@ -96,12 +94,8 @@ impl<'de> Deserialize<'de> for ConnectorConfig {
                 known()
             )));
         };
-        (entry.parse)(table).map_err(|error| {
-            D::Error::custom(format!(
-                "connector of type \"{kind}\": {}",
-                error.message().trim_end()
-            ))
-        })
+        (entry.parse)(table)
+            .map_err(|error| D::Error::custom(format!("connector of type \"{kind}\": {}", error.message().trim_end())))
     }
 }
 
@@ -153,10 +147,7 @@ impl ConnectorConfig {
 
     /// Whether rows may be posted to it.
     pub fn takes_posts(&self) -> bool {
-        matches!(
-            self,
-            ConnectorConfig::Http(_) | ConnectorConfig::Simulate(_)
-        )
+        matches!(self, ConnectorConfig::Http(_) | ConnectorConfig::Simulate(_))
     }
 
     /// Lists what cannot work, without reading any rows.
@@ -202,8 +193,7 @@ mod tests {
         assert_eq!(message("type = 1"), "type of a connector must be a text");
         let unknown = message("type = \"file\"\npath = \"a\"\nfolow = true");
         assert!(
-            unknown
-                .starts_with("connector of type \"file\": unknown field `folow`, expected one of"),
+            unknown.starts_with("connector of type \"file\": unknown field `folow`, expected one of"),
             "{unknown}"
         );
         assert!(message("type = \"file\"").contains("missing field `path`"));
@@ -213,9 +203,7 @@ mod tests {
     #[test]
     fn names_match_the_list() {
         assert_eq!(
-            toml::from_str::<ConnectorConfig>("type = \"http\"")
-                .unwrap()
-                .name(),
+            toml::from_str::<ConnectorConfig>("type = \"http\"").unwrap().name(),
             SOURCES[0].name
         );
         let file = toml::from_str::<ConnectorConfig>("type = \"file\"\npath = \"a.csv\"").unwrap();

@@ -65,9 +65,7 @@ impl Times {
                          (milliseconds, microseconds, nanoseconds).",
                     )
                 };
-                let items = StrftimeItems::new(pattern)
-                    .parse_to_owned()
-                    .map_err(|_| wrong())?;
+                let items = StrftimeItems::new(pattern).parse_to_owned().map_err(|_| wrong())?;
                 if !pattern.contains('%') {
                     return Err(wrong());
                 }
@@ -88,10 +86,7 @@ impl Times {
             None => return Err(self.unreadable(text)),
         };
         if !(TIME_MIN_US..=TIME_MAX_US).contains(&instant) {
-            return Err(format!(
-                "{} is outside the years 1970 to 9999",
-                quoted(text)
-            ));
+            return Err(format!("{} is outside the years 1970 to 9999", quoted(text)));
         }
         Ok(instant)
     }
@@ -107,11 +102,7 @@ impl Times {
             }
         }
         let bytes = text.as_bytes();
-        let date = if bytes.len() >= 10 {
-            iso_date(bytes)
-        } else {
-            None
-        };
+        let date = if bytes.len() >= 10 { iso_date(bytes) } else { None };
         match date {
             Some(date) if bytes.len() == 10 => Ok(days(date)),
             // A time of day beside the date is fine, if it is one.
@@ -148,10 +139,7 @@ impl Times {
 
     fn unreadable(&self, text: &str) -> String {
         let text_quoted = quoted(text);
-        let number = !text.is_empty()
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         match &self.declared {
             Some(Declared::Pattern(pattern, _)) => {
                 format!("{text_quoted} is not a time of the form \"{pattern}\", nor RFC 3339")
@@ -160,9 +148,7 @@ impl Times {
                 format!("{text_quoted} is not a time since 1970, nor RFC 3339")
             }
             None if number => {
-                format!(
-                    "{text_quoted} is a number, not a time; a format may declare timestamp = \"epoch seconds\""
-                )
+                format!("{text_quoted} is a number, not a time; a format may declare timestamp = \"epoch seconds\"")
             }
             None => format!("{text_quoted} is not a time like 2026-01-31T12:00:00Z"),
         }
@@ -187,20 +173,13 @@ impl Times {
             second = two(bytes, 17)?;
             at = 19;
             if matches!(bytes.get(19), Some(b'.' | b',')) {
-                let digits = bytes[20..]
-                    .iter()
-                    .take_while(|byte| byte.is_ascii_digit())
-                    .count();
+                let digits = bytes[20..].iter().take_while(|byte| byte.is_ascii_digit()).count();
                 if digits == 0 {
                     return None;
                 }
                 // Finer than a microsecond is cut off, as Arrow's readers do.
                 for place in 0..6 {
-                    let digit = if place < digits {
-                        bytes[20 + place] - b'0'
-                    } else {
-                        0
-                    };
+                    let digit = if place < digits { bytes[20 + place] - b'0' } else { 0 };
                     micros = micros * 10 + u32::from(digit);
                 }
                 at = 20 + digits;
@@ -305,10 +284,7 @@ fn iso_date(bytes: &[u8]) -> Option<NaiveDate> {
 }
 
 fn two(bytes: &[u8], at: usize) -> Option<u32> {
-    match (
-        bytes.get(at)?.wrapping_sub(b'0'),
-        bytes.get(at + 1)?.wrapping_sub(b'0'),
-    ) {
+    match (bytes.get(at)?.wrapping_sub(b'0'), bytes.get(at + 1)?.wrapping_sub(b'0')) {
         (tens @ 0..=9, ones @ 0..=9) => Some(u32::from(tens) * 10 + u32::from(ones)),
         _ => None,
     }
@@ -324,11 +300,7 @@ mod tests {
 
     fn read(zone: &str, declared: Option<&str>, text: &str) -> Option<String> {
         let instant = Times::new(zone, declared).unwrap().instant(text).ok()?;
-        Some(
-            chrono::DateTime::from_timestamp_micros(instant)
-                .unwrap()
-                .to_rfc3339(),
-        )
+        Some(chrono::DateTime::from_timestamp_micros(instant).unwrap().to_rfc3339())
     }
 
     #[test]
@@ -336,23 +308,13 @@ mod tests {
         for (text, expected) in [
             ("2026-01-31T12:00:00Z", "2026-01-31T12:00:00+00:00"),
             ("2026-01-31t12:00:00z", "2026-01-31T12:00:00+00:00"),
-            (
-                "2026-01-31 12:00:00.5+05:30",
-                "2026-01-31T06:30:00.500+00:00",
-            ),
-            (
-                "2026-01-31T12:00:00.1234567-0800",
-                "2026-01-31T20:00:00.123456+00:00",
-            ),
+            ("2026-01-31 12:00:00.5+05:30", "2026-01-31T06:30:00.500+00:00"),
+            ("2026-01-31T12:00:00.1234567-0800", "2026-01-31T20:00:00.123456+00:00"),
             ("2026-01-31 12:00:00 +01", "2026-01-31T11:00:00+00:00"),
             ("2026-01-31 12:00", "2026-01-31T06:30:00+00:00"),
             ("2026-01-31", "2026-01-30T18:30:00+00:00"),
         ] {
-            assert_eq!(
-                read("Asia/Kolkata", None, text).as_deref(),
-                Some(expected),
-                "{text}"
-            );
+            assert_eq!(read("Asia/Kolkata", None, text).as_deref(), Some(expected), "{text}");
         }
         for text in [
             "",
@@ -379,11 +341,7 @@ mod tests {
     fn declared_forms_come_first_and_rfc_3339_still_works() {
         for (declared, text, expected) in [
             ("%m/%d/%Y", "10/1/1999", "1999-10-01T00:00:00+00:00"),
-            (
-                "%m/%d/%Y",
-                "1999-10-01T00:00:00Z",
-                "1999-10-01T00:00:00+00:00",
-            ),
+            ("%m/%d/%Y", "1999-10-01T00:00:00Z", "1999-10-01T00:00:00+00:00"),
             (
                 "%m/%d/%Y %I:%M:%S %p",
                 "10/02/2012 01:00:00 PM",
@@ -396,16 +354,8 @@ mod tests {
             ),
             ("%Y%m%d", "20140801", "2014-08-01T00:00:00+00:00"),
             ("epoch seconds", "1406851200", "2014-08-01T00:00:00+00:00"),
-            (
-                "epoch seconds",
-                "1406851200.25",
-                "2014-08-01T00:00:00.250+00:00",
-            ),
-            (
-                "epoch nanoseconds",
-                "1406851200000000000",
-                "2014-08-01T00:00:00+00:00",
-            ),
+            ("epoch seconds", "1406851200.25", "2014-08-01T00:00:00.250+00:00"),
+            ("epoch nanoseconds", "1406851200000000000", "2014-08-01T00:00:00+00:00"),
         ] {
             assert_eq!(
                 read("UTC", Some(declared), text).as_deref(),
@@ -429,9 +379,7 @@ mod tests {
         // The remembered hour changes nothing.
         let mut times = Times::new("Europe/Berlin", None).unwrap();
         for minute in 0..(4 * 24 * 60) {
-            let local = NaiveDate::from_ymd_opt(2016, 10, 28)
-                .unwrap()
-                .and_time(NaiveTime::MIN)
+            let local = NaiveDate::from_ymd_opt(2016, 10, 28).unwrap().and_time(NaiveTime::MIN)
                 + chrono::TimeDelta::minutes(minute);
             let text = local.format("%Y-%m-%d %H:%M").to_string();
             let fresh = Times::new("Europe/Berlin", None).unwrap().instant(&text);

@@ -5,9 +5,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
-    Float64Builder, Int16Builder, Int32Builder, Int64Builder, StringBuilder,
-    TimestampMicrosecondBuilder,
+    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
+    Int16Builder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::compute::kernels::cast_utils::Parser;
 use arrow::datatypes::{DataType, FieldRef, Float32Type, Float64Type, TimeUnit};
@@ -50,11 +49,7 @@ enum Values {
 }
 
 impl ColumnBuilder {
-    pub(crate) fn new(
-        field: &FieldRef,
-        nulls: Nulls,
-        times: Times,
-    ) -> Result<ColumnBuilder, ConfigError> {
+    pub(crate) fn new(field: &FieldRef, nulls: Nulls, times: Times) -> Result<ColumnBuilder, ConfigError> {
         let values = match field.data_type() {
             DataType::Utf8 => Values::Text(StringBuilder::new()),
             DataType::Int16 => Values::Int16(Int16Builder::new()),
@@ -64,9 +59,9 @@ impl ColumnBuilder {
             DataType::Float64 => Values::Float64(Float64Builder::new()),
             DataType::Boolean => Values::Boolean(BooleanBuilder::new()),
             DataType::Date32 => Values::Date(Date32Builder::new()),
-            DataType::Timestamp(TimeUnit::Microsecond, _) => Values::Timestamp(
-                TimestampMicrosecondBuilder::new().with_data_type(field.data_type().clone()),
-            ),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => {
+                Values::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(field.data_type().clone()))
+            }
             DataType::Decimal128(precision, scale) if *scale >= 0 => Values::Decimal(
                 Decimal128Builder::new().with_data_type(field.data_type().clone()),
                 *precision,
@@ -90,11 +85,7 @@ impl ColumnBuilder {
 
     /// Appends one value a cell. A cell that does not fit becomes NULL here and
     /// `bad(index of the cell, reason)` is told.
-    pub(crate) fn append<'a>(
-        &mut self,
-        cells: impl Iterator<Item = Cell<'a>>,
-        bad: &mut impl FnMut(usize, String),
-    ) {
+    pub(crate) fn append<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>>, bad: &mut impl FnMut(usize, String)) {
         let ColumnBuilder {
             field,
             nulls,
@@ -112,13 +103,7 @@ impl ColumnBuilder {
                 column.text = true;
                 let strict = !column.nulls.delimited;
                 column.each(cells, |cell| match (cell, strict) {
-                    (
-                        Some(Cell {
-                            kind: Kind::Bare,
-                            text,
-                        }),
-                        true,
-                    ) => {
+                    (Some(Cell { kind: Kind::Bare, text }), true) => {
                         builder.append_null();
                         Err(format!("{text} is not a text; texts stand between quotes"))
                     }
@@ -128,38 +113,20 @@ impl ColumnBuilder {
                     }
                 });
             }
-            Values::Int16(builder) => {
-                column.each_parsed(cells, integer::<i16>, |v| builder.append_option(v))
-            }
-            Values::Int32(builder) => {
-                column.each_parsed(cells, integer::<i32>, |v| builder.append_option(v))
-            }
-            Values::Int64(builder) => {
-                column.each_parsed(cells, integer::<i64>, |v| builder.append_option(v))
-            }
-            Values::Float32(builder) => {
-                column.each_parsed(cells, float32, |v| builder.append_option(v))
-            }
-            Values::Float64(builder) => {
-                column.each_parsed(cells, float64, |v| builder.append_option(v))
-            }
+            Values::Int16(builder) => column.each_parsed(cells, integer::<i16>, |v| builder.append_option(v)),
+            Values::Int32(builder) => column.each_parsed(cells, integer::<i32>, |v| builder.append_option(v)),
+            Values::Int64(builder) => column.each_parsed(cells, integer::<i64>, |v| builder.append_option(v)),
+            Values::Float32(builder) => column.each_parsed(cells, float32, |v| builder.append_option(v)),
+            Values::Float64(builder) => column.each_parsed(cells, float64, |v| builder.append_option(v)),
             Values::Boolean(builder) => {
                 let strict = !column.nulls.delimited;
-                column.each_parsed(
-                    cells,
-                    |text| boolean(text, strict),
-                    |v| builder.append_option(v),
-                );
+                column.each_parsed(cells, |text| boolean(text, strict), |v| builder.append_option(v));
             }
             Values::Date(builder) => {
                 column.each_parsed(cells, |text| times.date(text), |v| builder.append_option(v));
             }
             Values::Timestamp(builder) => {
-                column.each_parsed(
-                    cells,
-                    |text| times.instant(text),
-                    |v| builder.append_option(v),
-                );
+                column.each_parsed(cells, |text| times.instant(text), |v| builder.append_option(v));
             }
             Values::Decimal(builder, precision, scale) => {
                 column.each_parsed(
@@ -168,9 +135,7 @@ impl ColumnBuilder {
                     |v| builder.append_option(v),
                 );
             }
-            Values::Binary(builder) => {
-                column.each_parsed(cells, hexadecimal, |v| builder.append_option(v))
-            }
+            Values::Binary(builder) => column.each_parsed(cells, hexadecimal, |v| builder.append_option(v)),
         }
     }
 
@@ -262,10 +227,7 @@ impl<F: FnMut(usize, String)> Texts<'_, F> {
         if cell.kind == Kind::Missing || cell.text.is_empty() {
             "missing, but declared not null".to_owned()
         } else {
-            format!(
-                "{} means NULL, but the column is declared not null",
-                quoted(cell.text)
-            )
+            format!("{} means NULL, but the column is declared not null", quoted(cell.text))
         }
     }
 }
@@ -343,12 +305,7 @@ fn boolean(text: &str, strict: bool) -> Result<bool, String> {
 /// zero. (Arrow's own parser cuts them off and miscounts very long texts.)
 fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, String> {
     let wrong = || format!("{} is not a decimal number", quoted(text));
-    let too_large = || {
-        format!(
-            "{} is too large for decimal({precision},{scale})",
-            quoted(text)
-        )
-    };
+    let too_large = || format!("{} is too large for decimal({precision},{scale})", quoted(text));
     let (negative, unsigned) = match text.as_bytes() {
         [b'-', ..] => (true, &text[1..]),
         [b'+', ..] => (false, &text[1..]),
@@ -356,17 +313,11 @@ fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, String> {
     };
     let (mantissa, exponent) = match unsigned.find(['e', 'E']) {
         None => (unsigned, 0),
-        Some(at) => (
-            &unsigned[..at],
-            unsigned[at + 1..].parse::<i16>().map_err(|_| wrong())?,
-        ),
+        Some(at) => (&unsigned[..at], unsigned[at + 1..].parse::<i16>().map_err(|_| wrong())?),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     if whole.is_empty() && fraction.is_empty()
-        || !whole
-            .bytes()
-            .chain(fraction.bytes())
-            .all(|byte| byte.is_ascii_digit())
+        || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit())
     {
         return Err(wrong());
     }

@@ -92,10 +92,22 @@ pub fn accumulator(spec: &AggregateSpec) -> Result<Box<dyn Accumulator>, Unsuppo
             _ => moments(Moment::Sum),
         },
         Avg => moments(Moment::Mean),
-        VarianceSample => moments(Moment::Variance { population: false, root: false }),
-        VariancePopulation => moments(Moment::Variance { population: true, root: false }),
-        StddevSample => moments(Moment::Variance { population: false, root: true }),
-        StddevPopulation => moments(Moment::Variance { population: true, root: true }),
+        VarianceSample => moments(Moment::Variance {
+            population: false,
+            root: false,
+        }),
+        VariancePopulation => moments(Moment::Variance {
+            population: true,
+            root: false,
+        }),
+        StddevSample => moments(Moment::Variance {
+            population: false,
+            root: true,
+        }),
+        StddevPopulation => moments(Moment::Variance {
+            population: true,
+            root: true,
+        }),
         Min | Max | FirstValue | LastValue => ordered(spec, argument),
     }
 }
@@ -104,7 +116,10 @@ impl Unsupported {
     fn new(spec: &AggregateSpec) -> Self {
         Unsupported {
             function: spec.function.to_string(),
-            argument: spec.argument.as_ref().map_or_else(|| "no argument".to_owned(), DataType::to_string),
+            argument: spec
+                .argument
+                .as_ref()
+                .map_or_else(|| "no argument".to_owned(), DataType::to_string),
         }
     }
 }

@@ -77,7 +77,12 @@ impl Rows {
     /// Prepares the columns of a batch.
     pub fn incoming(&self, arrays: &[ArrayRef]) -> Incoming {
         Incoming {
-            columns: self.columns.iter().zip(arrays).map(|(column, array)| column.incoming(array)).collect(),
+            columns: self
+                .columns
+                .iter()
+                .zip(arrays)
+                .map(|(column, array)| column.incoming(array))
+                .collect(),
         }
     }
 
@@ -120,14 +125,26 @@ impl Rows {
     /// Returns the 8-byte values of the only column when rows are one such column without any NULL.
     pub(crate) fn single_words(&self) -> Option<&[u64]> {
         match &self.columns[..] {
-            [Column { values: Values::Eight(values), valid, .. }] if valid.is_empty() => Some(values),
+            [
+                Column {
+                    values: Values::Eight(values),
+                    valid,
+                    ..
+                },
+            ] if valid.is_empty() => Some(values),
             _ => None,
         }
     }
 
     /// Writes plain 8-byte values of the only column; see [`Rows::single_words`].
     pub(crate) fn write_word(&mut self, slot: u32, word: u64) {
-        if let [Column { values: Values::Eight(values), .. }] = &mut self.columns[..] {
+        if let [
+            Column {
+                values: Values::Eight(values),
+                ..
+            },
+        ] = &mut self.columns[..]
+        {
             let slot = slot as usize;
             if slot >= values.len() {
                 values.resize(slot + 1, 0);
@@ -172,7 +189,10 @@ fn width(data_type: &DataType) -> Option<usize> {
 
 fn is_bytes(data_type: &DataType) -> bool {
     use DataType::*;
-    matches!(data_type, Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView)
+    matches!(
+        data_type,
+        Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView
+    )
 }
 
 struct IncomingColumn {
@@ -230,7 +250,9 @@ impl Column {
             Values::Sixteen(_) => IncomingValues::Sixteen(words(&array.to_data(), 2)),
             Values::Bytes(_) => IncomingValues::Bytes(Arc::clone(array)),
             Values::Encoded(converter, _) => IncomingValues::Encoded(
-                converter.convert_columns(std::slice::from_ref(array)).expect("the column has the declared type"),
+                converter
+                    .convert_columns(std::slice::from_ref(array))
+                    .expect("the column has the declared type"),
             ),
             Values::Null => IncomingValues::Null,
         };
@@ -244,10 +266,18 @@ impl Column {
 
     fn write(&mut self, input: &IncomingColumn, rows: &[u32], slots: &[u32], end: usize) {
         match (&mut self.values, &input.values) {
-            (Values::One(values), IncomingValues::One(input)) => write_fixed(values, end, rows, slots, |row| input[row]),
-            (Values::Two(values), IncomingValues::Two(input)) => write_fixed(values, end, rows, slots, |row| input[row]),
-            (Values::Four(values), IncomingValues::Four(input)) => write_fixed(values, end, rows, slots, |row| input[row]),
-            (Values::Eight(values), IncomingValues::Eight(input)) => write_fixed(values, end, rows, slots, |row| input[row]),
+            (Values::One(values), IncomingValues::One(input)) => {
+                write_fixed(values, end, rows, slots, |row| input[row])
+            }
+            (Values::Two(values), IncomingValues::Two(input)) => {
+                write_fixed(values, end, rows, slots, |row| input[row])
+            }
+            (Values::Four(values), IncomingValues::Four(input)) => {
+                write_fixed(values, end, rows, slots, |row| input[row])
+            }
+            (Values::Eight(values), IncomingValues::Eight(input)) => {
+                write_fixed(values, end, rows, slots, |row| input[row])
+            }
             (Values::Sixteen(values), IncomingValues::Sixteen(input)) => {
                 write_fixed(values, end, rows, slots, |row| [input[2 * row], input[2 * row + 1]])
             }
@@ -302,10 +332,18 @@ impl Column {
             return;
         }
         match (&self.values, &input.values) {
-            (Values::One(values), IncomingValues::One(input)) => compare_fixed(values, rows, slots, equal, |row| input[row]),
-            (Values::Two(values), IncomingValues::Two(input)) => compare_fixed(values, rows, slots, equal, |row| input[row]),
-            (Values::Four(values), IncomingValues::Four(input)) => compare_fixed(values, rows, slots, equal, |row| input[row]),
-            (Values::Eight(values), IncomingValues::Eight(input)) => compare_fixed(values, rows, slots, equal, |row| input[row]),
+            (Values::One(values), IncomingValues::One(input)) => {
+                compare_fixed(values, rows, slots, equal, |row| input[row])
+            }
+            (Values::Two(values), IncomingValues::Two(input)) => {
+                compare_fixed(values, rows, slots, equal, |row| input[row])
+            }
+            (Values::Four(values), IncomingValues::Four(input)) => {
+                compare_fixed(values, rows, slots, equal, |row| input[row])
+            }
+            (Values::Eight(values), IncomingValues::Eight(input)) => {
+                compare_fixed(values, rows, slots, equal, |row| input[row])
+            }
             (Values::Sixteen(values), IncomingValues::Sixteen(input)) => {
                 compare_fixed(values, rows, slots, equal, |row| [input[2 * row], input[2 * row + 1]])
             }
@@ -329,11 +367,15 @@ impl Column {
             (Values::Two(values), IncomingValues::Two(input)) => values[slot] == input[row],
             (Values::Four(values), IncomingValues::Four(input)) => values[slot] == input[row],
             (Values::Eight(values), IncomingValues::Eight(input)) => values[slot] == input[row],
-            (Values::Sixteen(values), IncomingValues::Sixteen(input)) => values[slot] == [input[2 * row], input[2 * row + 1]],
+            (Values::Sixteen(values), IncomingValues::Sixteen(input)) => {
+                values[slot] == [input[2 * row], input[2 * row + 1]]
+            }
             (Values::Bytes(arena), IncomingValues::Bytes(array)) => {
                 arena.read(slot) == ByteValues::new(array).value(row)
             }
-            (Values::Encoded(_, arena), IncomingValues::Encoded(encoded)) => arena.read(slot) == encoded.row(row).data(),
+            (Values::Encoded(_, arena), IncomingValues::Encoded(encoded)) => {
+                arena.read(slot) == encoded.row(row).data()
+            }
             (Values::Null, _) => true,
             _ => unreachable!("incoming columns are prepared by the column they are compared with"),
         }
@@ -359,7 +401,11 @@ impl Column {
         };
         match &self.values {
             Values::One(values) if self.data_type == DataType::Boolean => {
-                let bits = BooleanBuffer::from_iter(slots.iter().map(|&slot| values.get(slot as usize).is_some_and(|v| *v != 0)));
+                let bits = BooleanBuffer::from_iter(
+                    slots
+                        .iter()
+                        .map(|&slot| values.get(slot as usize).is_some_and(|v| *v != 0)),
+                );
                 Arc::new(arrow::array::BooleanArray::new(bits, nulls))
             }
             Values::One(values) => fixed(gather_fixed(values, slots)),
@@ -383,7 +429,10 @@ impl Column {
                     NO_SLOT => parser.parse(absent.row(0).data()),
                     slot => parser.parse(arena.read(slot as usize)),
                 });
-                converter.convert_rows(rows).expect("bytes this converter wrote").remove(0)
+                converter
+                    .convert_rows(rows)
+                    .expect("bytes this converter wrote")
+                    .remove(0)
             }
             Values::Null => new_null_array(&DataType::Null, slots.len()),
         }
@@ -413,7 +462,13 @@ impl Column {
     }
 }
 
-fn write_fixed<T: Copy + Default>(values: &mut Vec<T>, end: usize, rows: &[u32], slots: &[u32], input: impl Fn(usize) -> T) {
+fn write_fixed<T: Copy + Default>(
+    values: &mut Vec<T>,
+    end: usize,
+    rows: &[u32],
+    slots: &[u32],
+    input: impl Fn(usize) -> T,
+) {
     if values.len() < end {
         values.resize(end, T::default());
     }
@@ -436,7 +491,10 @@ fn compare_fixed<T: Copy + PartialEq>(
 
 fn gather_fixed<T: ArrowNativeType>(values: &[T], slots: &[u32]) -> Buffer {
     // `get`, because NO_SLOT reads as any value under a NULL.
-    let out: Vec<T> = slots.iter().map(|&slot| values.get(slot as usize).copied().unwrap_or_default()).collect();
+    let out: Vec<T> = slots
+        .iter()
+        .map(|&slot| values.get(slot as usize).copied().unwrap_or_default())
+        .collect();
     Buffer::from_vec(out)
 }
 
@@ -534,19 +592,26 @@ impl Arena {
                 return Arc::new(StringViewArray::from_iter(text));
             }
             DataType::BinaryView => {
-                let bytes = slots.iter().enumerate().map(|(i, &slot)| valid(i).then(|| self.read(slot as usize)));
+                let bytes = slots
+                    .iter()
+                    .enumerate()
+                    .map(|(i, &slot)| valid(i).then(|| self.read(slot as usize)));
                 return Arc::new(BinaryViewArray::from_iter(bytes));
             }
             _ => {}
         }
-        let lengths = slots.iter().map(|&slot| self.spans.get(slot as usize).map_or(0, |span| span.1 as usize));
+        let lengths = slots
+            .iter()
+            .map(|&slot| self.spans.get(slot as usize).map_or(0, |span| span.1 as usize));
         let total: usize = lengths.clone().sum();
         let mut values = Vec::with_capacity(total);
         for &slot in slots {
             values.extend_from_slice(self.read(slot as usize));
         }
         let offsets = match data_type {
-            DataType::LargeUtf8 | DataType::LargeBinary => OffsetBuffer::<i64>::from_lengths(lengths).into_inner().into_inner(),
+            DataType::LargeUtf8 | DataType::LargeBinary => {
+                OffsetBuffer::<i64>::from_lengths(lengths).into_inner().into_inner()
+            }
             _ => OffsetBuffer::<i32>::from_lengths(lengths).into_inner().into_inner(),
         };
         let data = ArrayData::builder(data_type.clone())

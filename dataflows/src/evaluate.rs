@@ -54,7 +54,11 @@ pub fn evaluate(expressions: &[Arc<dyn PhysicalExpr>], texts: &[String], batch: 
     let (mut pieces, failed) = pieces(expressions, texts, batch);
     if failed.is_empty() && pieces.len() == 1 {
         let columns = pieces.pop().map(|piece| piece.columns).unwrap_or_default();
-        return Evaluated { columns, rows: None, failed };
+        return Evaluated {
+            columns,
+            rows: None,
+            failed,
+        };
     }
     let columns = (0..expressions.len())
         .map(|column| {
@@ -67,7 +71,11 @@ pub fn evaluate(expressions: &[Arc<dyn PhysicalExpr>], texts: &[String], batch: 
         })
         .collect();
     let rows = (!failed.is_empty()).then(|| {
-        pieces.iter().flat_map(|piece| piece.start as u32..(piece.start + piece.length) as u32).collect::<Vec<_>>().into()
+        pieces
+            .iter()
+            .flat_map(|piece| piece.start as u32..(piece.start + piece.length) as u32)
+            .collect::<Vec<_>>()
+            .into()
     });
     Evaluated { columns, rows, failed }
 }
@@ -76,19 +84,31 @@ pub fn evaluate(expressions: &[Arc<dyn PhysicalExpr>], texts: &[String], batch: 
 ///
 /// Evaluating an expression over a piece's rows again succeeds again, which it
 /// need not over several pieces together.
-pub fn pieces(expressions: &[Arc<dyn PhysicalExpr>], texts: &[String], batch: &RecordBatch) -> (Vec<Piece>, Vec<Failed>) {
+pub fn pieces(
+    expressions: &[Arc<dyn PhysicalExpr>],
+    texts: &[String],
+    batch: &RecordBatch,
+) -> (Vec<Piece>, Vec<Failed>) {
     let mut pieces = Vec::new();
     let mut failed = Vec::new();
     // Later halves wait on the stack, so that rows are met in order.
     let mut waiting = vec![(0, batch.num_rows())];
     while let Some((start, length)) = waiting.pop() {
-        let part = if length == batch.num_rows() { batch.clone() } else { batch.slice(start, length) };
+        let part = if length == batch.num_rows() {
+            batch.clone()
+        } else {
+            batch.slice(start, length)
+        };
         match evaluate_all(expressions, &part) {
             Ok(columns) => pieces.push(Piece { start, length, columns }),
             Err((expression, reason)) if length <= 1 => {
                 // Constants that fail do so without rows, too: then there is no row to blame.
                 if length == 1 {
-                    failed.push(Failed { row: start, expression: texts[expression].clone(), reason });
+                    failed.push(Failed {
+                        row: start,
+                        expression: texts[expression].clone(),
+                        reason,
+                    });
                 }
             }
             Err(_) => {
@@ -125,7 +145,9 @@ fn evaluate_all(expressions: &[Arc<dyn PhysicalExpr>], batch: &RecordBatch) -> R
     for (position, expression) in expressions.iter().enumerate() {
         // A kernel that panics on some value must not take a worker with it.
         let result = catch_unwind(AssertUnwindSafe(|| {
-            expression.evaluate(batch).and_then(|value| value.into_array(batch.num_rows()))
+            expression
+                .evaluate(batch)
+                .and_then(|value| value.into_array(batch.num_rows()))
         }));
         match result {
             Ok(Ok(column)) if column.len() == batch.num_rows() => columns.push(column),
@@ -150,7 +172,9 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn empty(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> ArrayRef {
-    let data_type = expression.data_type(&batch.schema()).unwrap_or(arrow::datatypes::DataType::Null);
+    let data_type = expression
+        .data_type(&batch.schema())
+        .unwrap_or(arrow::datatypes::DataType::Null);
     arrow::array::new_empty_array(&data_type)
 }
 

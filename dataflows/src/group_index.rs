@@ -77,7 +77,9 @@ impl GroupIndex {
             // Known keys go through here: nothing in this loop changes the index.
             let stored = self.keys.single_words().unwrap_or_default();
             let new = loop {
-                let (Some(&word), Some(&hash)) = (words.next(), hashes.next()) else { return };
+                let (Some(&word), Some(&hash)) = (words.next(), hashes.next()) else {
+                    return;
+                };
                 match self.table.find(hash, |&slot| stored[slot as usize] == word) {
                     Some(&slot) => groups.push(slot),
                     None => break (word, hash),
@@ -94,7 +96,10 @@ impl GroupIndex {
         scratch.new_rows.clear();
         scratch.new_slots.clear();
         for (row, &hash) in scratch.hashes.iter().enumerate() {
-            let found = self.table.find(hash, |&slot| self.hashes[slot as usize] == hash).copied();
+            let found = self
+                .table
+                .find(hash, |&slot| self.hashes[slot as usize] == hash)
+                .copied();
             let slot = found.unwrap_or_else(|| {
                 let slot = self.keys.allocate();
                 self.insert(hash, slot);
@@ -112,13 +117,15 @@ impl GroupIndex {
         scratch.all_rows.extend(0..length as u32);
         scratch.equal.clear();
         scratch.equal.resize(length, true);
-        self.keys.compare(&incoming, &scratch.all_rows, groups, &mut scratch.equal);
+        self.keys
+            .compare(&incoming, &scratch.all_rows, groups, &mut scratch.equal);
         for row in 0..length {
             if !scratch.equal[row] {
                 let hash = scratch.hashes[row];
-                let found = self.table.iter_hash(hash).copied().find(|&slot| {
-                    self.hashes[slot as usize] == hash && self.keys.equals(&incoming, row as u32, slot)
-                });
+                let found =
+                    self.table.iter_hash(hash).copied().find(|&slot| {
+                        self.hashes[slot as usize] == hash && self.keys.equals(&incoming, row as u32, slot)
+                    });
                 groups[row] = found.unwrap_or_else(|| {
                     let slot = self.keys.allocate();
                     self.insert(hash, slot);
@@ -136,7 +143,10 @@ impl GroupIndex {
         hash_keys(keys, length, &mut hashes);
         if let (Some(words), Some(stored)) = (single_words(keys), self.keys.single_words()) {
             groups.extend(words.iter().zip(&hashes).map(|(&word, &hash)| {
-                self.table.find(hash, |&slot| stored[slot as usize] == word).copied().unwrap_or(NO_SLOT)
+                self.table
+                    .find(hash, |&slot| stored[slot as usize] == word)
+                    .copied()
+                    .unwrap_or(NO_SLOT)
             }));
             return;
         }
@@ -160,7 +170,10 @@ impl GroupIndex {
 
     /// Removes a key; its id may be handed out again.
     pub fn remove(&mut self, group: u32) {
-        if let Ok(entry) = self.table.find_entry(self.hashes[group as usize], |&slot| slot == group) {
+        if let Ok(entry) = self
+            .table
+            .find_entry(self.hashes[group as usize], |&slot| slot == group)
+        {
             entry.remove();
             self.keys.free(group);
         }
@@ -185,7 +198,11 @@ fn single_words(keys: &[ArrayRef]) -> Option<arrow::buffer::ScalarBuffer<u64>> {
         return None;
     }
     let data = key.to_data();
-    Some(arrow::buffer::ScalarBuffer::new(data.buffers()[0].clone(), data.offset(), data.len()))
+    Some(arrow::buffer::ScalarBuffer::new(
+        data.buffers()[0].clone(),
+        data.offset(),
+        data.len(),
+    ))
 }
 
 /// Fills `hashes` with a hash of each row over the given columns, the same on every worker.
@@ -213,7 +230,8 @@ pub fn hash_keys(keys: &[ArrayRef], length: usize, hashes: &mut Vec<u64>) {
         }
     }
     hashes.resize(length, SEED);
-    create_hashes(keys, &RandomState::with_seed(SEED), hashes).expect("queries refuses key types that cannot be hashed");
+    create_hashes(keys, &RandomState::with_seed(SEED), hashes)
+        .expect("queries refuses key types that cannot be hashed");
 }
 
 /// A folded multiplication: every input bit reaches every output bit.

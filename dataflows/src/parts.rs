@@ -25,7 +25,10 @@ pub struct Part {
 impl Part {
     /// Means every row of the batch.
     pub fn whole(updates: Updates) -> Self {
-        Part { updates, selection: None }
+        Part {
+            updates,
+            selection: None,
+        }
     }
 
     /// Means the rows of this part at `rows` (positions among the rows it means now).
@@ -104,7 +107,9 @@ impl ContainerBytes for Parts {
         let parts = reader.map(|batch| {
             let mut batch = batch.expect("a peer of the same version wrote this");
             let diffs = batch.remove_column(batch.num_columns() - 1);
-            let diffs = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&diffs).values().clone();
+            let diffs = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&diffs)
+                .values()
+                .clone();
             Part::whole(Updates::new(batch, diffs))
         });
         Parts(parts.collect())

@@ -74,7 +74,10 @@ impl Inlet {
     /// Advances to the end of the reader's newest tick, or as far as the writer got.
     pub(crate) fn refresh(&self) {
         let asked = self.reader.borrow().latest + 1;
-        let pending = self.writer.as_ref().and_then(|writer| writer.borrow().ticks.front().copied());
+        let pending = self
+            .writer
+            .as_ref()
+            .and_then(|writer| writer.borrow().ticks.front().copied());
         let mut state = self.state.borrow_mut();
         state.frontier = state.frontier.max(asked.min(pending.unwrap_or(Tick::MAX)));
         if let Some(activator) = &state.activator {
@@ -96,7 +99,10 @@ pub(crate) fn import<'scope>(scope: Scope<'scope, Tick>, name: &str, inlet: &Rc<
         move |_frontiers| {
             let mut state = inlet.state.borrow_mut();
             while let Some((tick, parts)) = state.queue.pop_front() {
-                output.activate().session(&capability.delayed(&tick)).give_container(&mut Parts(parts));
+                output
+                    .activate()
+                    .session(&capability.delayed(&tick))
+                    .give_container(&mut Parts(parts));
             }
             if *capability.time() < state.frontier {
                 capability.downgrade(&state.frontier);

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Scope;
+use timely::dataflow::operators::Concatenate;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::dataflow::operators::Concatenate;
 
 use crate::aggregates::{Unsupported, accumulator};
 use crate::operators::aggregate::{Aggregate, spec};
@@ -54,11 +54,18 @@ pub(crate) fn render<'scope>(
         // A filter or projection with one reader that is another is fused into it.
         let fused = is_linear(node)
             && readers[id] == 1
-            && plan.nodes.iter().any(|reader| is_linear(reader) && reader.inputs.contains(&id));
+            && plan
+                .nodes
+                .iter()
+                .any(|reader| is_linear(reader) && reader.inputs.contains(&id));
         if fused {
             continue;
         }
-        let input = |position: usize| streams[node.inputs[position]].clone().expect("inputs are rendered first");
+        let input = |position: usize| {
+            streams[node.inputs[position]]
+                .clone()
+                .expect("inputs are rendered first")
+        };
         let name = format!("{id} {}", title(&node.operator));
         let first_worker = scope.index() == 0;
         let stream = match &node.operator {
@@ -66,7 +73,12 @@ pub(crate) fn render<'scope>(
             Operator::Constant { rows } => constant(scope, &name, first_worker.then(|| rows.clone())),
             Operator::Filter { .. } | Operator::Project { .. } => {
                 let (from, stages) = linear_stages(plan, id, &readers);
-                linear(&name, streams[from].clone().expect("inputs are rendered first"), stages, shared)
+                linear(
+                    &name,
+                    streams[from].clone().expect("inputs are rendered first"),
+                    stages,
+                    shared,
+                )
             }
             Operator::TemporalFilter { bounds } => {
                 let operator = Temporal::new(bounds.clone(), Arc::clone(&node.schema), shared);
@@ -76,11 +88,28 @@ pub(crate) fn render<'scope>(
             Operator::Aggregate { keys, calls } => {
                 let reads = &plan.nodes[node.inputs[0]];
                 let schema = Arc::clone(&node.schema);
-                let operator =
-                    Aggregate::new(keys.clone(), calls, &reads.schema, schema, reads.append_only, first_worker)?;
-                ticked(scope, &name, vec![(input(0), Route::ByColumns(keys.clone()))], shared, false, Box::new(operator))
+                let operator = Aggregate::new(
+                    keys.clone(),
+                    calls,
+                    &reads.schema,
+                    schema,
+                    reads.append_only,
+                    first_worker,
+                )?;
+                ticked(
+                    scope,
+                    &name,
+                    vec![(input(0), Route::ByColumns(keys.clone()))],
+                    shared,
+                    false,
+                    Box::new(operator),
+                )
             }
-            Operator::Join { kind, on, null_equals_null } => {
+            Operator::Join {
+                kind,
+                on,
+                null_equals_null,
+            } => {
                 let (left, right) = (&plan.nodes[node.inputs[0]].schema, &plan.nodes[node.inputs[1]].schema);
                 let operator = Join::new(*kind, on, *null_equals_null, left, right, Arc::clone(&node.schema));
                 let left = (input(0), Route::ByColumns(on.iter().map(|(left, _)| *left).collect()));
@@ -147,7 +176,10 @@ fn constant<'scope>(scope: Scope<'scope, Tick>, name: &str, rows: Option<arrow::
                 && rows.num_rows() > 0
             {
                 let part = Part::whole(Updates::inserts(rows));
-                output.activate().session(&capability).give_container(&mut Parts(vec![part]));
+                output
+                    .activate()
+                    .session(&capability)
+                    .give_container(&mut Parts(vec![part]));
             }
         }
     });

@@ -112,7 +112,9 @@ impl Workers {
         };
         let guards = timely::execute(config, move |worker| {
             let index = worker.index();
-            let commands = receivers.lock().expect("taken once each")[index].take().expect("one door a worker");
+            let commands = receivers.lock().expect("taken once each")[index]
+                .take()
+                .expect("one door a worker");
             // The starter waits for every thread, so that it can wake them.
             let _ = threads_in.send((index, std::thread::current()));
             let run = || Server::new(index, responses.clone()).run(worker, &commands);
@@ -122,13 +124,23 @@ impl Workers {
                     .map(String::as_str)
                     .or_else(|| panic.downcast_ref::<&str>().copied())
                     .unwrap_or("an unknown panic");
-                let _ = responses.send(Response::Died { worker: index, reason: reason.to_owned() });
+                let _ = responses.send(Response::Died {
+                    worker: index,
+                    reason: reason.to_owned(),
+                });
             }
         })?;
         let mut handles: Vec<(usize, Thread)> = threads.iter().take(count).collect();
         handles.sort_by_key(|(index, _)| *index);
-        let doors = senders.into_iter().zip(handles).map(|(sender, (_, thread))| (sender, thread)).collect();
-        Ok(Workers { doors, guards: Mutex::new(Some(guards)) })
+        let doors = senders
+            .into_iter()
+            .zip(handles)
+            .map(|(sender, (_, thread))| (sender, thread))
+            .collect();
+        Ok(Workers {
+            doors,
+            guards: Mutex::new(Some(guards)),
+        })
     }
 
     /// Returns how many workers there are.
@@ -236,7 +248,11 @@ impl Server {
                     Ok(Command::Install(flow)) => self.install(worker, &flow),
                     Ok(Command::Tick(input)) => self.tick(&input, worker.peers()),
                     Ok(Command::Stats(reply)) => {
-                        let stats = self.flows.iter().map(|flow| flow.shared.borrow().stats.clone()).collect();
+                        let stats = self
+                            .flows
+                            .iter()
+                            .map(|flow| flow.shared.borrow().stats.clone())
+                            .collect();
                         let _ = reply.send((self.index, stats));
                     }
                     Err(crossbeam_channel::TryRecvError::Empty) => break,
@@ -282,7 +298,14 @@ impl Server {
                 responses: self.responses.clone(),
                 initial: Vec::new(),
             };
-            ticked(scope, "view", vec![(rows, Route::Here)], &shared, true, Box::new(terminal));
+            ticked(
+                scope,
+                "view",
+                vec![(rows, Route::Here)],
+                &shared,
+                true,
+                Box::new(terminal),
+            );
         });
         self.by_view.insert(spec.view.clone(), flow);
         self.flows.push(Flow { shared, outlet, inlets });

@@ -7,11 +7,11 @@ use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use dataflows::evaluate::evaluate;
 use datafusion::common::DFSchema;
-use datafusion::common::config::Dialect;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::sql::parser::DFParser;
+use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::sqlparser::ast;
 
 use crate::catalog::Catalog;
 use crate::problem::Problem;
@@ -68,11 +68,7 @@ impl Catalog {
     }
 
     fn predicate(&self, schema: &SchemaRef, sql: &str) -> Result<Predicate, Problem> {
-        // The parser of expressions stops where an expression ends; one of statements does not.
-        let statements = DFParser::parse_sql(&format!("SELECT 1 WHERE (\n{sql}\n)")).map_err(Problem::from)?;
-        if statements.len() != 1 {
-            return Err(not_one());
-        }
+        let parsed = parse(sql)?;
         let session = self.session();
         // Nothing is promised not to be NULL here, or comparisons with it would be folded away.
         let fields: Vec<Field> = schema
@@ -82,10 +78,7 @@ impl Catalog {
             .collect();
         let schema: SchemaRef = Arc::new(Schema::new(fields));
         let names = DFSchema::try_from(schema.clone()).map_err(Problem::from)?;
-        let parsed = session
-            .sql_to_expr(&format!("(\n{sql}\n)"), &Dialect::Generic)
-            .map_err(Problem::from)?;
-        let alone = datafusion::sql::sqlparser::ast::ExprWithAlias {
+        let alone = ast::ExprWithAlias {
             expr: parsed,
             alias: None,
         };
@@ -108,6 +101,27 @@ impl Catalog {
             texts: [sql.to_owned()],
             schema,
         })
+    }
+}
+
+/// Parses exactly one expression: a parser of expressions alone stops where one ends.
+fn parse(sql: &str) -> Result<ast::Expr, Problem> {
+    let statements = DFParser::parse_sql(&format!("SELECT 1 WHERE (\n{sql}\n)")).map_err(Problem::from)?;
+    let [Statement::Statement(statement)] = statements.iter().collect::<Vec<_>>()[..] else {
+        return Err(not_one());
+    };
+    let ast::Statement::Query(query) = statement.as_ref() else {
+        return Err(not_one());
+    };
+    let ast::SetExpr::Select(select) = query.body.as_ref() else {
+        return Err(not_one());
+    };
+    match &select.selection {
+        // Whatever else the text smuggled in shows when it is all written out.
+        Some(ast::Expr::Nested(inner)) if query.to_string() == format!("SELECT 1 WHERE ({inner})") => {
+            Ok(inner.as_ref().clone())
+        }
+        _ => Err(not_one()),
     }
 }
 
@@ -208,6 +222,8 @@ mod tests {
             "score > ",
             "score > 1; SELECT 1",
             "score > 1) OR (true",
+            "true) ORDER BY (1",
+            "true) LIMIT (1",
             "true) UNION (SELECT 1",
             "sum(n) > 1",
             "random() > 0.5",

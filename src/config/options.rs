@@ -8,7 +8,7 @@ use serde::Deserialize;
 pub struct Options {
     /// Address and port to answer on; port 0 takes a free one. Default "127.0.0.1:7878".
     pub listen: String,
-    /// Worker threads, 1 to 256. Default: as many as there are processors.
+    /// Worker threads, 1 to 256. Default: one for every two processors, for decoding and answering want some, too.
     pub workers: Option<usize>,
     /// What time it is: "wall" (default) follows the machine's clock, "event"
     /// the event times of the rows, for replays of recorded data.
@@ -69,7 +69,7 @@ impl Options {
             wrong.push((
                 "workers",
                 "`workers` must be from 1 to 256".to_owned(),
-                "Leave it out to use every processor.",
+                "Leave it out for one worker for every two processors.",
             ));
         }
         for (key, value) in [

@@ -134,7 +134,7 @@ deployment.toml:1: unknown key "listn"
 deployment.toml:2: `clock` cannot be "wal"
     Hint: Did you mean "wall"?
 deployment.toml:3: `workers` must be from 1 to 256
-    Hint: Leave it out to use every processor.
+    Hint: Leave it out for one worker for every two processors.
 sources/Weather.toml: "Weather" cannot be the name of a source
     Hint: The file's name is the component's name: a small letter, then small letters, digits and underscores, at most 63.
 sources/readings.toml:1: column "at": column type "timestmp not null" is not supported

@@ -212,7 +212,9 @@ pub(crate) fn key_columns(
     view: &queries::View,
     problems: &mut Vec<FileProblem>,
 ) -> Option<Vec<usize>> {
-    let names = head.key.as_ref()?;
+    let Some(names) = head.key.as_ref() else {
+        return implied_columns(view);
+    };
     let problem = |what: String| FileProblem::new(path, what).line(head.key_line);
     if names.is_empty() {
         problems.push(
@@ -238,6 +240,12 @@ pub(crate) fn key_columns(
         }
     }
     Some(key)
+}
+
+/// Returns the columns the plan itself makes unique, where nothing else is declared.
+fn implied_columns(view: &queries::View) -> Option<Vec<usize>> {
+    let names = view.implied_key.as_ref().filter(|names| !names.is_empty())?;
+    names.iter().map(|name| view.schema.index_of(name).ok()).collect()
 }
 
 /// Tells whether the plan makes the key unique: some of its columns already are.

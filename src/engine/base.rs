@@ -67,9 +67,10 @@ impl BaseRows {
     /// Returns the rows; batches that did not change are those of the last time.
     pub(super) fn batches(&mut self, schema: &SchemaRef) -> Vec<RecordBatch> {
         match self {
-            BaseRows::Chunks(segments) => {
-                segments.values().flat_map(|chunks| chunks.batches().iter().cloned()).collect()
-            }
+            BaseRows::Chunks(segments) => segments
+                .values()
+                .flat_map(|chunks| chunks.batches().iter().cloned())
+                .collect(),
             BaseRows::Keyed(keyed) => keyed.batches(),
             BaseRows::Counted(counted) => counted.batches(schema),
         }
@@ -93,7 +94,9 @@ impl Pages {
     fn batches(&mut self, slots: usize, build: impl Fn(std::ops::Range<usize>) -> RecordBatch) -> Vec<RecordBatch> {
         let pages = self.0.iter_mut().enumerate().map(|(page, built)| {
             let from = page * PAGE_SLOTS;
-            built.get_or_insert_with(|| build(from..(from + PAGE_SLOTS).min(slots))).clone()
+            built
+                .get_or_insert_with(|| build(from..(from + PAGE_SLOTS).min(slots)))
+                .clone()
         });
         pages.filter(|batch| batch.num_rows() > 0).collect()
     }
@@ -110,7 +113,12 @@ pub(super) struct Counted {
 impl Counted {
     fn new(schema: &SchemaRef) -> Self {
         let types: Vec<DataType> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
-        Counted { index: GroupIndex::new(&types), counts: Vec::new(), pages: Pages::default(), scratch: Vec::new() }
+        Counted {
+            index: GroupIndex::new(&types),
+            counts: Vec::new(),
+            pages: Pages::default(),
+            scratch: Vec::new(),
+        }
     }
 
     fn apply<'a>(&mut self, updates: impl Iterator<Item = &'a Updates>) {
@@ -140,10 +148,14 @@ impl Counted {
     }
 
     fn batches(&mut self, schema: &SchemaRef) -> Vec<RecordBatch> {
-        let Counted { index, counts, pages, .. } = self;
+        let Counted {
+            index, counts, pages, ..
+        } = self;
         pages.batches(counts.len(), |range| {
             let copies = |slot: usize| usize::try_from(counts[slot]).unwrap_or(0);
-            let slots: Vec<u32> = range.flat_map(|slot| std::iter::repeat_n(slot as u32, copies(slot))).collect();
+            let slots: Vec<u32> = range
+                .flat_map(|slot| std::iter::repeat_n(slot as u32, copies(slot)))
+                .collect();
             RecordBatch::try_new(Arc::clone(schema), index.keys(&slots)).expect("rows of this schema went in")
         })
     }

@@ -6,8 +6,9 @@ use arrow::compute::concat_batches;
 /// Batches of about equal size that become one.
 const FANOUT: usize = 8;
 
-/// Batches of at least this many rows stay as they are.
-const CHUNK_ROWS: usize = 64 * 1024;
+/// Batches of at least this many rows stay as they are: a query takes no larger ones,
+/// and copying them would be felt at every tick under load.
+const CHUNK_ROWS: usize = 8 * 1024;
 
 /// What happened to a list of chunks; applying it elsewhere gives the same list without copying a row.
 #[derive(Clone, Debug)]
@@ -29,11 +30,18 @@ impl Chunks {
         let mut from = self.0.len();
         let mut rows = batch.num_rows();
         loop {
-            let alike = self.0[..from].iter().rev().take_while(|chunk| tier(chunk.num_rows()) <= tier(rows)).count();
+            let alike = self.0[..from]
+                .iter()
+                .rev()
+                .take_while(|chunk| tier(chunk.num_rows()) <= tier(rows))
+                .count();
             if alike + 1 < FANOUT || rows >= CHUNK_ROWS {
                 break;
             }
-            rows += self.0[from - alike..from].iter().map(RecordBatch::num_rows).sum::<usize>();
+            rows += self.0[from - alike..from]
+                .iter()
+                .map(RecordBatch::num_rows)
+                .sum::<usize>();
             from -= alike;
         }
         let replaced = self.0.len() - from;

@@ -17,8 +17,15 @@ pub(super) struct TickClock {
 
 impl TickClock {
     pub(super) fn new(kind: Clock) -> Self {
-        let anchor_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        TickClock { kind, anchor: Instant::now(), anchor_us, last: 0 }
+        let anchor_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as u64);
+        TickClock {
+            kind,
+            anchor: Instant::now(),
+            anchor_us,
+            last: 0,
+        }
     }
 
     /// Returns the time by the wall, in microseconds since the epoch.

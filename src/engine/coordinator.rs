@@ -47,10 +47,7 @@ pub(super) enum Request {
         reply: oneshot::Sender<Tick>,
     },
     /// A tick at a given time, without rows.
-    Advance {
-        to: Tick,
-        reply: oneshot::Sender<Tick>,
-    },
+    Advance { to: Tick, reply: oneshot::Sender<Tick> },
 }
 
 /// What became of the rows of a request.
@@ -120,7 +117,13 @@ struct Cut {
 
 impl Cut {
     fn at(tick: Tick) -> Self {
-        Cut { tick, everything: false, taken: Vec::new(), advanced: Vec::new(), arrived: Instant::now() }
+        Cut {
+            tick,
+            everything: false,
+            taken: Vec::new(),
+            advanced: Vec::new(),
+            arrived: Instant::now(),
+        }
     }
 }
 
@@ -159,7 +162,10 @@ impl Coordinator {
         // The first tick concerns everything: constants and empty groups are there from now on.
         let first = self.clock.mint(None);
         self.begin(first);
-        self.finish(Cut { everything: true, ..Cut::at(first) });
+        self.finish(Cut {
+            everything: true,
+            ..Cut::at(first)
+        });
         let closed = never();
         let mut open = true;
         while open || !self.in_flight.is_empty() {
@@ -214,14 +220,22 @@ impl Coordinator {
         let clock = self.shared.deployment.options.clock;
         let tick = match &first {
             Request::Advance { to, .. } => self.clock.mint(Some(*to)),
-            Request::Ingest { source, operation: Operation::Insert, decoded, .. } => {
-                self.clock.mint(self.newest(*source, decoded))
-            }
+            Request::Ingest {
+                source,
+                operation: Operation::Insert,
+                decoded,
+                ..
+            } => self.clock.mint(self.newest(*source, decoded)),
             // What is taken back is no news; nor need a key hold a time.
-            Request::Ingest { operation: Operation::Delete, .. } => self.clock.mint(None),
-            Request::Replay { rows, .. } => {
-                self.clock.mint(rows.iter().filter_map(|(source, decoded)| self.newest(*source, decoded)).max())
-            }
+            Request::Ingest {
+                operation: Operation::Delete,
+                ..
+            } => self.clock.mint(None),
+            Request::Replay { rows, .. } => self.clock.mint(
+                rows.iter()
+                    .filter_map(|(source, decoded)| self.newest(*source, decoded))
+                    .max(),
+            ),
         };
         self.begin(tick);
         let mut taken = Vec::new();
@@ -231,16 +245,33 @@ impl Coordinator {
         let mut next = Some(first);
         while let Some(request) = next {
             match request {
-                Request::Ingest { source, operation, decoded, reply, permit, .. } => {
+                Request::Ingest {
+                    source,
+                    operation,
+                    decoded,
+                    reply,
+                    permit,
+                    ..
+                } => {
                     rows += decoded.rows.num_rows();
                     let (counts, reasons) = self.take(tick, source, operation, decoded, &mut out);
-                    taken.push(Taken { source, counts, reasons, reply });
+                    taken.push(Taken {
+                        source,
+                        counts,
+                        reasons,
+                        reply,
+                    });
                     drop(permit);
                 }
                 Request::Replay { rows: replayed, reply } => {
                     for (source, decoded) in replayed {
                         let (counts, reasons) = self.take(tick, source, Operation::Insert, decoded, &mut out);
-                        taken.push(Taken { source, counts, reasons, reply: None });
+                        taken.push(Taken {
+                            source,
+                            counts,
+                            reasons,
+                            reply: None,
+                        });
                     }
                     advanced.push(reply);
                 }
@@ -253,7 +284,12 @@ impl Coordinator {
             };
         }
         self.shared.letters(out);
-        self.finish(Cut { taken, advanced, arrived, ..Cut::at(tick) });
+        self.finish(Cut {
+            taken,
+            advanced,
+            arrived,
+            ..Cut::at(tick)
+        });
     }
 
     /// Returns the newest event time among rows, which an event clock follows.
@@ -262,7 +298,9 @@ impl Coordinator {
             return None;
         }
         let time = self.shared.deployment.sources[source].time.as_ref()?;
-        let column = decoded.rows.columns().get(time.column)?;
+        // By name: rows that delete by key have no other columns.
+        let name = self.shared.deployment.sources[source].schema.field(time.column).name();
+        let column = decoded.rows.column_by_name(name)?;
         let times = column.as_primitive_opt::<TimestampMicrosecondType>()?;
         let newest = times.iter().flatten().max()?;
         u64::try_from(newest).ok()
@@ -278,7 +316,11 @@ impl Coordinator {
     ) -> (Counts, Vec<String>) {
         let before = out.rejected.len();
         let counts = self.sources[source].apply(tick, operation, decoded, out);
-        let reasons = out.rejected[before..].iter().take(REASONS_MAX).map(|letter| letter.reason.clone()).collect();
+        let reasons = out.rejected[before..]
+            .iter()
+            .take(REASONS_MAX)
+            .map(|letter| letter.reason.clone())
+            .collect();
         (counts, reasons)
     }
 
@@ -290,7 +332,13 @@ impl Coordinator {
 
     /// Hands the tick over, then answers those whose rows it holds.
     fn finish(&mut self, cut: Cut) {
-        let Cut { tick, everything, taken, advanced, arrived } = cut;
+        let Cut {
+            tick,
+            everything,
+            taken,
+            advanced,
+            arrived,
+        } = cut;
         let mut changed = Vec::new();
         for (position, source) in self.sources.iter_mut().enumerate() {
             let changes = source.take_changes();
@@ -318,7 +366,12 @@ impl Coordinator {
         let mut runs = Vec::new();
         for (source, changes) in changed {
             let name = Arc::clone(&self.shared.sources[source].name);
-            inputs.extend(changes.updates.iter().map(|updates| (Arc::clone(&name), updates.clone())));
+            inputs.extend(
+                changes
+                    .updates
+                    .iter()
+                    .map(|updates| (Arc::clone(&name), updates.clone())),
+            );
             runs.push((source, Run::new(tick, changes.updates, changes.steps)));
         }
         // Every relation learns of the tick before anyone hears it was acknowledged.
@@ -332,12 +385,28 @@ impl Coordinator {
         self.shared.arrived(tick, arrived);
         self.shared.acknowledged.store(tick, Ordering::SeqCst);
         self.send(tick, inputs, flows);
-        for Taken { source, counts, reasons, reply } in taken {
+        for Taken {
+            source,
+            counts,
+            reasons,
+            reply,
+        } in taken
+        {
             self.shared.sources[source].count(&counts);
             if let Some(reply) = reply {
-                let Counts { accepted, late, rejected } = counts;
+                let Counts {
+                    accepted,
+                    late,
+                    rejected,
+                } = counts;
                 // Whoever asked may have gone away; the rows are in all the same.
-                let _ = reply.send(Accepted { accepted, late, rejected, reasons, tick });
+                let _ = reply.send(Accepted {
+                    accepted,
+                    late,
+                    rejected,
+                    reasons,
+                    tick,
+                });
             }
         }
         for reply in advanced {
@@ -352,28 +421,61 @@ impl Coordinator {
         }
         let answers = flows
             .iter()
-            .map(|&flow| (flow, Answer { missing: self.workers.count(), rows: Vec::new(), errors: Vec::new() }))
+            .map(|&flow| {
+                (
+                    flow,
+                    Answer {
+                        missing: self.workers.count(),
+                        rows: Vec::new(),
+                        errors: Vec::new(),
+                    },
+                )
+            })
             .collect();
-        self.in_flight.insert(tick, InFlight { started: Instant::now(), flows: answers });
+        self.in_flight.insert(
+            tick,
+            InFlight {
+                started: Instant::now(),
+                flows: answers,
+            },
+        );
         self.workers.tick(TickInput { tick, inputs, flows });
     }
 
     /// Takes one worker's answer; publishes the view's changes once all workers have answered.
     fn completed(&mut self, completed: Completed) {
-        let Completed { worker, flow, tick, rows, errors, due } = completed;
+        let Completed {
+            worker,
+            flow,
+            tick,
+            rows,
+            errors,
+            due,
+        } = completed;
         // An older answer says nothing of timers a newer tick may have fired.
-        if !self.in_flight.range(tick + 1..).any(|(_, newer)| newer.flows.contains_key(&flow)) {
+        if !self
+            .in_flight
+            .range(tick + 1..)
+            .any(|(_, newer)| newer.flows.contains_key(&flow))
+        {
             self.due[flow][worker] = due;
         }
-        let Some(in_flight) = self.in_flight.get_mut(&tick) else { return };
-        let Some(answer) = in_flight.flows.get_mut(&flow) else { return };
+        let Some(in_flight) = self.in_flight.get_mut(&tick) else {
+            return;
+        };
+        let Some(answer) = in_flight.flows.get_mut(&flow) else {
+            return;
+        };
         answer.rows.extend(rows.into_iter().filter(|rows| !rows.is_empty()));
         answer.errors.extend(errors);
         answer.missing -= 1;
         if answer.missing > 0 {
             return;
         }
-        let answer = in_flight.flows.remove(&flow).unwrap_or_else(|| unreachable!("it was there a line ago"));
+        let answer = in_flight
+            .flows
+            .remove(&flow)
+            .unwrap_or_else(|| unreachable!("it was there a line ago"));
         if in_flight.flows.is_empty()
             && let Some(done) = self.in_flight.remove(&tick)
         {

@@ -103,7 +103,11 @@ struct Pace {
 
 impl Pace {
     fn new(speed: f64) -> Self {
-        Pace { speed, started: Instant::now(), first_us: None }
+        Pace {
+            speed,
+            started: Instant::now(),
+            first_us: None,
+        }
     }
 
     /// Returns how long until a row of this event time is released.
@@ -116,7 +120,16 @@ impl Pace {
 
 fn send_paced(feed: &Feed, decoded: Decoded, time: usize, pace: &mut Pace, doors: &Doors) -> bool {
     let Decoded { rows, rejected } = decoded;
-    if !rejected.is_empty() && !send(feed.source, Decoded { rows: rows.slice(0, 0), rejected }, doors) {
+    if !rejected.is_empty()
+        && !send(
+            feed.source,
+            Decoded {
+                rows: rows.slice(0, 0),
+                rejected,
+            },
+            doors,
+        )
+    {
         return false;
     }
     let times = rows.column(time).as_primitive::<TimestampMicrosecondType>().clone();
@@ -128,8 +141,15 @@ fn send_paced(feed: &Feed, decoded: Decoded, time: usize, pace: &mut Pace, doors
             return false;
         }
         let edge = times.value(from).saturating_add(step);
-        let run = times.values()[from..].iter().take_while(|at| **at <= edge).count().max(1);
-        let slice = Decoded { rows: rows.slice(from, run), rejected: Vec::new() };
+        let run = times.values()[from..]
+            .iter()
+            .take_while(|at| **at <= edge)
+            .count()
+            .max(1);
+        let slice = Decoded {
+            rows: rows.slice(from, run),
+            rejected: Vec::new(),
+        };
         if !send(feed.source, slice, doors) {
             return false;
         }
@@ -151,7 +171,9 @@ pub(super) fn replay(feeds: Vec<Feed>, tick_rows: usize, doors: &Doors) {
     }
     let mut heads: Vec<Head> = timed.into_iter().filter_map(Head::new).collect();
     while !heads.is_empty() {
-        let earliest = (0..heads.len()).min_by_key(|&head| (heads[head].time(), head)).unwrap_or(0);
+        let earliest = (0..heads.len())
+            .min_by_key(|&head| (heads[head].time(), head))
+            .unwrap_or(0);
         let others = heads.iter().enumerate().filter(|(head, _)| *head != earliest);
         let edge = others.map(|(head, other)| (other.time(), head)).min();
         let head = &mut heads[earliest];
@@ -192,13 +214,22 @@ impl Head {
     fn new(mut feed: Feed) -> Option<Self> {
         let column = feed.time?;
         let decoded = next(&mut feed)?;
-        let mut head = Head { feed, column, decoded, from: 0 };
+        let mut head = Head {
+            feed,
+            column,
+            decoded,
+            from: 0,
+        };
         head.refill().then_some(head)
     }
 
     /// The event time of the next row; rows that were rejected ride with the rows before them.
     fn time(&self) -> i64 {
-        self.decoded.rows.column(self.column).as_primitive::<TimestampMicrosecondType>().value(self.from)
+        self.decoded
+            .rows
+            .column(self.column)
+            .as_primitive::<TimestampMicrosecondType>()
+            .value(self.from)
     }
 
     /// Makes sure that there is a next row, or something rejected to hand over; tells whether there is.
@@ -210,20 +241,30 @@ impl Head {
             // Rejected rows without any good one wait for the next that has.
             let mut rejected = std::mem::take(&mut self.decoded.rejected);
             rejected.append(&mut decoded.rejected);
-            self.decoded = Decoded { rows: decoded.rows, rejected };
+            self.decoded = Decoded {
+                rows: decoded.rows,
+                rejected,
+            };
             self.from = 0;
         }
         true
     }
 
     fn run(&mut self, edge: Option<(i64, usize)>, own: usize, room: usize) -> Decoded {
-        let times = self.decoded.rows.column(self.column).as_primitive::<TimestampMicrosecondType>();
+        let times = self
+            .decoded
+            .rows
+            .column(self.column)
+            .as_primitive::<TimestampMicrosecondType>();
         let ahead = |at: i64| edge.is_none_or(|edge| (at, own) < edge);
         let rest = &times.values()[self.from..];
         let run = rest.iter().take(room).take_while(|at| ahead(**at)).count().max(1);
         let rows = self.decoded.rows.slice(self.from, run);
         self.from += run;
-        Decoded { rows, rejected: std::mem::take(&mut self.decoded.rejected) }
+        Decoded {
+            rows,
+            rejected: std::mem::take(&mut self.decoded.rejected),
+        }
     }
 }
 
@@ -238,7 +279,12 @@ struct Cut {
 
 impl Cut {
     fn new(tick_rows: usize) -> Self {
-        Cut { tick_rows, rows: 0, first: Vec::new(), parts: Vec::new() }
+        Cut {
+            tick_rows,
+            rows: 0,
+            first: Vec::new(),
+            parts: Vec::new(),
+        }
     }
 
     fn room(&self) -> usize {

@@ -18,7 +18,10 @@ pub(super) struct KeyCounts {
 
 impl KeyCounts {
     pub(super) fn new(schema: &Schema, key: &[usize]) -> Self {
-        let types: Vec<DataType> = key.iter().map(|&column| schema.field(column).data_type().clone()).collect();
+        let types: Vec<DataType> = key
+            .iter()
+            .map(|&column| schema.field(column).data_type().clone())
+            .collect();
         KeyCounts {
             key: key.to_vec(),
             names: key.iter().map(|&column| schema.field(column).name().clone()).collect(),
@@ -33,7 +36,11 @@ impl KeyCounts {
         let mut groups = Vec::new();
         let mut emptied = Vec::new();
         for updates in changes {
-            let keys: Vec<ArrayRef> = self.key.iter().map(|&key| canonical(updates.rows().column(key))).collect();
+            let keys: Vec<ArrayRef> = self
+                .key
+                .iter()
+                .map(|&key| canonical(updates.rows().column(key)))
+                .collect();
             self.index.intern(&keys, updates.len(), &mut groups);
             self.counts.resize(self.index.groups().max(self.counts.len()), 0);
             for (&group, &diff) in groups.iter().zip(updates.diffs().iter()) {
@@ -56,7 +63,11 @@ impl KeyCounts {
             }
         }
         (self.doubled > 0).then(|| {
-            format!("its key ({}) is not unique: {} keys have several rows", self.names.join(", "), self.doubled)
+            format!(
+                "its key ({}) is not unique: {} keys have several rows",
+                self.names.join(", "),
+                self.doubled
+            )
         })
     }
 }

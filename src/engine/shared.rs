@@ -121,8 +121,11 @@ struct Recent {
 
 impl Shared {
     pub(super) fn new(deployment: Deployment, relations: Vec<RelationEntry>, sources: Vec<SourceEntry>) -> Self {
-        let by_name =
-            relations.iter().enumerate().map(|(at, entry)| (entry.relation.name.clone(), at)).collect();
+        let by_name = relations
+            .iter()
+            .enumerate()
+            .map(|(at, entry)| (entry.relation.name.clone(), at))
+            .collect();
         Shared {
             deployment,
             relations,
@@ -142,7 +145,10 @@ impl Shared {
 
     /// Returns how many failing rows may be missing from a view.
     pub(super) fn errors(&self, entry: &RelationEntry) -> u64 {
-        let stores = entry.upstream.iter().filter_map(|&view| self.relations[view].errors.as_ref());
+        let stores = entry
+            .upstream
+            .iter()
+            .filter_map(|&view| self.relations[view].errors.as_ref());
         stores.map(|errors| u64::try_from(errors.rows()).unwrap_or(0)).sum()
     }
 
@@ -178,9 +184,14 @@ impl Shared {
     }
 
     pub(super) fn transitions(&self, relation: usize, transitions: Vec<Transition>, standing: usize) {
-        self.relations[relation].standing.store(standing as u64, Ordering::Relaxed);
+        self.relations[relation]
+            .standing
+            .store(standing as u64, Ordering::Relaxed);
         if !transitions.is_empty() {
-            self.alert_events.lock().unwrap_or_else(PoisonError::into_inner).extend(transitions);
+            self.alert_events
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(transitions);
         }
     }
 
@@ -195,7 +206,10 @@ impl Shared {
     pub(super) fn arrival(&self, tick: Tick) -> Option<Instant> {
         let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         let at = arrivals.partition_point(|(arrived, _)| *arrived < tick);
-        arrivals.get(at).filter(|(arrived, _)| *arrived == tick).map(|(_, at)| *at)
+        arrivals
+            .get(at)
+            .filter(|(arrived, _)| *arrived == tick)
+            .map(|(_, at)| *at)
     }
 
     pub(super) fn finished(&self, took: Duration) {
@@ -215,7 +229,12 @@ impl Shared {
         let mut seconds: Vec<f64> = recent.seconds.iter().copied().collect();
         drop(recent);
         seconds.sort_unstable_by(f64::total_cmp);
-        let at = |quantile: f64| seconds.get((seconds.len() as f64 * quantile) as usize).copied().unwrap_or(0.0);
+        let at = |quantile: f64| {
+            seconds
+                .get((seconds.len() as f64 * quantile) as usize)
+                .copied()
+                .unwrap_or(0.0)
+        };
         (at(0.5), at(0.99))
     }
 

@@ -1,4 +1,8 @@
 //! A source's relation: which rows enter it, which leave it, and when.
+//!
+//! `keyed` and `counted` hold the rows of sources that take some back.
+mod counted;
+mod keyed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,17 +10,17 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
-use arrow::row::{OwnedRow, RowConverter, SortField};
 use connectors::{Decoded, Rejected};
 use dataflows::aggregates::canonical;
-use dataflows::columns::{NO_SLOT, Rows};
-use dataflows::group_index::GroupIndex;
+use dataflows::columns::Rows;
 use dataflows::json::RowEncoder;
 use dataflows::{Tick, Updates};
 
 use super::chunks::{Chunks, Pushed};
 use super::letters::Letter;
 use crate::config;
+use counted::Counted;
+use keyed::Keyed;
 
 /// Segments of `retain` in which rows expire together.
 const SEGMENTS: i64 = 32;
@@ -87,7 +91,9 @@ struct Retain {
 impl Retain {
     /// Returns when a segment leaves: once the clock has reached this.
     fn leaves_us(self, segment: i64) -> i64 {
-        (segment.saturating_add(1)).saturating_mul(self.width_us).saturating_add(self.retain_us)
+        (segment.saturating_add(1))
+            .saturating_mul(self.width_us)
+            .saturating_add(self.retain_us)
     }
 
     fn segment(self, time_us: i64) -> i64 {
@@ -103,39 +109,15 @@ enum Retained {
     Counted(Box<Counted>),
 }
 
-/// One row a key; a later one replaces it.
-struct Keyed {
-    key: Vec<usize>,
-    index: GroupIndex,
-    rows: Rows,
-    /// The row of each key, and the segment it expires with.
-    slots: Vec<(u32, i64)>,
-    versions: Option<Versions>,
-    /// Keys written in each segment; one that has moved on is passed over.
-    segments: BTreeMap<i64, Vec<u32>>,
-    scratch: Vec<u32>,
-}
-
-struct Versions {
-    column: usize,
-    converter: RowConverter,
-    stored: Vec<Option<OwnedRow>>,
-}
-
-/// Whole rows, each as often as it was sent and not taken back.
-struct Counted {
-    index: GroupIndex,
-    counts: Vec<i64>,
-    /// How often each row is there by segment, where segments expire.
-    segments: BTreeMap<(u32, i64), i64>,
-    by_segment: BTreeMap<(i64, u32), ()>,
-    scratch: Vec<u32>,
-}
-
 impl SourceState {
     /// Starts without rows. `ahead_us` is how far past the tick a row may be dated.
     pub(super) fn new(source: &config::Source, ahead_us: Option<i64>) -> Self {
-        let types: Vec<DataType> = source.schema.fields().iter().map(|field| field.data_type().clone()).collect();
+        let types: Vec<DataType> = source
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.data_type().clone())
+            .collect();
         let rows = match &source.key {
             Some(key) => Retained::Keyed(Box::new(Keyed::new(key, source.version, &types))),
             None if source.retractions => Retained::Counted(Box::new(Counted::new(&types))),
@@ -146,7 +128,10 @@ impl SourceState {
             clock_us: None,
             clock_before_us: None,
             ahead_us,
-            retain: source.retain_us.map(|retain_us| Retain { retain_us, width_us: (retain_us / SEGMENTS).max(1) }),
+            retain: source.retain_us.map(|retain_us| Retain {
+                retain_us,
+                width_us: (retain_us / SEGMENTS).max(1),
+            }),
             rows,
             encoder: RowEncoder::new(&source.schema),
             changes: SourceChanges::default(),
@@ -173,8 +158,13 @@ impl SourceState {
     /// Begins a tick: rows whose time is over leave.
     pub(super) fn begin(&mut self, tick: Tick) {
         self.clock_before_us = self.clock_us;
-        let (Some(retain), Some(clock)) = (self.retain, self.expiry_clock(tick)) else { return };
-        while let Some(segment) = self.oldest_segment().filter(|segment| retain.leaves_us(*segment) <= clock) {
+        let (Some(retain), Some(clock)) = (self.retain, self.expiry_clock(tick)) else {
+            return;
+        };
+        while let Some(segment) = self
+            .oldest_segment()
+            .filter(|segment| retain.leaves_us(*segment) <= clock)
+        {
             let gone = match &mut self.rows {
                 Retained::Appended(segments) => {
                     self.changes.steps.push(ChunkStep::Expired(segment));
@@ -199,8 +189,8 @@ impl SourceState {
     fn oldest_segment(&self) -> Option<i64> {
         match &self.rows {
             Retained::Appended(segments) => segments.first_key_value().map(|(segment, _)| *segment),
-            Retained::Keyed(keyed) => keyed.segments.first_key_value().map(|(segment, _)| *segment),
-            Retained::Counted(counted) => counted.by_segment.first_key_value().map(|((segment, _), ())| *segment),
+            Retained::Keyed(keyed) => keyed.oldest_segment(),
+            Retained::Counted(counted) => counted.oldest_segment(),
         }
     }
 
@@ -222,9 +212,17 @@ impl SourceState {
 
     /// Takes rows in, or back, at a tick that was begun.
     pub(super) fn apply(&mut self, tick: Tick, operation: Operation, decoded: Decoded, out: &mut Outgoing) -> Counts {
-        let mut counts = Counts { rejected: decoded.rejected.len(), ..Counts::default() };
+        let mut counts = Counts {
+            rejected: decoded.rejected.len(),
+            ..Counts::default()
+        };
         for Rejected { raw, reason } in decoded.rejected {
-            out.rejected.push(Letter { source: Arc::clone(&self.name), tick, reason, raw });
+            out.rejected.push(Letter {
+                source: Arc::clone(&self.name),
+                tick,
+                reason,
+                raw,
+            });
         }
         let rows = match operation {
             Operation::Insert => self.judge(tick, decoded.rows, out, &mut counts),
@@ -243,7 +241,12 @@ impl SourceState {
             let mut raw = Vec::new();
             RowEncoder::new(&batch.schema()).object(batch, row, &mut raw);
             let raw = String::from_utf8_lossy(&raw).into_owned();
-            out.rejected.push(Letter { source: Arc::clone(&name), tick, reason: reason.to_owned(), raw });
+            out.rejected.push(Letter {
+                source: Arc::clone(&name),
+                tick,
+                reason: reason.to_owned(),
+                raw,
+            });
             rejected += 1;
         };
         let total = rows.num_rows();
@@ -284,8 +287,12 @@ impl SourceState {
         let column = Arc::clone(rows.column(time.column));
         let times = column.as_primitive::<TimestampMicrosecondType>();
         let before = self.clock_before_us;
-        let watermark = before.zip(time.lateness_us).map(|(clock, lateness)| clock.saturating_sub(lateness));
-        let newest = self.ahead_us.map(|ahead| i64::try_from(tick).unwrap_or(i64::MAX).saturating_add(ahead));
+        let watermark = before
+            .zip(time.lateness_us)
+            .map(|(clock, lateness)| clock.saturating_sub(lateness));
+        let newest = self
+            .ahead_us
+            .map(|ahead| i64::try_from(tick).unwrap_or(i64::MAX).saturating_add(ahead));
         let retain = self.retain.zip(before);
         let verdict = |at: i64| {
             if newest.is_some_and(|newest| at > newest) {
@@ -299,7 +306,11 @@ impl SourceState {
             }
         };
         let verdicts: Vec<Verdict> = times.values().iter().map(|at| verdict(*at)).collect();
-        let clock = times.values().iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Accepted);
+        let clock = times
+            .values()
+            .iter()
+            .zip(&verdicts)
+            .filter(|(_, verdict)| **verdict == Verdict::Accepted);
         if let Some(clock) = clock.map(|(at, _)| *at).max() {
             self.clock_us = self.clock_us.max(Some(clock));
         }
@@ -315,7 +326,12 @@ impl SourceState {
             encoded.object(row, &mut raw);
             let raw = String::from_utf8_lossy(&raw).into_owned();
             let reason = verdict.reason(time.lateness_us, self.ahead_us);
-            let letter = Letter { source: Arc::clone(&self.name), tick, reason, raw };
+            let letter = Letter {
+                source: Arc::clone(&self.name),
+                tick,
+                reason,
+                raw,
+            };
             if *verdict == Verdict::Late {
                 counts.late += 1;
                 out.late.push(letter);
@@ -324,7 +340,10 @@ impl SourceState {
                 out.rejected.push(letter);
             }
         }
-        let accepted: BooleanArray = verdicts.iter().map(|verdict| Some(*verdict == Verdict::Accepted)).collect();
+        let accepted: BooleanArray = verdicts
+            .iter()
+            .map(|verdict| Some(*verdict == Verdict::Accepted))
+            .collect();
         filter_record_batch(&rows, &accepted).expect("one verdict a row")
     }
 
@@ -362,12 +381,7 @@ impl Verdict {
     }
 }
 
-fn append(
-    kept: &mut BTreeMap<i64, Chunks>,
-    rows: &RecordBatch,
-    segments: Option<&[i64]>,
-    steps: &mut Vec<ChunkStep>,
-) {
+fn append(kept: &mut BTreeMap<i64, Chunks>, rows: &RecordBatch, segments: Option<&[i64]>, steps: &mut Vec<ChunkStep>) {
     let Some(segments) = segments else {
         steps.push(ChunkStep::Pushed(0, kept.entry(0).or_default().push(rows.clone())));
         return;
@@ -382,7 +396,10 @@ fn append(
 }
 
 fn columns(batch: &RecordBatch, positions: &[usize]) -> Vec<ArrayRef> {
-    positions.iter().map(|&position| canonical(batch.column(position))).collect()
+    positions
+        .iter()
+        .map(|&position| canonical(batch.column(position)))
+        .collect()
 }
 
 fn batch_of(schema: &SchemaRef, rows: &Rows, slots: &[u32]) -> RecordBatch {
@@ -391,227 +408,4 @@ fn batch_of(schema: &SchemaRef, rows: &Rows, slots: &[u32]) -> RecordBatch {
 
 fn take(rows: &RecordBatch, positions: Vec<u32>) -> RecordBatch {
     take_record_batch(rows, &UInt32Array::from(positions)).expect("positions are in range")
-}
-
-impl Keyed {
-    fn new(key: &[usize], version: Option<usize>, types: &[DataType]) -> Self {
-        let key_types: Vec<DataType> = key.iter().map(|&column| types[column].clone()).collect();
-        let versions = version.map(|column| Versions {
-            column,
-            converter: RowConverter::new(vec![SortField::new(types[column].clone())])
-                .expect("every column type can be ordered"),
-            stored: Vec::new(),
-        });
-        Keyed {
-            key: key.to_vec(),
-            index: GroupIndex::new(&key_types),
-            rows: Rows::new(types),
-            slots: Vec::new(),
-            versions,
-            segments: BTreeMap::new(),
-            scratch: Vec::new(),
-        }
-    }
-
-    /// Replaces; the last row of a key wins, or the one of the highest version.
-    fn upsert(&mut self, rows: &RecordBatch, segments: Option<&[i64]>, schema: &SchemaRef) -> Vec<Updates> {
-        let mut groups = std::mem::take(&mut self.scratch);
-        self.index.intern(&columns(rows, &self.key), rows.num_rows(), &mut groups);
-        self.slots.resize(self.index.groups().max(self.slots.len()), (NO_SLOT, i64::MIN));
-        let winners = self.winners(rows, &groups);
-        let incoming = self.rows.incoming(rows.columns());
-        let (mut old, mut new) = (Vec::new(), Vec::new());
-        let mut written = Vec::new();
-        for (row, &group) in groups.iter().enumerate() {
-            if !winners[row] {
-                continue;
-            }
-            let (slot, segment) = &mut self.slots[group as usize];
-            if let Some(segments) = segments
-                && *segment != segments[row]
-            {
-                *segment = segments[row];
-                self.segments.entry(segments[row]).or_default().push(group);
-            }
-            if *slot != NO_SLOT {
-                if self.rows.equals(&incoming, row as u32, *slot) {
-                    continue;
-                }
-                old.push(*slot);
-            } else {
-                *slot = self.rows.allocate();
-            }
-            new.push(row as u32);
-            written.push(*slot);
-        }
-        let mut changes = Vec::new();
-        if !old.is_empty() {
-            changes.push(Updates::deletes(batch_of(schema, &self.rows, &old)));
-        }
-        self.rows.write(&incoming, &new, &written);
-        if !new.is_empty() {
-            changes.push(Updates::inserts(take(rows, new)));
-        }
-        self.scratch = groups;
-        changes
-    }
-
-    /// Marks the row of each key that wins.
-    fn winners(&mut self, rows: &RecordBatch, groups: &[u32]) -> Vec<bool> {
-        let mut winners = vec![false; groups.len()];
-        let mut best: std::collections::HashMap<u32, usize> = std::collections::HashMap::with_capacity(groups.len());
-        match &mut self.versions {
-            None => best.extend(groups.iter().enumerate().map(|(row, &group)| (group, row))),
-            Some(versions) => {
-                let encoded = versions
-                    .converter
-                    .convert_columns(std::slice::from_ref(rows.column(versions.column)))
-                    .expect("the column has its declared type");
-                versions.stored.resize(self.slots.len(), None);
-                for (row, &group) in groups.iter().enumerate() {
-                    let stored = &mut versions.stored[group as usize];
-                    if stored.as_ref().is_none_or(|stored| encoded.row(row) >= stored.row()) {
-                        *stored = Some(encoded.row(row).owned());
-                        best.insert(group, row);
-                    }
-                }
-            }
-        }
-        best.into_values().for_each(|row| winners[row] = true);
-        winners
-    }
-
-    fn delete(
-        &mut self,
-        rows: &RecordBatch,
-        schema: &SchemaRef,
-        reject: &mut impl FnMut(&RecordBatch, usize, &str),
-    ) -> Vec<Updates> {
-        // A deletion names its key; whatever else it holds is not looked at.
-        let key: Option<Vec<usize>> =
-            self.key.iter().map(|&column| rows.schema().index_of(schema.field(column).name()).ok()).collect();
-        let mut groups = std::mem::take(&mut self.scratch);
-        match key {
-            Some(key) => self.index.find(&columns(rows, &key), rows.num_rows(), &mut groups),
-            None => groups = vec![NO_SLOT; rows.num_rows()],
-        }
-        let mut gone = Vec::new();
-        for (row, &group) in groups.iter().enumerate() {
-            if group == NO_SLOT || self.slots[group as usize].0 == NO_SLOT {
-                reject(rows, row, "no retained row has this key");
-            } else {
-                // The same key a second time finds nothing.
-                gone.push((group, std::mem::replace(&mut self.slots[group as usize].0, NO_SLOT)));
-            }
-        }
-        self.scratch = groups;
-        self.forget(&gone, schema)
-    }
-
-    fn expire(&mut self, segment: i64, schema: &SchemaRef) -> Vec<Updates> {
-        let groups = self.segments.remove(&segment).unwrap_or_default();
-        let mut gone = Vec::new();
-        for group in groups {
-            let (slot, current) = &mut self.slots[group as usize];
-            if *current == segment && *slot != NO_SLOT {
-                gone.push((group, std::mem::replace(slot, NO_SLOT)));
-            }
-        }
-        self.forget(&gone, schema)
-    }
-
-    fn forget(&mut self, gone: &[(u32, u32)], schema: &SchemaRef) -> Vec<Updates> {
-        if gone.is_empty() {
-            return Vec::new();
-        }
-        let slots: Vec<u32> = gone.iter().map(|(_, slot)| *slot).collect();
-        let batch = batch_of(schema, &self.rows, &slots);
-        for &(group, slot) in gone {
-            self.rows.free(slot);
-            self.index.remove(group);
-            self.slots[group as usize] = (NO_SLOT, i64::MIN);
-            if let Some(versions) = &mut self.versions {
-                versions.stored[group as usize] = None;
-            }
-        }
-        vec![Updates::deletes(batch)]
-    }
-}
-
-impl Counted {
-    fn new(types: &[DataType]) -> Self {
-        Counted {
-            index: GroupIndex::new(types),
-            counts: Vec::new(),
-            segments: BTreeMap::new(),
-            by_segment: BTreeMap::new(),
-            scratch: Vec::new(),
-        }
-    }
-
-    fn insert(&mut self, rows: &RecordBatch, segments: Option<&[i64]>) {
-        let mut groups = std::mem::take(&mut self.scratch);
-        self.index.intern(rows.columns(), rows.num_rows(), &mut groups);
-        self.counts.resize(self.index.groups().max(self.counts.len()), 0);
-        for (row, &group) in groups.iter().enumerate() {
-            self.counts[group as usize] += 1;
-            if let Some(segments) = segments {
-                *self.segments.entry((group, segments[row])).or_default() += 1;
-                self.by_segment.insert((segments[row], group), ());
-            }
-        }
-        self.scratch = groups;
-    }
-
-    fn delete(&mut self, rows: &RecordBatch, reject: &mut impl FnMut(&RecordBatch, usize, &str)) -> Vec<Updates> {
-        let mut groups = std::mem::take(&mut self.scratch);
-        self.index.find(rows.columns(), rows.num_rows(), &mut groups);
-        let mut gone = Vec::new();
-        let mut emptied = Vec::new();
-        for (row, &group) in groups.iter().enumerate() {
-            if group == NO_SLOT || self.counts[group as usize] == 0 {
-                reject(rows, row, "no retained row is equal to it");
-                continue;
-            }
-            gone.push(row as u32);
-            self.counts[group as usize] -= 1;
-            // Of equal rows the oldest goes: it would have expired first.
-            let oldest = self.segments.range((group, i64::MIN)..=(group, i64::MAX)).next().map(|(key, _)| *key);
-            if let Some(oldest) = oldest {
-                self.lower(oldest, 1);
-            }
-            if self.counts[group as usize] == 0 {
-                emptied.push(group);
-            }
-        }
-        emptied.into_iter().for_each(|group| self.index.remove(group));
-        self.scratch = groups;
-        if gone.is_empty() { Vec::new() } else { vec![Updates::deletes(take(rows, gone))] }
-    }
-
-    fn lower(&mut self, (group, segment): (u32, i64), by: i64) {
-        if let Some(count) = self.segments.get_mut(&(group, segment)) {
-            *count -= by;
-            if *count == 0 {
-                self.segments.remove(&(group, segment));
-                self.by_segment.remove(&(segment, group));
-            }
-        }
-    }
-
-    fn expire(&mut self, segment: i64, schema: &SchemaRef) -> Vec<Updates> {
-        let groups: Vec<u32> =
-            self.by_segment.range((segment, 0)..=(segment, u32::MAX)).map(|((_, group), ())| *group).collect();
-        let counts: Vec<i64> = groups.iter().map(|group| self.segments[&(*group, segment)]).collect();
-        let rows = RecordBatch::try_new(Arc::clone(schema), self.index.keys(&groups)).expect("rows of this schema");
-        for (&group, &count) in groups.iter().zip(&counts) {
-            self.lower((group, segment), count);
-            self.counts[group as usize] -= count;
-            if self.counts[group as usize] == 0 {
-                self.index.remove(group);
-            }
-        }
-        let diffs: Vec<i64> = counts.into_iter().map(|count| -count).collect();
-        if diffs.is_empty() { Vec::new() } else { vec![Updates::new(rows, diffs)] }
-    }
 }

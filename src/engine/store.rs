@@ -32,7 +32,12 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn new(tick: Tick, updates: Vec<Updates>, steps: Vec<ChunkStep>) -> Self {
         let bytes = updates.iter().map(Updates::bytes).sum();
-        Run { tick, updates, steps, bytes }
+        Run {
+            tick,
+            updates,
+            steps,
+            bytes,
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -82,8 +87,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl RelationStore {
     /// Holds no rows.
     pub(super) fn new(schema: SchemaRef, told: Told) -> Self {
-        let base = Base { through: 0, rows: BaseRows::new(&schema, told) };
-        RelationStore { schema, runs: Mutex::default(), base: Mutex::new(base) }
+        let base = Base {
+            through: 0,
+            rows: BaseRows::new(&schema, told),
+        };
+        RelationStore {
+            schema,
+            runs: Mutex::default(),
+            base: Mutex::new(base),
+        }
     }
 
     /// Notes that a tick was cut, and whether it may change this relation.
@@ -104,7 +116,11 @@ impl RelationStore {
         if run.is_empty() {
             return false;
         }
-        runs.rows += run.updates.iter().flat_map(|updates| updates.diffs().iter()).sum::<i64>();
+        runs.rows += run
+            .updates
+            .iter()
+            .flat_map(|updates| updates.diffs().iter())
+            .sum::<i64>();
         runs.bytes += run.bytes;
         runs.unfolded += run.bytes;
         runs.runs.push_back(Arc::new(run));

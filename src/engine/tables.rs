@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{
-    ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use dataflows::workers::Workers;
 use dataflows::{Tick, error_schema};
@@ -17,13 +15,41 @@ use super::{RelationKind, alerts, letters};
 
 /// Every system table: its name, its columns, and how it is read.
 pub(super) const TABLES: &[Table] = &[
-    Table { name: "sangam.views", schema: views_schema, read: views },
-    Table { name: "sangam.sources", schema: sources_schema, read: sources },
-    Table { name: "sangam.operators", schema: operators_schema, read: operators },
-    Table { name: "sangam.late", schema: letters::schema, read: |at| Ok(at.letters(&at.shared.late)) },
-    Table { name: "sangam.rejected", schema: letters::schema, read: |at| Ok(at.letters(&at.shared.rejected)) },
-    Table { name: "sangam.errors", schema: errors_schema, read: errors },
-    Table { name: "sangam.alert_events", schema: alerts::schema, read: alert_events },
+    Table {
+        name: "sangam.views",
+        schema: views_schema,
+        read: views,
+    },
+    Table {
+        name: "sangam.sources",
+        schema: sources_schema,
+        read: sources,
+    },
+    Table {
+        name: "sangam.operators",
+        schema: operators_schema,
+        read: operators,
+    },
+    Table {
+        name: "sangam.late",
+        schema: letters::schema,
+        read: |at| Ok(at.letters(&at.shared.late)),
+    },
+    Table {
+        name: "sangam.rejected",
+        schema: letters::schema,
+        read: |at| Ok(at.letters(&at.shared.rejected)),
+    },
+    Table {
+        name: "sangam.errors",
+        schema: errors_schema,
+        read: errors,
+    },
+    Table {
+        name: "sangam.alert_events",
+        schema: alerts::schema,
+        read: alert_events,
+    },
 ];
 
 /// One line of the list.
@@ -55,7 +81,11 @@ fn count(name: &str) -> Field {
 }
 
 fn time(name: &str) -> Field {
-    Field::new(name, DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true)
+    Field::new(
+        name,
+        DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        true,
+    )
 }
 
 fn texts<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
@@ -92,7 +122,10 @@ fn views(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
     let entries = || at.shared.relations[at.shared.sources.len()..].iter();
     let key = |entry: &super::shared::RelationEntry| {
         let key = entry.relation.key.as_ref()?;
-        let names: Vec<&str> = key.iter().map(|&column| entry.relation.schema.field(column).name().as_str()).collect();
+        let names: Vec<&str> = key
+            .iter()
+            .map(|&column| entry.relation.schema.field(column).name().as_str())
+            .collect();
         Some(names.join(", "))
     };
     Ok(batch(
@@ -130,8 +163,18 @@ fn sources(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
         sources_schema(),
         vec![
             texts(entries().map(|source| Some(&source.name))),
-            texts(at.shared.deployment.sources.iter().map(|source| Some(source.connector.name()))),
-            counts(at.shared.relations[..at.shared.sources.len()].iter().map(|entry| entry.store.rows())),
+            texts(
+                at.shared
+                    .deployment
+                    .sources
+                    .iter()
+                    .map(|source| Some(source.connector.name())),
+            ),
+            counts(
+                at.shared.relations[..at.shared.sources.len()]
+                    .iter()
+                    .map(|entry| entry.store.rows()),
+            ),
             counts(entries().map(|source| load(&source.accepted))),
             counts(entries().map(|source| load(&source.late))),
             counts(entries().map(|source| load(&source.rejected))),
@@ -193,7 +236,13 @@ fn errors(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
 }
 
 fn alert_events(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
-    Ok(vec![at.shared.alert_events.lock().unwrap_or_else(PoisonError::into_inner).batch(at.tick)])
+    Ok(vec![
+        at.shared
+            .alert_events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .batch(at.tick),
+    ])
 }
 
 impl RelationKind {
@@ -206,4 +255,3 @@ impl RelationKind {
         }
     }
 }
-

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 
 use super::Server;
 use super::error::{ApiError, json_response};
-use super::limits::{BODY_BYTES_DECODED_INLINE, BODY_BYTES_IN_FLIGHT_MAX, REASONS_MAX};
+use super::limits::{BODY_BYTES_DECODED_INLINE, BODY_BYTES_IN_FLIGHT_MAX};
 use crate::engine::{Engine, IngestError, Operation, RelationKind};
 use decoders::{Decoders, detect};
 
@@ -75,21 +75,15 @@ pub(super) async fn ingest(
     let kind = kind(request.headers(), source)?;
     let bytes_max = server.engine.deployment().options.body_bytes_max;
     let (body, permit) = body::read(request, bytes_max, &server.ingest.memory).await?;
-    let decoded = decode(source, kind, body).await?;
+    let decoded = decode(source, kind, operation, body).await?;
     drop(permit);
-    let reasons: Vec<String> = decoded
-        .rejected
-        .iter()
-        .take(REASONS_MAX)
-        .map(|row| row.reason.clone())
-        .collect();
     let accepted = server.engine.ingest(&name, operation, decoded).await.map_err(refused)?;
     let answer = json!({
         "accepted": accepted.accepted,
         "late": accepted.late,
         "rejected": accepted.rejected,
         "tick": accepted.tick,
-        "reasons": reasons,
+        "reasons": accepted.reasons,
     });
     Ok(json_response(StatusCode::OK, answer.to_string()))
 }
@@ -197,13 +191,18 @@ fn kind(headers: &HeaderMap, source: &Source) -> Result<Option<FormatKind>, ApiE
     }
 }
 
-async fn decode(source: &Source, kind: Option<FormatKind>, body: Bytes) -> Result<Decoded, ApiError> {
+async fn decode(
+    source: &Source,
+    kind: Option<FormatKind>,
+    operation: Operation,
+    body: Bytes,
+) -> Result<Decoded, ApiError> {
     let kind = kind.unwrap_or_else(|| detect(&body));
     if body.len() < BODY_BYTES_DECODED_INLINE {
-        return source.decoders.decode(kind, &body);
+        return source.decoders.decode(kind, operation, &body);
     }
     let decoders = source.decoders.clone();
-    tokio::task::spawn_blocking(move || decoders.decode(kind, &body))
+    tokio::task::spawn_blocking(move || decoders.decode(kind, operation, &body))
         .await
         .map_err(|_| {
             ApiError::new(

@@ -10,8 +10,6 @@ pub const BODY_BYTES_DECODED_INLINE: usize = 64 << 10;
 pub const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes read and thrown away after a body has passed its limit, so that the sender reads our answer.
 pub const BODY_BYTES_DISCARDED_MAX: usize = 256 << 20;
-/// Reasons of rejection listed in the answer to a POST.
-pub const REASONS_MAX: usize = 5;
 
 /// WebSockets open at one time.
 pub const SOCKETS_MAX: usize = 4096;

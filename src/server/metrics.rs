@@ -3,7 +3,7 @@
 //! Names follow Prometheus: base units, counters end in `_total`. The engine and
 //! the doors record through the functions here, so that no name is spelled twice.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -77,14 +77,20 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Makes the recorder the process' own, once.
+    /// Makes the recorder the process' own, the first time.
     pub(super) fn install() -> anyhow::Result<Self> {
+        static INSTALLED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+        let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = &*installed {
+            return Ok(Metrics { handle: handle.clone() });
+        }
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), LATENCY_SECONDS)
             .context("could not set the buckets of the histograms")?
             .install_recorder()
             .context("could not set up the metrics")?;
         describe();
+        *installed = Some(handle.clone());
         Ok(Metrics { handle })
     }
 
@@ -203,7 +209,7 @@ fn sample(engine: &Engine) {
         }
         let rows_in = own
             .iter()
-            .filter(|stats| reads(&definition.view.plan, &stats.name))
+            .filter(|stats| reads(&definition.view.plan, &own, &stats.name))
             .map(|stats| stats.rows_in);
         counter!(VIEW_ROWS_IN, "view" => view.clone()).absolute(rows_in.sum());
         // The last operator hands the view's updates over.
@@ -215,26 +221,27 @@ fn sample(engine: &Engine) {
 }
 
 /// Tells whether an operator, known by its node's number and kind, reads another relation.
-fn reads(plan: &Plan, operator: &str) -> bool {
-    let node = operator
-        .split(' ')
-        .next()
-        .and_then(|number| number.parse::<usize>().ok());
-    let Some(node) = node.and_then(|node| plan.nodes.get(node)) else {
+fn reads(plan: &Plan, own: &[&OperatorStats], operator: &str) -> bool {
+    let Some(node) = number(operator).and_then(|node| plan.nodes.get(node)) else {
         return false;
     };
     let mut below = node.inputs.clone();
     while let Some(input) = below.pop() {
         match &plan.nodes[input].operator {
             Operator::Get { .. } => return true,
-            // These are part of the operator above them.
-            Operator::Filter { .. } | Operator::Project { .. } | Operator::Union => {
+            // A node without counts of its own is part of the operator above it.
+            _ if own.iter().all(|stats| number(&stats.name) != Some(input)) => {
                 below.extend(&plan.nodes[input].inputs);
             }
             _ => {}
         }
     }
     false
+}
+
+/// Returns the number of the node that an operator is named by.
+fn number(operator: &str) -> Option<usize> {
+    operator.split(' ').next()?.parse().ok()
 }
 
 /// Reads the resident memory where the system tells it (Linux).

@@ -131,7 +131,7 @@ async fn answer(engine: &Engine, sql: &str, at_least: Tick) -> Result<Answer, Ap
     let catalog = &engine.deployment().catalog;
     let query = catalog.plan_query(sql).map_err(bad_sql)?;
     let snapshot = engine
-        .snapshot(&query.relations(), at_least)
+        .snapshot(query.relations(), at_least)
         .await
         .map_err(|error| ApiError::busy("no_snapshot", error.to_string()))?;
     let tick = snapshot.tick;

@@ -38,7 +38,13 @@ impl Session {
         for relation in ledger.names() {
             live.subscribe(&relation);
         }
-        Session { program, live, ledger, tick: 0, posts: 0 }
+        Session {
+            program,
+            live,
+            ledger,
+            tick: 0,
+            posts: 0,
+        }
     }
 
     /// Sends rows to a source in one form after the other, with what cannot be understood among
@@ -46,10 +52,14 @@ impl Session {
     fn send(&mut self, source: &str, operation: Operation, rows: &[Value], bad: &[&str]) {
         self.posts += 1;
         // A broken line of CSV is another thing than one of JSON.
-        let csv = if self.posts % 3 == 0 && bad.is_empty() { Body::csv(rows) } else { None };
+        let csv = if self.posts.is_multiple_of(3) && bad.is_empty() {
+            Body::csv(rows)
+        } else {
+            None
+        };
         let body = match csv {
             Some(body) => body,
-            None if self.posts % 2 == 0 => Body::array(rows, bad),
+            None if self.posts.is_multiple_of(2) => Body::array(rows, bad),
             None => Body::lines(rows, bad),
         };
         let path = match operation {
@@ -63,7 +73,11 @@ impl Session {
         assert!(tick > self.tick, "tick {tick} after {}", self.tick);
         self.tick = tick;
         let counts = self.ledger.post(source, operation, rows, bad.len(), tick);
-        for (name, count) in [("accepted", counts.accepted), ("late", counts.late), ("rejected", counts.rejected)] {
+        for (name, count) in [
+            ("accepted", counts.accepted),
+            ("late", counts.late),
+            ("rejected", counts.rejected),
+        ] {
             assert_eq!(
                 reply[name].as_u64(),
                 Some(count as u64),
@@ -72,7 +86,11 @@ impl Session {
             );
         }
         let reasons = reply["reasons"].as_array().expect("reasons").len();
-        assert_eq!(reasons, counts.rejected.min(5), "each rejected row has a reason, the first are told: {reply}");
+        assert_eq!(
+            reasons,
+            counts.rejected.min(5),
+            "each rejected row has a reason, the first are told: {reply}"
+        );
     }
 
     /// Holds every relation to the books: what the WebSocket made of it and what `/sql` says.

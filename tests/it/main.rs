@@ -5,3 +5,6 @@ mod program;
 mod real_data;
 mod robust;
 mod tidy;
+
+/// Held for reading by a test that runs an engine in this process, for writing while a bug is planted in it.
+static HONEST: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());

@@ -61,9 +61,17 @@ impl Reply {
     pub fn refusal(&self) -> (u16, String) {
         let body = self.json();
         let error = &body["error"];
-        let message = error["message"].as_str().unwrap_or_else(|| panic!("no message in {body}"));
+        let message = error["message"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no message in {body}"));
         assert!(message.len() > 8, "a message that says nothing: {body}");
-        (self.status, error["code"].as_str().unwrap_or_else(|| panic!("no code in {body}")).to_owned())
+        (
+            self.status,
+            error["code"]
+                .as_str()
+                .unwrap_or_else(|| panic!("no code in {body}"))
+                .to_owned(),
+        )
     }
 
     /// Returns the tick an answer to SQL is of.
@@ -111,7 +119,12 @@ impl Program {
             .timeout_global(Some(PATIENCE))
             .build()
             .into();
-        let mut program = Program { child, address: String::new(), said, agent };
+        let mut program = Program {
+            child,
+            address: String::new(),
+            said,
+            agent,
+        };
         let deadline = Instant::now() + PATIENCE;
         while program.address.is_empty() {
             let line = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -133,7 +146,11 @@ impl Program {
     pub fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_so() {
-            assert!(Instant::now() < deadline, "waited in vain until {what}; it said:\n{}", self.said());
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain until {what}; it said:\n{}",
+                self.said()
+            );
             thread::sleep(PAUSE);
         }
     }
@@ -152,7 +169,9 @@ impl Program {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Reply, ureq::Error> {
-        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -175,7 +194,12 @@ impl Program {
 
     /// Brings rows; the path may carry an operation, as in `readings?op=delete`.
     pub fn post(&self, source: &str, content_type: &str, body: impl AsRef<[u8]>) -> Reply {
-        self.request("POST", &format!("/ingest/{source}"), &[("content-type", content_type)], body.as_ref())
+        self.request(
+            "POST",
+            &format!("/ingest/{source}"),
+            &[("content-type", content_type)],
+            body.as_ref(),
+        )
     }
 
     /// Brings rows that must be understood; returns the counts.
@@ -200,8 +224,14 @@ impl Program {
     /// Asks in SQL for one number.
     pub fn number(&self, sql: &str) -> i64 {
         let rows = self.sql(sql);
-        let row = rows.first().and_then(Value::as_object).unwrap_or_else(|| panic!("no row from {sql}"));
-        row.values().next().and_then(Value::as_i64).unwrap_or_else(|| panic!("no number in {row:?}"))
+        let row = rows
+            .first()
+            .and_then(Value::as_object)
+            .unwrap_or_else(|| panic!("no row from {sql}"));
+        row.values()
+            .next()
+            .and_then(Value::as_i64)
+            .unwrap_or_else(|| panic!("no number in {row:?}"))
     }
 
     /// Opens a WebSocket.
@@ -216,31 +246,55 @@ impl Program {
         stream
     }
 
-    /// Writes bytes, then reads until the other side has said everything.
+    /// Writes bytes and no more, then reads until the other side has said everything.
     pub fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes).expect("it reads");
-        stream.shutdown(std::net::Shutdown::Write).expect("half a connection closes");
+        stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("half a connection closes");
+        Self::rest(stream)
+    }
+
+    /// Writes bytes and waits, as one who may have more to say.
+    pub fn raw_open(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect();
+        stream.write_all(bytes).expect("it reads");
+        Self::rest(stream)
+    }
+
+    fn rest(mut stream: TcpStream) -> String {
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("it answers and closes");
+        if let Err(error) = stream.read_to_end(&mut answer) {
+            assert_ne!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock,
+                "it neither answers nor closes"
+            );
+        }
         String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// Returns the memory in use, in MiB.
     pub fn resident_mib(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
-        line.trim().trim_end_matches("kB").trim().parse::<f64>().expect("a number") / 1024.0
-    }
-
-    /// Returns whether the process still runs.
-    pub fn runs(&mut self) -> bool {
-        self.child.try_wait().expect("its status").is_none()
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("its resident memory");
+        line.trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse::<f64>()
+            .expect("a number")
+            / 1024.0
     }
 
     /// Sends the signal of Ctrl-C.
     pub fn interrupt(&self) {
-        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        let sent = Command::new("kill")
+            .args(["-INT", &self.child.id().to_string()])
+            .status();
         assert!(sent.expect("kill starts").success(), "the signal could not be sent");
     }
 
@@ -251,7 +305,11 @@ impl Program {
             if let Some(status) = self.child.try_wait().expect("its status") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "it runs on after {within:?}; it said:\n{}", self.said());
+            assert!(
+                Instant::now() < deadline,
+                "it runs on after {within:?}; it said:\n{}",
+                self.said()
+            );
             thread::sleep(PAUSE);
         }
     }

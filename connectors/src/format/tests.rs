@@ -3,8 +3,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, Float64Type, Int32Type, Int64Type, TimeUnit,
-    TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Field, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -96,19 +95,11 @@ fn json_lines_and_arrays_mean_the_same() {
         assert_eq!(reasons(&decoded), Vec::<&str>::new(), "{input}");
         assert_eq!(stations(&decoded), ["K1", "Ké\n2", "K3"]);
         assert_eq!(floats(&decoded, 2), [Some(7.5), Some(7.25), Some(1.0)]);
-        let counts: Vec<_> = decoded
-            .rows
-            .column(3)
-            .as_primitive::<Int64Type>()
-            .iter()
-            .collect();
+        let counts: Vec<_> = decoded.rows.column(3).as_primitive::<Int64Type>().iter().collect();
         assert_eq!(counts, [Some(1), Some(12), None]);
         let ok: Vec<_> = decoded.rows.column(4).as_boolean().iter().collect();
         assert_eq!(ok, [Some(true), None, Some(false)]);
-        let at = decoded
-            .rows
-            .column(1)
-            .as_primitive::<TimestampMicrosecondType>();
+        let at = decoded.rows.column(1).as_primitive::<TimestampMicrosecondType>();
         assert_eq!(at.value(0), at.value(1));
         assert_eq!(at.value(2) - at.value(1), 86_400_000_000);
     }
@@ -127,10 +118,7 @@ fn each_bad_json_line_is_rejected_alone() {
             r#"{"station":"K1" "ph":1}"#,
             "expected a comma or a closing brace at byte 17 of the row",
         ),
-        (
-            r#"{"station":"K1"}}"#,
-            "text follows the object on its line",
-        ),
+        (r#"{"station":"K1"}}"#, "text follows the object on its line"),
         (
             r#"{"station":"K1"}{"station":"K2"}"#,
             "text follows the object on its line",
@@ -147,10 +135,7 @@ fn each_bad_json_line_is_rejected_alone() {
             r#"{"station":5,"at":"2026-01-01"}"#,
             "column \"station\": 5 is not a text; texts stand between quotes",
         ),
-        (
-            r#"{"station":"K1"}"#,
-            "column \"at\": missing, but declared not null",
-        ),
+        (r#"{"station":"K1"}"#, "column \"at\": missing, but declared not null"),
         (
             r#"{"station":"K1","at":"yesterday"}"#,
             "column \"at\": \"yesterday\" is not a time like 2026-01-31T12:00:00Z",
@@ -210,11 +195,7 @@ fn each_bad_json_line_is_rejected_alone() {
             }]
         );
         // The same at the end, and as the only line.
-        assert_eq!(
-            reasons(&json(format!("{GOOD}\n{line}"))),
-            [reason],
-            "{line}"
-        );
+        assert_eq!(reasons(&json(format!("{GOOD}\n{line}"))), [reason], "{line}");
         assert_eq!(json(line).rejected.len(), 1, "{line}");
     }
 }
@@ -283,11 +264,7 @@ fn broken_arrays() {
         1,
         "the object is cut off; the rest of the array is refused",
     );
-    rejected(
-        format!("[{GOOD}] {GOOD}"),
-        1,
-        "text follows the end of the array",
-    );
+    rejected(format!("[{GOOD}] {GOOD}"), 1, "text follows the end of the array");
     assert_eq!(json("[]").rows.num_rows(), 0);
     assert!(json("[]").is_empty() && json("").is_empty() && json(" \n ").is_empty());
 }
@@ -333,12 +310,7 @@ fn csv_reads_what_people_write() {
     assert_eq!(reasons(&decoded), Vec::<&str>::new());
     assert_eq!(stations(&decoded), ["K1", "K \"2\", x", "multi\nline", ""]);
     assert_eq!(floats(&decoded, 2), [Some(7.5), None, None, Some(8.0)]);
-    let counts: Vec<_> = decoded
-        .rows
-        .column(3)
-        .as_primitive::<Int64Type>()
-        .iter()
-        .collect();
+    let counts: Vec<_> = decoded.rows.column(3).as_primitive::<Int64Type>().iter().collect();
     assert_eq!(counts, [Some(1), None, Some(27), Some(2)]);
     let ok: Vec<_> = decoded.rows.column(4).as_boolean().iter().collect();
     assert_eq!(ok, [Some(true), None, Some(false), Some(false)]);
@@ -348,26 +320,17 @@ fn csv_reads_what_people_write() {
 fn each_bad_csv_line_is_rejected_alone() {
     for (line, reason) in [
         ("K1,2026-01-01,7", "the line has 3 fields, the header has 5"),
-        (
-            "K1,2026-01-01,7,1,true,",
-            "the line has 6 fields, the header has 5",
-        ),
+        ("K1,2026-01-01,7,1,true,", "the line has 6 fields, the header has 5"),
         (
             ",2026-01-01,7,1,true",
             "column \"station\": missing, but declared not null",
         ),
-        (
-            "K1,,7,1,true",
-            "column \"at\": missing, but declared not null",
-        ),
+        ("K1,,7,1,true", "column \"at\": missing, but declared not null"),
         (
             "K1,31/12/2026,7,1,true",
             "column \"at\": \"31/12/2026\" is not a time like 2026-01-31T12:00:00Z",
         ),
-        (
-            "K1,2026-01-01,NA,1,true",
-            "column \"ph\": \"NA\" is not a number",
-        ),
+        ("K1,2026-01-01,NA,1,true", "column \"ph\": \"NA\" is not a number"),
         (
             "K1,2026-01-01,7,x,maybe",
             "column \"count\": \"x\" is not an integer of 64 bits",
@@ -402,18 +365,9 @@ fn a_quote_that_never_closes_costs_one_line() {
 #[test]
 fn csv_headers() {
     // A column that the header lacks is NULL, or refuses every row.
-    assert_eq!(
-        csv("station,at\nK1,2026-01-01\n")
-            .rows
-            .column(2)
-            .null_count(),
-        1
-    );
+    assert_eq!(csv("station,at\nK1,2026-01-01\n").rows.column(2).null_count(), 1);
     let decoded = csv("station,ph\nK1,7\nK2,8\n");
-    assert_eq!(
-        reasons(&decoded),
-        ["column \"at\": missing, but declared not null"; 2]
-    );
+    assert_eq!(reasons(&decoded), ["column \"at\": missing, but declared not null"; 2]);
     // No header at all: the first line is not lost.
     let decoded = csv("K1,2026-01-01\nK2,2026-01-01\n");
     assert_eq!((decoded.rows.num_rows(), decoded.rejected.len()), (0, 2));
@@ -422,11 +376,7 @@ fn csv_headers() {
         "no declared column in the header \"K1, 2026-01-01\""
     );
     let headless = "type = \"csv\"\nheader = false\ndelimiter = \"\\t\"";
-    let decoded = decode(
-        headless,
-        &columns(),
-        "K1\t2026-01-01\t\t\t\nK2\t2026-01-01\t1\n",
-    );
+    let decoded = decode(headless, &columns(), "K1\t2026-01-01\t\t\t\nK2\t2026-01-01\t1\n");
     assert_eq!(stations(&decoded), ["K1"]);
     assert_eq!(reasons(&decoded), ["the line has 3 fields, expected 5"]);
 }
@@ -476,23 +426,10 @@ fn all_types() {
     );
     for decoded in [&from_json, &from_csv] {
         assert_eq!(reasons(decoded), Vec::<&str>::new());
-        assert_eq!(
-            decoded.rows.column(0).as_primitive::<Date32Type>().value(0),
-            20_484
-        );
-        assert_eq!(
-            decoded
-                .rows
-                .column(1)
-                .as_primitive::<Decimal128Type>()
-                .value(0),
-            1235
-        );
+        assert_eq!(decoded.rows.column(0).as_primitive::<Date32Type>().value(0), 20_484);
+        assert_eq!(decoded.rows.column(1).as_primitive::<Decimal128Type>().value(0), 1235);
         assert_eq!(decoded.rows.column(2).as_binary::<i32>().value(0), [0, 255]);
-        assert_eq!(
-            decoded.rows.column(4).as_primitive::<Int32Type>().value(0),
-            -5
-        );
+        assert_eq!(decoded.rows.column(4).as_primitive::<Int32Type>().value(0), -5);
     }
     assert_eq!(from_json.rows, from_csv.rows);
     let list = column("l", DataType::new_list(DataType::Int32, true), true);
@@ -524,7 +461,10 @@ fn the_indian_river_table() {
             ..column
         })
         .collect();
-    let mut input = "STATION CODE,LOCATIONS,STATE,D.O. (mg/l),CONDUCTIVITY (µmhos/cm),FECAL COLIFORM (MPN/100ml),year\r\n".as_bytes().to_vec();
+    let mut input =
+        "STATION CODE,LOCATIONS,STATE,D.O. (mg/l),CONDUCTIVITY (µmhos/cm),FECAL COLIFORM (MPN/100ml),year\r\n"
+            .as_bytes()
+            .to_vec();
     input.extend(b"1393,\"DAMANGANGA AT D/S OF MADHUBAN, DAMAN\",DAMAN & DIU,6.7,203,11,2014\r\n");
     input.extend(b"1475,ZUARI AT PANCHAWADI ,GOA,NAN,179,3243 ,2014\r\n");
     input.extend(b"NAN,R\xcdO AT X,GOA, 5.7 ,NAN,NAN,2013\r\n");
@@ -542,21 +482,11 @@ fn the_indian_river_table() {
             "the line has 6 fields, the header has 7"
         ]
     );
-    let decoded = decode(
-        &format!("{format}\nencoding = \"latin1\""),
-        &columns,
-        &input,
-    );
+    let decoded = decode(&format!("{format}\nencoding = \"latin1\""), &columns, &input);
     assert_eq!(stations(&decoded), ["1393", "1475", "NULL"]);
-    assert_eq!(
-        decoded.rows.column(1).as_string::<i32>().value(2),
-        "RÍO AT X"
-    );
+    assert_eq!(decoded.rows.column(1).as_string::<i32>().value(2), "RÍO AT X");
     assert_eq!(floats(&decoded, 3), [Some(11.0), Some(3243.0), None]);
-    assert_eq!(
-        reasons(&decoded)[0],
-        "column \"oxygen\": \"6.4(avg)\" is not a number"
-    );
+    assert_eq!(reasons(&decoded)[0], "column \"oxygen\": \"6.4(avg)\" is not a number");
 }
 
 #[test]
@@ -567,8 +497,7 @@ fn times_are_read_in_the_zone_of_the_deployment() {
         false,
     )];
     let format = "type = \"csv\"\ntimestamp = \"%m/%d/%Y %H:%M\"";
-    let mut decoder =
-        Decoder::new(&toml::from_str(format).unwrap(), &columns, "Asia/Kolkata").unwrap();
+    let mut decoder = Decoder::new(&toml::from_str(format).unwrap(), &columns, "Asia/Kolkata").unwrap();
     let decoded = decoder.decode(b"at\n01/02/1970 05:30\n1970-01-02T00:00:00Z\n");
     let at: Vec<_> = decoded
         .rows
@@ -604,10 +533,7 @@ fn everything_is_bounded() {
 
 #[test]
 fn declarations_that_cannot_work() {
-    assert!(
-        config_error("type = \"json\"\ndelimiter = \";\"")
-            .contains("delimiter is an option of csv, not of json")
-    );
+    assert!(config_error("type = \"json\"\ndelimiter = \";\"").contains("delimiter is an option of csv, not of json"));
     assert!(config_error("header = false").contains("header is an option of csv"));
     assert!(config_error("type = \"csv\"\ndelimiter = \"→\"").contains("Use one ASCII character"));
     assert!(config_error("type = \"parquet\"").contains("files only"));
@@ -618,10 +544,7 @@ fn declarations_that_cannot_work() {
         "encoding = \"utf-16\"",
         "delimiter = \"ab\"",
     ] {
-        assert!(
-            toml::from_str::<FormatConfig>(unknown).is_err(),
-            "{unknown}"
-        );
+        assert!(toml::from_str::<FormatConfig>(unknown).is_err(), "{unknown}");
     }
     assert_eq!(
         FormatConfig::default().kind_of(Path::new("a/B.CSV.gz")),

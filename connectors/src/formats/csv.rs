@@ -55,9 +55,7 @@ impl CsvRows {
             return match text[from..].find('\n') {
                 Some(at) => {
                     self.skipping = false;
-                    Step::Skip {
-                        next: from + at + 1,
-                    }
+                    Step::Skip { next: from + at + 1 }
                 }
                 None if from < text.len() => Step::Skip { next: text.len() },
                 None => Step::More,
@@ -90,20 +88,12 @@ impl CsvRows {
                     cells.drop_row();
                     return too_long(from, end, next);
                 }
-                Step::Row {
-                    start: from,
-                    end,
-                    next,
-                }
+                Step::Row { start: from, end, next }
             }
             Record::Whole { end, next } => {
                 cells.drop_row();
                 let expected = layout.fields;
-                let whose = if self.header {
-                    "the header has"
-                } else {
-                    "expected"
-                };
+                let whose = if self.header { "the header has" } else { "expected" };
                 Step::Bad {
                     start: from,
                     end,
@@ -157,20 +147,14 @@ impl CsvRows {
 
     fn read_header(&mut self, text: &str, from: usize, last: bool) -> Step {
         let mut fields = Vec::new();
-        let record = scan(
-            text.as_bytes(),
-            from,
-            self.delimiter,
-            last,
-            |start, end, quotes| {
-                let name = &text[start..end];
-                fields.push(if quotes == Quotes::Doubled {
-                    name.replace("\"\"", "\"")
-                } else {
-                    name.to_owned()
-                });
-            },
-        );
+        let record = scan(text.as_bytes(), from, self.delimiter, last, |start, end, quotes| {
+            let name = &text[start..end];
+            fields.push(if quotes == Quotes::Doubled {
+                name.replace("\"\"", "\"")
+            } else {
+                name.to_owned()
+            });
+        });
         let (end, next) = match record {
             Record::Whole { end, next } => (end, next),
             Record::Malformed { end, next, .. } => (end, next),
@@ -252,13 +236,7 @@ enum Record {
 }
 
 /// Reads one record, telling of each field's text (without its quotes).
-fn scan(
-    bytes: &[u8],
-    from: usize,
-    delimiter: u8,
-    last: bool,
-    mut field: impl FnMut(usize, usize, Quotes),
-) -> Record {
+fn scan(bytes: &[u8], from: usize, delimiter: u8, last: bool, mut field: impl FnMut(usize, usize, Quotes)) -> Record {
     let mut at = from;
     let mut malformed = None;
     loop {
@@ -306,10 +284,7 @@ fn scan(
         match bytes.get(at) {
             Some(b'\n') => {
                 return match malformed {
-                    None => Record::Whole {
-                        end: at,
-                        next: at + 1,
-                    },
+                    None => Record::Whole { end: at, next: at + 1 },
                     Some(reason) => Record::Malformed {
                         end: at,
                         next: at + 1,

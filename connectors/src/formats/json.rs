@@ -71,9 +71,7 @@ impl JsonRows {
         }
         match self.mode {
             Mode::Unknown if bytes[start] == b'[' => {
-                self.mode = Mode::Array {
-                    after_element: false,
-                };
+                self.mode = Mode::Array { after_element: false };
                 Step::Skip { next: start + 1 }
             }
             Mode::Unknown => {
@@ -96,21 +94,14 @@ impl JsonRows {
             Mode::SkippingLine => match text[start..].find('\n') {
                 Some(at) => {
                     self.mode = Mode::Lines;
-                    Step::Skip {
-                        next: start + at + 1,
-                    }
+                    Step::Skip { next: start + at + 1 }
                 }
                 None => Step::Skip { next: bytes.len() },
             },
             Mode::Array { after_element } => self.element(text, start, last, after_element, cells),
             Mode::Closed => {
                 self.mode = Mode::Abandoned;
-                bad(
-                    start,
-                    bytes.len(),
-                    bytes.len(),
-                    "text follows the end of the array",
-                )
+                bad(start, bytes.len(), bytes.len(), "text follows the end of the array")
             }
             Mode::Abandoned => Step::Skip { next: bytes.len() },
         }
@@ -165,14 +156,7 @@ impl JsonRows {
         }
     }
 
-    fn element(
-        &mut self,
-        text: &str,
-        start: usize,
-        last: bool,
-        after_element: bool,
-        cells: &mut Cells,
-    ) -> Step {
+    fn element(&mut self, text: &str, start: usize, last: bool, after_element: bool, cells: &mut Cells) -> Step {
         let bytes = text.as_bytes();
         match bytes[start] {
             b']' => {
@@ -180,9 +164,7 @@ impl JsonRows {
                 return Step::Skip { next: start + 1 };
             }
             b',' if after_element => {
-                self.mode = Mode::Array {
-                    after_element: false,
-                };
+                self.mode = Mode::Array { after_element: false };
                 return Step::Skip { next: start + 1 };
             }
             _ => {}
@@ -196,20 +178,12 @@ impl JsonRows {
             cells.add_row();
             match self.object(text, start, cells) {
                 Ok(next) if next - start <= ROW_BYTES_MAX => {
-                    self.mode = Mode::Array {
-                        after_element: true,
-                    };
-                    return Step::Row {
-                        start,
-                        end: next,
-                        next,
-                    };
+                    self.mode = Mode::Array { after_element: true };
+                    return Step::Row { start, end: next, next };
                 }
                 Ok(next) => {
                     cells.drop_row();
-                    self.mode = Mode::Array {
-                        after_element: true,
-                    };
+                    self.mode = Mode::Array { after_element: true };
                     return too_long(start, next, next);
                 }
                 Err(fault) => {
@@ -221,9 +195,7 @@ impl JsonRows {
         // Go on after the element, wherever its brackets say that it ends.
         match element_end(bytes, start) {
             Some(end) => {
-                self.mode = Mode::Array {
-                    after_element: true,
-                };
+                self.mode = Mode::Array { after_element: true };
                 let reason = fault.reason(start, end);
                 Step::Bad {
                     start,
@@ -235,10 +207,7 @@ impl JsonRows {
             None if !last && bytes.len() - start <= ROW_BYTES_MAX => Step::More,
             None => {
                 self.mode = Mode::Abandoned;
-                let reason = format!(
-                    "{}; the rest of the array is refused",
-                    fault.reason(start, bytes.len())
-                );
+                let reason = format!("{}; the rest of the array is refused", fault.reason(start, bytes.len()));
                 Step::Bad {
                     start,
                     end: bytes.len(),
@@ -278,11 +247,7 @@ impl JsonRows {
                     if let Some(slot) = slot {
                         if value.escaped {
                             let begin = cells.unescaped.len();
-                            unescape(
-                                &text[value.start..value.end],
-                                value.start,
-                                &mut cells.unescaped,
-                            )?;
+                            unescape(&text[value.start..value.end], value.start, &mut cells.unescaped)?;
                             cells.set_unescaped(slot, begin);
                         } else {
                             cells.set(slot, value.start, value.end, Kind::Quoted);
@@ -300,11 +265,7 @@ impl JsonRows {
                 Some(_) => {
                     let after = scalar(bytes, at)?;
                     if let Some(slot) = slot {
-                        let kind = if bytes[at] == b'n' {
-                            Kind::Missing
-                        } else {
-                            Kind::Bare
-                        };
+                        let kind = if bytes[at] == b'n' { Kind::Missing } else { Kind::Bare };
                         cells.set(slot, at, after, kind);
                     }
                     after
@@ -316,11 +277,7 @@ impl JsonRows {
                 Some(b',') => at = after_space(bytes, at + 1),
                 Some(b'}') => return Ok(at + 1),
                 _ => {
-                    return Err(Fault::expected(
-                        bytes,
-                        at,
-                        "expected a comma or a closing brace",
-                    ));
+                    return Err(Fault::expected(bytes, at, "expected a comma or a closing brace"));
                 }
             }
         }
@@ -448,16 +405,8 @@ mod tests {
         ] {
             assert!(!is_object(text), "{text}");
         }
-        assert!(is_object(&format!(
-            "{{\"a\":{}{}}}",
-            "[".repeat(64),
-            "]".repeat(64)
-        )));
-        assert!(!is_object(&format!(
-            "{{\"a\":{}{}}}",
-            "[".repeat(65),
-            "]".repeat(65)
-        )));
+        assert!(is_object(&format!("{{\"a\":{}{}}}", "[".repeat(64), "]".repeat(64))));
+        assert!(!is_object(&format!("{{\"a\":{}{}}}", "[".repeat(65), "]".repeat(65))));
     }
 
     /// Mutations of good objects are judged as `serde_json` judges them.

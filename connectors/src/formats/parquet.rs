@@ -3,9 +3,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options, filter};
 use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -33,11 +31,7 @@ pub(crate) struct ParquetRows {
 }
 
 impl ParquetRows {
-    pub(crate) fn new(
-        format: &FormatConfig,
-        columns: &[Column],
-        time_zone: &str,
-    ) -> Result<ParquetRows, ConfigError> {
+    pub(crate) fn new(format: &FormatConfig, columns: &[Column], time_zone: &str) -> Result<ParquetRows, ConfigError> {
         format.check(FormatKind::Parquet)?;
         let times = Times::new(time_zone, format.timestamp.as_deref())?;
         let nulls = Nulls {
@@ -73,10 +67,7 @@ impl ParquetRows {
             if !column.field.is_nullable() && array.null_count() > 0 {
                 for row in (0..rows).filter(|row| array.is_null(*row)) {
                     let name = column.field.name();
-                    refuse(
-                        row,
-                        format!("column \"{name}\": missing, but declared not null"),
-                    );
+                    refuse(row, format!("column \"{name}\": missing, but declared not null"));
                 }
             }
             arrays.push(array);
@@ -117,9 +108,8 @@ fn cast(
         safe: true,
         ..CastOptions::default()
     };
-    let cast_to = |array: &ArrayRef, to: &DataType| {
-        cast_with_options(array, to, &options).map_err(|error| error.to_string())
-    };
+    let cast_to =
+        |array: &ArrayRef, to: &DataType| cast_with_options(array, to, &options).map_err(|error| error.to_string());
     let is_text = matches!(
         array.data_type(),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
@@ -150,10 +140,7 @@ fn cast(
     let cast = match (array.data_type(), wanted) {
         // A zoneless time is read in the deployment's zone, whatever the column's.
         (DataType::Timestamp(unit, None), DataType::Timestamp(..)) => {
-            let local = cast_to(
-                array,
-                &DataType::Timestamp(*unit, Some(Arc::clone(time_zone))),
-            )?;
+            let local = cast_to(array, &DataType::Timestamp(*unit, Some(Arc::clone(time_zone))))?;
             cast_to(&local, wanted)?
         }
         _ => cast_to(array, wanted)?,
@@ -162,10 +149,7 @@ fn cast(
         if cast.is_null(row) && array.is_valid(row) {
             refuse(
                 row,
-                format!(
-                    "column \"{}\": the value does not fit {wanted}",
-                    column.field.name()
-                ),
+                format!("column \"{}\": the value does not fit {wanted}", column.field.name()),
             );
         }
     }
@@ -174,10 +158,7 @@ fn cast(
             if time.is_some_and(|time| !(TIME_MIN_US..=TIME_MAX_US).contains(&time)) {
                 refuse(
                     row,
-                    format!(
-                        "column \"{}\": outside the years 1970 to 9999",
-                        column.field.name()
-                    ),
+                    format!("column \"{}\": outside the years 1970 to 9999", column.field.name()),
                 );
             }
         }
@@ -187,9 +168,7 @@ fn cast(
 
 /// A row as text: `station=K1, ph=7.1`.
 fn display(batch: &RecordBatch, row: usize) -> String {
-    let options = FormatOptions::new()
-        .with_null("null")
-        .with_display_error(true);
+    let options = FormatOptions::new().with_null("null").with_display_error(true);
     let mut text = String::new();
     for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
         if text.len() > RAW_BYTES_MAX {
@@ -224,8 +203,7 @@ impl ParquetFile {
             path: path.clone(),
             reason,
         };
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|error| failed(error.to_string()))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| failed(error.to_string()))?;
         let wanted: Vec<&str> = rows.columns.iter().map(Column::input_name).collect();
         let roots: Vec<usize> = builder
             .schema()

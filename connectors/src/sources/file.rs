@@ -95,10 +95,7 @@ impl FileConfig {
     }
 
     fn paths(&self, setting: &Setting<'_>) -> Vec<PathBuf> {
-        self.path
-            .iter()
-            .map(|path| setting.directory.join(path))
-            .collect()
+        self.path.iter().map(|path| setting.directory.join(path)).collect()
     }
 
     pub(crate) fn reader(&self, setting: &Setting<'_>) -> Result<FileReader, ConfigError> {
@@ -118,10 +115,10 @@ impl FileConfig {
                     && !matches!(setting.format.kind_of(path), Ok(FormatKind::Parquet))
             };
             if paths.len() > 1 || !paths.iter().all(followable) {
-                return Err(ConfigError::new(
-                    "follow = true needs one plain file of CSV or JSON lines",
-                )
-                .with_hint("Compressed files, Parquet and lists of files are read once."));
+                return Err(
+                    ConfigError::new("follow = true needs one plain file of CSV or JSON lines")
+                        .with_hint("Compressed files, Parquet and lists of files are read once."),
+                );
             }
         }
         let mut files = VecDeque::new();
@@ -210,9 +207,7 @@ impl Reader for FileReader {
 impl FileReader {
     fn open(&mut self, next: Next) -> Result<Option<Current>, ReadError> {
         match next {
-            Next::Parquet(path, rows) => {
-                ParquetFile::open(path, *rows).map(|file| Some(Current::Parquet(file)))
-            }
+            Next::Parquet(path, rows) => ParquetFile::open(path, *rows).map(|file| Some(Current::Parquet(file))),
             Next::Text(path, decoder, latin1) => {
                 if self.follow && !path.exists() {
                     self.files.push_front(Next::Text(path, decoder, latin1));
@@ -299,9 +294,7 @@ impl TextFile {
             // A followed file is never known to be at its last row.
             let last = self.ended && !follow;
             if self.start < self.buffer.len() || last {
-                let (taken, decoded) =
-                    self.decoder
-                        .decode_some(&self.buffer[self.start..], last, BATCH_ROWS);
+                let (taken, decoded) = self.decoder.decode_some(&self.buffer[self.start..], last, BATCH_ROWS);
                 self.start += taken;
                 if !decoded.is_empty() {
                     return Ok(Some(decoded));
@@ -342,15 +335,9 @@ impl TextFile {
         }
         self.buffer.drain(..self.start);
         self.start = 0;
-        let mut raw = std::mem::take(if self.latin1 {
-            &mut self.half
-        } else {
-            &mut self.buffer
-        });
+        let mut raw = std::mem::take(if self.latin1 { &mut self.half } else { &mut self.buffer });
         let before = raw.len();
-        let result = (&mut self.bytes)
-            .take(CHUNK_BYTES as u64)
-            .read_to_end(&mut raw);
+        let result = (&mut self.bytes).take(CHUNK_BYTES as u64).read_to_end(&mut raw);
         let mut more = raw.len() > before;
         self.position += (raw.len() - before) as u64;
         if !self.latin1 {

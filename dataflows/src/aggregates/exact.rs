@@ -161,7 +161,11 @@ impl Register {
         let parts = if bit == 0 {
             [low, high, sign]
         } else {
-            [low << bit, (high << bit) | (low >> (64 - bit)), (sign << bit) | (high >> (64 - bit))]
+            [
+                low << bit,
+                (high << bit) | (low >> (64 - bit)),
+                (sign << bit) | (high >> (64 - bit)),
+            ]
         };
         let mut carry = false;
         for (i, word) in self.0[limb..].iter_mut().enumerate() {
@@ -246,7 +250,15 @@ mod tests {
 
     #[test]
     fn rounding_is_to_nearest_even_also_for_subnormals() {
-        for value in [5e-324, 1.5e-310, 2.2250738585072014e-308, 1.0, -3.5, 1.7976931348623157e308, 0.1] {
+        for value in [
+            5e-324,
+            1.5e-310,
+            2.2250738585072014e-308,
+            1.0,
+            -3.5,
+            1.7976931348623157e308,
+            0.1,
+        ] {
             let mut register = Register::default();
             register.add(value, 1);
             assert_eq!(register.rounded(), value);

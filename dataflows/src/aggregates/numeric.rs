@@ -37,7 +37,9 @@ impl Accumulator for Counts {
     }
 
     fn output(&self, groups: &[u32]) -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(groups.iter().map(|&group| self.counts[group as usize])))
+        Arc::new(Int64Array::from_iter_values(
+            groups.iter().map(|&group| self.counts[group as usize]),
+        ))
     }
 
     fn reset(&mut self, group: u32) {
@@ -92,7 +94,10 @@ struct WrappingSum<N> {
 
 impl<T: Wrapping> WrappingSums<T> {
     pub(super) fn new(output: DataType) -> Self {
-        WrappingSums { sums: Vec::new(), output }
+        WrappingSums {
+            sums: Vec::new(),
+            output,
+        }
     }
 }
 
@@ -118,7 +123,9 @@ impl<T: Wrapping> Accumulator for WrappingSums<T> {
             }
             return;
         }
-        each(argument.nulls(), filter, diffs.len(), |row| add(groups[row], values[row], diffs[row]));
+        each(argument.nulls(), filter, diffs.len(), |row| {
+            add(groups[row], values[row], diffs[row])
+        });
     }
 
     fn output(&self, groups: &[u32]) -> ArrayRef {
@@ -133,7 +140,9 @@ impl<T: Wrapping> Accumulator for WrappingSums<T> {
             .collect();
         // A NULL is rare; only then are the counts looked at again.
         let nulls = (!present).then(|| {
-            NullBuffer::new(BooleanBuffer::collect_bool(groups.len(), |at| self.sums[groups[at] as usize].count != 0))
+            NullBuffer::new(BooleanBuffer::collect_bool(groups.len(), |at| {
+                self.sums[groups[at] as usize].count != 0
+            }))
         });
         Arc::new(PrimitiveArray::<T>::new(totals.into(), nulls).with_data_type(self.output.clone()))
     }
@@ -234,7 +243,11 @@ impl Moments {
         if count == 0 {
             return None;
         }
-        let special = if self.specials.is_empty() { None } else { self.specials.get(&group) };
+        let special = if self.specials.is_empty() {
+            None
+        } else {
+            self.specials.get(&group)
+        };
         match self.moment {
             Moment::Sum => Some(special.map_or_else(|| self.sums.sum(group), |special| special.sum())),
             Moment::Mean => Some(special.map_or_else(|| self.sums.sum(group) / count as f64, |special| special.sum())),
@@ -315,7 +328,9 @@ impl Accumulator for Moments {
     }
 
     fn bytes(&self) -> usize {
-        self.counts.capacity() * 8 + self.sums.bytes() + self.squares.bytes() + self.specials.capacity() * size_of::<(u32, Specials)>()
+        self.counts.capacity() * 8
+            + self.sums.bytes()
+            + self.squares.bytes()
+            + self.specials.capacity() * size_of::<(u32, Specials)>()
     }
 }
-

@@ -76,10 +76,24 @@ impl RowKey for Vec<u8> {
 pub(super) fn ordered(spec: &AggregateSpec, argument: &DataType) -> Result<Box<dyn Accumulator>, Unsupported> {
     // A trailing "argument, ascending, NULL first" is what the bytes end with anyway.
     let mut order = spec.order.clone();
-    if order.last() == Some(&(argument.clone(), SortOptions { descending: false, nulls_first: true })) && order.len() > 1 {
+    if order.last()
+        == Some(&(
+            argument.clone(),
+            SortOptions {
+                descending: false,
+                nulls_first: true,
+            },
+        ))
+        && order.len() > 1
+    {
         order.pop();
     }
-    let fixed: Option<usize> = order.iter().map(|(data_type, _)| data_type).chain([argument]).map(encoded_width).sum();
+    let fixed: Option<usize> = order
+        .iter()
+        .map(|(data_type, _)| data_type)
+        .chain([argument])
+        .map(encoded_width)
+        .sum();
     match fixed {
         Some(length) if length <= INLINE => Ok(Box::new(Ordered::<[u8; INLINE]>::new(spec, &order, argument, length)?)),
         _ => Ok(Box::new(Ordered::<Vec<u8>>::new(spec, &order, argument, 0)?)),
@@ -101,8 +115,10 @@ impl<K: RowKey> Ordered<K> {
         argument: &DataType,
         key_bytes: usize,
     ) -> Result<Self, Unsupported> {
-        let mut fields: Vec<SortField> =
-            order.iter().map(|(data_type, options)| SortField::new_with_options(data_type.clone(), *options)).collect();
+        let mut fields: Vec<SortField> = order
+            .iter()
+            .map(|(data_type, options)| SortField::new_with_options(data_type.clone(), *options))
+            .collect();
         fields.push(SortField::new(argument.clone()));
         let count = fields.len();
         let converter = RowConverter::new(fields).map_err(|_| Unsupported::new(spec))?;
@@ -178,7 +194,10 @@ impl<K: RowKey> Accumulator for Ordered<K> {
         let mut columns: Vec<ArrayRef> = arguments[1..].iter().map(canonical).collect();
         columns.truncate(self.fields - 1);
         columns.push(canonical(&arguments[0]));
-        let encoded = self.converter.convert_columns(&columns).expect("columns have the types the accumulator was built for");
+        let encoded = self
+            .converter
+            .convert_columns(&columns)
+            .expect("columns have the types the accumulator was built for");
         let nulls = arguments[0].logical_nulls().filter(|_| self.skip_nulls);
         each(nulls.as_ref(), filter, diffs.len(), |row| {
             self.add(groups[row], K::new(encoded.row(row).data()), diffs[row]);
@@ -188,9 +207,18 @@ impl<K: RowKey> Accumulator for Ordered<K> {
     fn output(&self, groups: &[u32]) -> ArrayRef {
         let results: Vec<Option<&K>> = groups.iter().map(|&group| self.result(group)).collect();
         let parser = self.converter.parser();
-        let present = results.iter().flatten().map(|key| parser.parse(key.bytes(self.key_bytes)));
-        let decoded = self.converter.convert_rows(present).expect("bytes this converter wrote");
-        let values = decoded.into_iter().next_back().expect("the argument is the last column");
+        let present = results
+            .iter()
+            .flatten()
+            .map(|key| parser.parse(key.bytes(self.key_bytes)));
+        let decoded = self
+            .converter
+            .convert_rows(present)
+            .expect("bytes this converter wrote");
+        let values = decoded
+            .into_iter()
+            .next_back()
+            .expect("the argument is the last column");
         if results.iter().all(Option::is_some) {
             return values;
         }

@@ -63,7 +63,9 @@ pub(crate) fn spec(call: &AggregateCall, input: &SchemaRef, append_only: bool) -
     AggregateSpec {
         function: call.function,
         argument: call.argument.map(data_type),
-        order: order_columns(call).map(|(column, options)| (data_type(column), options)).collect(),
+        order: order_columns(call)
+            .map(|(column, options)| (data_type(column), options))
+            .collect(),
         ignore_nulls: call.ignore_nulls,
         append_only,
         output: call.field.data_type().clone(),
@@ -78,7 +80,10 @@ fn order_columns(call: &AggregateCall) -> impl Iterator<Item = (usize, SortOptio
         }
         None => false,
     };
-    call.order.iter().take(call.order.len() - usize::from(repeated)).copied()
+    call.order
+        .iter()
+        .take(call.order.len() - usize::from(repeated))
+        .copied()
 }
 
 impl Aggregate {
@@ -97,7 +102,11 @@ impl Aggregate {
                 // `count(*)` reads no column; an argument it may have is only ever a constant.
                 let arguments = match call.function {
                     AggregateFunction::CountRows => Vec::new(),
-                    _ => call.argument.into_iter().chain(order_columns(call).map(|(column, _)| column)).collect(),
+                    _ => call
+                        .argument
+                        .into_iter()
+                        .chain(order_columns(call).map(|(column, _)| column))
+                        .collect(),
                 };
                 let own = call.function != AggregateFunction::CountRows || call.filter.is_some();
                 Ok(Call {
@@ -135,7 +144,9 @@ impl Aggregate {
     fn outputs(&self, groups: &[u32]) -> Vec<ArrayRef> {
         let output = |call: &Call| match &call.state {
             Some(state) => state.output(groups),
-            None => Arc::new(Int64Array::from_iter_values(groups.iter().map(|&group| self.rows(group)))),
+            None => Arc::new(Int64Array::from_iter_values(
+                groups.iter().map(|&group| self.rows(group)),
+            )),
         };
         self.calls.iter().map(output).collect()
     }
@@ -144,7 +155,9 @@ impl Aggregate {
     fn intern(&mut self, parts: &[Part], scratch: &mut Scratch) {
         self.epoch += 1;
         scratch.touched.clear();
-        scratch.groups.resize_with(parts.len().max(scratch.groups.len()), Vec::new);
+        scratch
+            .groups
+            .resize_with(parts.len().max(scratch.groups.len()), Vec::new);
         for (part, groups) in parts.iter().zip(&mut scratch.groups) {
             if self.keys.is_empty() {
                 groups.clear();
@@ -195,9 +208,8 @@ impl Aggregate {
         let differs = old.iter().zip(&new).map(|(old, new)| distinct_rows(old, new));
         let differs = differs.reduce(|some, more| or(&some, &more).expect("both have one bit a group"));
         let differs = differs.as_ref().map(|differs| differs.values());
-        let changed = |at: usize| {
-            existed[at] != exists[at] || (exists[at] && differs.is_some_and(|differs| differs.value(at)))
-        };
+        let changed =
+            |at: usize| existed[at] != exists[at] || (exists[at] && differs.is_some_and(|differs| differs.value(at)));
         let give = BooleanBuffer::collect_bool(touched.len(), |at| exists[at] && changed(at));
         let take_back = BooleanBuffer::collect_bool(touched.len(), |at| existed[at] && changed(at));
         let (minus, plus) = (take_back.count_set_bits(), give.count_set_bits());
@@ -235,7 +247,9 @@ fn distinct_rows(old: &ArrayRef, new: &ArrayRef) -> BooleanArray {
     match distinct(old, new) {
         Ok(mask) => mask,
         // Nested types have no such kernel: compare them row by row.
-        Err(_) => (0..old.len()).map(|row| Some(old.slice(row, 1).to_data() != new.slice(row, 1).to_data())).collect(),
+        Err(_) => (0..old.len())
+            .map(|row| Some(old.slice(row, 1).to_data() != new.slice(row, 1).to_data()))
+            .collect(),
     }
 }
 
@@ -249,7 +263,8 @@ impl TickOperator for Aggregate {
             return Vec::new();
         }
         let columns = self.outputs(&[0]);
-        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("accumulators have the planned types");
+        let rows =
+            RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("accumulators have the planned types");
         vec![Part::whole(Updates::inserts(rows))]
     }
 
@@ -259,7 +274,9 @@ impl TickOperator for Aggregate {
         self.intern(&parts, &mut scratch);
         let global = self.keys.is_empty();
         scratch.existed.clear();
-        scratch.existed.extend(scratch.touched.iter().map(|&group| global || self.rows(group) != 0));
+        scratch
+            .existed
+            .extend(scratch.touched.iter().map(|&group| global || self.rows(group) != 0));
         let old = self.outputs(&scratch.touched);
         for (part, groups) in parts.iter().zip(&scratch.groups) {
             self.update(part, groups);
@@ -284,7 +301,12 @@ impl TickOperator for Aggregate {
     }
 
     fn state_bytes(&self) -> usize {
-        let accumulators: usize = self.calls.iter().flat_map(|call| &call.state).map(|state| state.bytes()).sum();
+        let accumulators: usize = self
+            .calls
+            .iter()
+            .flat_map(|call| &call.state)
+            .map(|state| state.bytes())
+            .sum();
         self.index.bytes() + self.groups.capacity() * size_of::<Group>() + accumulators
     }
 }

@@ -40,7 +40,11 @@ impl Distributor<Parts> for ByColumns {
                 outgoing[0].push(part);
                 continue;
             }
-            let keys: Vec<_> = self.columns.iter().map(|&column| canonical(&part.column(column))).collect();
+            let keys: Vec<_> = self
+                .columns
+                .iter()
+                .map(|&column| canonical(&part.column(column)))
+                .collect();
             hash_keys(&keys, part.len(), &mut self.hashes);
             let mut rows: Vec<Vec<u32>> = vec![Vec::new(); pushers.len()];
             for (row, hash) in self.hashes.iter().enumerate() {

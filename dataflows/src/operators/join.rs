@@ -143,7 +143,8 @@ impl Side {
         let mut slot = self.heads[group as usize].0;
         while slot != NO_SLOT {
             let hashes = &self.hashes;
-            self.long.insert_unique(hashes[slot as usize], slot, |&slot| hashes[slot as usize]);
+            self.long
+                .insert_unique(hashes[slot as usize], slot, |&slot| hashes[slot as usize]);
             slot = self.next[slot as usize];
         }
     }
@@ -183,10 +184,12 @@ impl Side {
 
     fn find(&self, group: u32, hash: u64, incoming: &crate::columns::Incoming, row: u32) -> Option<u32> {
         let (head, length) = self.heads[group as usize];
-        let matches =
-            |slot: u32| self.hashes[slot as usize] == hash && self.rows.equals(incoming, row, slot);
+        let matches = |slot: u32| self.hashes[slot as usize] == hash && self.rows.equals(incoming, row, slot);
         if length > CHAIN_INDEXED {
-            return self.long.find(hash, |&slot| self.group_of[slot as usize] == group && matches(slot)).copied();
+            return self
+                .long
+                .find(hash, |&slot| self.group_of[slot as usize] == group && matches(slot))
+                .copied();
         }
         let mut slot = head;
         while slot != NO_SLOT {
@@ -312,7 +315,11 @@ impl Join {
             }
         };
         for (row, (&group, &diff)) in delta.groups.iter().zip(&delta.diffs).enumerate() {
-            let mut slot = if group == NO_SLOT { NO_SLOT } else { self.right.heads[group as usize].0 };
+            let mut slot = if group == NO_SLOT {
+                NO_SLOT
+            } else {
+                self.right.heads[group as usize].0
+            };
             if slot == NO_SLOT && self.kind == JoinKind::Left {
                 pairs.push(row as u32, NO_SLOT, diff);
             }
@@ -340,7 +347,11 @@ impl Join {
             }
         };
         for (row, (&group, &diff)) in delta.groups.iter().zip(&delta.diffs).enumerate() {
-            let mut slot = if group == NO_SLOT { NO_SLOT } else { self.left.heads[group as usize].0 };
+            let mut slot = if group == NO_SLOT {
+                NO_SLOT
+            } else {
+                self.left.heads[group as usize].0
+            };
             while slot != NO_SLOT {
                 pairs.push(row as u32, slot, diff * self.left.counts[slot as usize]);
                 if pairs.rows.len() >= OUTPUT_ROWS {
@@ -392,15 +403,20 @@ fn take_rows(columns: &[ArrayRef], rows: &[u32]) -> Vec<ArrayRef> {
         return columns.to_vec();
     }
     let rows = UInt32Array::from(rows.to_vec());
-    columns.iter().map(|column| take(column, &rows, None).expect("rows are in range")).collect()
+    columns
+        .iter()
+        .map(|column| take(column, &rows, None).expect("rows are in range"))
+        .collect()
 }
 
 impl TickOperator for Join {
     fn apply(&mut self, _tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part> {
         let mut out = Vec::new();
         let (left_keys, right_keys) = (self.left.keys.clone(), self.right.keys.clone());
-        let left: Vec<Delta> =
-            std::mem::take(&mut inputs[0]).into_iter().map(|part| self.delta(part, &left_keys)).collect();
+        let left: Vec<Delta> = std::mem::take(&mut inputs[0])
+            .into_iter()
+            .map(|part| self.delta(part, &left_keys))
+            .collect();
         for delta in &left {
             self.pair_left(delta, &mut out);
         }
@@ -410,18 +426,27 @@ impl TickOperator for Join {
         for delta in &left {
             self.left.retract(delta);
         }
-        let right: Vec<Delta> =
-            std::mem::take(&mut inputs[1]).into_iter().map(|part| self.delta(part, &right_keys)).collect();
+        let right: Vec<Delta> = std::mem::take(&mut inputs[1])
+            .into_iter()
+            .map(|part| self.delta(part, &right_keys))
+            .collect();
         for delta in &right {
             self.pair_right(delta, &mut out);
         }
         let mut before: Vec<(u32, bool)> = Vec::new();
         if self.kind == JoinKind::Left {
-            let mut groups: Vec<u32> =
-                right.iter().flat_map(|delta| delta.groups.iter().copied()).filter(|group| *group != NO_SLOT).collect();
+            let mut groups: Vec<u32> = right
+                .iter()
+                .flat_map(|delta| delta.groups.iter().copied())
+                .filter(|group| *group != NO_SLOT)
+                .collect();
             groups.sort_unstable();
             groups.dedup();
-            before.extend(groups.into_iter().map(|group| (group, self.right.totals[group as usize] != 0)));
+            before.extend(
+                groups
+                    .into_iter()
+                    .map(|group| (group, self.right.totals[group as usize] != 0)),
+            );
         }
         for delta in &right {
             self.right.apply(delta);

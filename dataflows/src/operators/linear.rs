@@ -86,7 +86,10 @@ impl Prepared {
             Stage::Project(expressions, _) => expressions,
         };
         Prepared {
-            physical: expressions.iter().map(|expression| Arc::clone(&expression.physical)).collect(),
+            physical: expressions
+                .iter()
+                .map(|expression| Arc::clone(&expression.physical))
+                .collect(),
             texts: expressions.iter().map(|expression| expression.text.clone()).collect(),
             stage,
         }
@@ -97,7 +100,11 @@ impl Prepared {
             return updates;
         }
         let (rows, diffs) = updates.into_parts();
-        let Evaluated { columns, rows: kept, failed: failures } = evaluate(&self.physical, &self.texts, &rows);
+        let Evaluated {
+            columns,
+            rows: kept,
+            failed: failures,
+        } = evaluate(&self.physical, &self.texts, &rows);
         if !failures.is_empty() {
             let failed: Vec<u32> = failures.iter().map(|failure| failure.row as u32).collect();
             let encoder = RowEncoder::new(&rows.schema());
@@ -115,7 +122,12 @@ impl Prepared {
             ];
             let errors = RecordBatch::try_new(error_schema(), columns).expect("three texts a failure");
             let failed_diffs: Vec<i64> = failed.iter().map(|&row| diffs[row as usize]).collect();
-            shared.borrow_mut().errors.entry(tick).or_default().push(Updates::new(errors, failed_diffs));
+            shared
+                .borrow_mut()
+                .errors
+                .entry(tick)
+                .or_default()
+                .push(Updates::new(errors, failed_diffs));
         }
         let (rows, diffs): (RecordBatch, Int64Array) = match &kept {
             None => (rows, Int64Array::new(diffs, None)),
@@ -127,13 +139,20 @@ impl Prepared {
         match &self.stage {
             Stage::Filter(_) => {
                 let mask = columns[0].as_boolean();
-                let mask = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
+                let mask = if mask.null_count() > 0 {
+                    prep_null_mask_filter(mask)
+                } else {
+                    mask.clone()
+                };
                 if mask.true_count() == mask.len() {
                     return Updates::new(rows, diffs.values().clone());
                 }
                 let rows = filter_record_batch(&rows, &mask).expect("the mask has one bit a row");
                 let diffs = filter(&diffs, &mask).expect("the mask has one bit a row");
-                Updates::new(rows, diffs.as_primitive::<arrow::datatypes::Int64Type>().values().clone())
+                Updates::new(
+                    rows,
+                    diffs.as_primitive::<arrow::datatypes::Int64Type>().values().clone(),
+                )
             }
             Stage::Project(_, schema) => {
                 let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(diffs.len()));

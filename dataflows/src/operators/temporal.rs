@@ -76,7 +76,11 @@ impl Temporal {
             let column = rows.column(bound.column);
             let times: &TimestampMicrosecondArray = column.as_primitive();
             for (row, span) in spans.iter_mut().enumerate() {
-                let bound = if times.is_null(row) { Span::default() } else { bound.span(times.value(row)) };
+                let bound = if times.is_null(row) {
+                    Span::default()
+                } else {
+                    bound.span(times.value(row))
+                };
                 span.enter = span.enter.max(bound.enter);
                 span.leave = span.leave.min(bound.leave);
             }
@@ -105,7 +109,8 @@ impl Temporal {
         let indices = arrow::array::UInt32Array::from(kept.clone());
         let remembered = arrow::compute::take_record_batch(batch, &indices).expect("kept rows are in range");
         let mut groups = std::mem::take(&mut self.groups);
-        self.rows.intern(remembered.columns(), remembered.num_rows(), &mut groups);
+        self.rows
+            .intern(remembered.columns(), remembered.num_rows(), &mut groups);
         if self.counts.len() < self.rows.groups() {
             self.counts.resize(self.rows.groups(), 0);
             self.spans.resize(self.rows.groups(), Span::default());
@@ -184,7 +189,8 @@ impl Temporal {
     fn prune(&mut self) {
         if self.timers.len() > 1024 && self.timers.len() > 4 * self.rows.len() {
             let next = &self.next;
-            self.timers.retain(|Reverse((due, group))| next[*group as usize] == *due);
+            self.timers
+                .retain(|Reverse((due, group))| next[*group as usize] == *due);
         }
         if self.rows.is_empty() {
             self.timers.clear();
@@ -198,10 +204,22 @@ impl TemporalBound {
         let edge = time.saturating_sub(self.offset_us);
         let at = |tick: i64| Tick::try_from(tick).unwrap_or(0);
         match self.comparison {
-            TemporalComparison::Greater => Span { enter: 0, leave: at(edge) },
-            TemporalComparison::GreaterOrEqual => Span { enter: 0, leave: at(edge.saturating_add(1)) },
-            TemporalComparison::Less => Span { enter: at(edge.saturating_add(1)), leave: NEVER },
-            TemporalComparison::LessOrEqual => Span { enter: at(edge), leave: NEVER },
+            TemporalComparison::Greater => Span {
+                enter: 0,
+                leave: at(edge),
+            },
+            TemporalComparison::GreaterOrEqual => Span {
+                enter: 0,
+                leave: at(edge.saturating_add(1)),
+            },
+            TemporalComparison::Less => Span {
+                enter: at(edge.saturating_add(1)),
+                leave: NEVER,
+            },
+            TemporalComparison::LessOrEqual => Span {
+                enter: at(edge),
+                leave: NEVER,
+            },
         }
     }
 }
@@ -234,4 +252,3 @@ impl TickOperator for Temporal {
         self.rows.bytes() + self.counts.capacity() * 8 + self.spans.capacity() * 24 + self.timers.capacity() * 16
     }
 }
-

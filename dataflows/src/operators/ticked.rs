@@ -66,7 +66,10 @@ pub(crate) fn ticked<'scope>(
     // The output comes first, so that each input knows it may reach it.
     let (output, stream) = builder.new_output::<Parts>();
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Parts>>::from(output);
-    let exchanged: Vec<bool> = inputs.iter().map(|(_, route)| matches!(route, Route::ByColumns(_))).collect();
+    let exchanged: Vec<bool> = inputs
+        .iter()
+        .map(|(_, route)| matches!(route, Route::ByColumns(_)))
+        .collect();
     let mut pulls: Vec<Pull> = Vec::with_capacity(count);
     for (input, route) in inputs {
         pulls.push(match route {
@@ -97,8 +100,9 @@ pub(crate) fn ticked<'scope>(
             for (position, pull) in pulls.iter_mut().enumerate() {
                 pull(&mut |capability, parts| {
                     let tick = *capability.time();
-                    let (_, parts_by_input) =
-                        stash.entry(tick).or_insert_with(|| (capability, vec![Vec::new(); count]));
+                    let (_, parts_by_input) = stash
+                        .entry(tick)
+                        .or_insert_with(|| (capability, vec![Vec::new(); count]));
                     rows_in += parts.0.iter().map(Part::len).sum::<usize>();
                     if faults::active(Fault::DoubledRow) && exchanged[position] {
                         parts.0.push(parts.0[0].select(vec![0]));
@@ -131,12 +135,22 @@ pub(crate) fn ticked<'scope>(
             }
             let complete = if operator.reads_early() { Tick::MAX } else { frontier };
             loop {
-                let with_input = stash.first_key_value().map(|(tick, _)| *tick).filter(|tick| *tick < complete);
+                let with_input = stash
+                    .first_key_value()
+                    .map(|(tick, _)| *tick)
+                    .filter(|tick| *tick < complete);
                 let advanced = match every_tick {
-                    true => shared.borrow().ticks.iter().copied().find(|tick| *tick > applied && *tick < complete),
+                    true => shared
+                        .borrow()
+                        .ticks
+                        .iter()
+                        .copied()
+                        .find(|tick| *tick > applied && *tick < complete),
                     false => None,
                 };
-                let Some(tick) = with_input.into_iter().chain(advanced).min() else { break };
+                let Some(tick) = with_input.into_iter().chain(advanced).min() else {
+                    break;
+                };
                 let (capability, mut parts) = match stash.remove(&tick) {
                     Some((capability, parts)) => (Some(capability), parts),
                     None => (None, vec![Vec::new(); count]),
@@ -152,7 +166,11 @@ pub(crate) fn ticked<'scope>(
             if every_tick && let Some(capability) = &mut held {
                 // Ticks still come when every input has closed. The capability keeps the
                 // dataflow alive for them, which would be dropped as soon as nothing can happen.
-                let edge = if frontier == Tick::MAX { shared.borrow().latest + 1 } else { frontier };
+                let edge = if frontier == Tick::MAX {
+                    shared.borrow().latest + 1
+                } else {
+                    frontier
+                };
                 if *capability.time() < edge {
                     capability.downgrade(&edge);
                 }

@@ -181,8 +181,17 @@ fn mistakes_are_one_clear_line() {
 #[test]
 fn a_result_without_an_end_is_stopped() {
     let catalog = catalog();
-    let error = ask(&catalog, "SELECT * FROM generate_series(1, 1000000000) AS a", &Relations::new()).unwrap_err();
+    let error = ask(
+        &catalog,
+        "SELECT * FROM generate_series(1, 1000000000) AS a",
+        &Relations::new(),
+    )
+    .unwrap_err();
     assert!(matches!(error, QueryError::TooLarge { .. }), "{error}");
-    let error = ask(&catalog, "SELECT * FROM generate_series(1, 1000000000) AS a(x) ORDER BY x DESC LIMIT 100000000", &Relations::new());
+    let error = ask(
+        &catalog,
+        "SELECT * FROM generate_series(1, 1000000000) AS a(x) ORDER BY x DESC LIMIT 100000000",
+        &Relations::new(),
+    );
     assert!(matches!(error, Err(QueryError::TooLarge { .. })), "{error:?}");
 }

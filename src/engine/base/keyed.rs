@@ -42,9 +42,14 @@ struct Entry {
 
 impl Keyed {
     pub(super) fn new(key: Vec<usize>, schema: &SchemaRef) -> Self {
-        let rest: Vec<usize> = (0..schema.fields().len()).filter(|column| !key.contains(column)).collect();
+        let rest: Vec<usize> = (0..schema.fields().len())
+            .filter(|column| !key.contains(column))
+            .collect();
         let types = |columns: &[usize]| -> Vec<DataType> {
-            columns.iter().map(|&column| schema.field(column).data_type().clone()).collect()
+            columns
+                .iter()
+                .map(|&column| schema.field(column).data_type().clone())
+                .collect()
         };
         Keyed {
             index: GroupIndex::new(&types(&key)),
@@ -86,7 +91,8 @@ impl Keyed {
     /// Finds the slot of each row's key and notes what is said of it.
     fn look_up(&mut self, updates: &Updates) -> Vec<u32> {
         let mut slots = Vec::new();
-        self.index.intern(&columns(updates, &self.key), updates.len(), &mut slots);
+        self.index
+            .intern(&columns(updates, &self.key), updates.len(), &mut slots);
         let end = self.index.groups().max(self.entries.len());
         self.entries.resize(end, Entry::default());
         self.values.cover(end);
@@ -94,7 +100,11 @@ impl Keyed {
         for (&slot, &diff) in slots.iter().zip(updates.diffs()) {
             let entry = &mut self.entries[slot as usize];
             if entry.epoch != self.epoch {
-                *entry = Entry { present: entry.present, epoch: self.epoch, ..Entry::default() };
+                *entry = Entry {
+                    present: entry.present,
+                    epoch: self.epoch,
+                    ..Entry::default()
+                };
             }
             let said = if diff > 0 { &mut entry.given } else { &mut entry.taken };
             entry.untidy |= *said || diff.abs() != 1;
@@ -116,7 +126,12 @@ impl Keyed {
             entry.untidy |= diff < 0 && !entry.present;
         }
         let mut equal = vec![true; rows.len()];
-        self.values.compare(&self.values.incoming(&columns(updates, &self.rest)), &rows, &stand, &mut equal);
+        self.values.compare(
+            &self.values.incoming(&columns(updates, &self.rest)),
+            &rows,
+            &stand,
+            &mut equal,
+        );
         for (&slot, equal) in stand.iter().zip(equal) {
             self.entries[slot as usize].untidy |= !equal;
         }
@@ -137,7 +152,8 @@ impl Keyed {
                 given.push(slot);
             }
         }
-        self.values.write(&self.values.incoming(&columns(updates, &self.rest)), &rows, &given);
+        self.values
+            .write(&self.values.incoming(&columns(updates, &self.rest)), &rows, &given);
         if !aside.is_empty() {
             let diffs: Vec<i64> = aside.iter().map(|&row| updates.diffs()[row as usize]).collect();
             let rows = take_record_batch(updates.rows(), &UInt32Array::from(aside)).expect("rows are in range");
@@ -157,7 +173,8 @@ impl Keyed {
         let mut slots = Vec::new();
         let mut standing = Vec::new();
         for updates in untidy {
-            self.index.intern(&columns(updates, &self.key), updates.len(), &mut slots);
+            self.index
+                .intern(&columns(updates, &self.key), updates.len(), &mut slots);
             for &slot in &slots {
                 if std::mem::take(&mut self.entries[slot as usize].present) {
                     standing.push(slot);
@@ -169,7 +186,8 @@ impl Keyed {
             let left = Updates::inserts(left);
             self.index.intern(&columns(&left, &self.key), left.len(), &mut slots);
             let rows: Vec<u32> = (0..left.len() as u32).collect();
-            self.values.write(&self.values.incoming(&columns(&left, &self.rest)), &rows, &slots);
+            self.values
+                .write(&self.values.incoming(&columns(&left, &self.rest)), &rows, &slots);
             for &slot in &slots {
                 if std::mem::replace(&mut self.entries[slot as usize].present, true) {
                     tracing::error!("two rows stand under one key of a relation whose plan implies that key");
@@ -200,7 +218,10 @@ impl Keyed {
 }
 
 fn columns(updates: &Updates, positions: &[usize]) -> Vec<ArrayRef> {
-    positions.iter().map(|&position| Arc::clone(updates.rows().column(position))).collect()
+    positions
+        .iter()
+        .map(|&position| Arc::clone(updates.rows().column(position)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -229,7 +250,12 @@ mod tests {
         for batch in batches {
             let keys = batch.column(1).as_primitive::<Int64Type>();
             let values = batch.column(0).as_string::<i32>();
-            rows.extend(keys.values().iter().zip(values).map(|(key, value)| (*key, value.map(str::to_owned))));
+            rows.extend(
+                keys.values()
+                    .iter()
+                    .zip(values)
+                    .map(|(key, value)| (*key, value.map(str::to_owned))),
+            );
         }
         rows.sort();
         rows
@@ -241,8 +267,18 @@ mod tests {
         keyed.apply(&[updates(&[(1, Some("a"), 1), (2, None, 1)])]);
         // One transient row, one replaced twice in disorder, one that only passes through.
         keyed.apply(&[
-            updates(&[(1, Some("x"), 1), (2, Some("c"), 1), (2, Some("b"), 1), (3, Some("y"), 1)]),
-            updates(&[(2, Some("b"), -1), (1, Some("x"), -1), (3, Some("y"), -1), (2, None, -1)]),
+            updates(&[
+                (1, Some("x"), 1),
+                (2, Some("c"), 1),
+                (2, Some("b"), 1),
+                (3, Some("y"), 1),
+            ]),
+            updates(&[
+                (2, Some("b"), -1),
+                (1, Some("x"), -1),
+                (3, Some("y"), -1),
+                (2, None, -1),
+            ]),
         ]);
         let expected = [(1, Some("a".to_owned())), (2, Some("c".to_owned()))];
         assert_eq!(standing(&keyed.batches()), expected);
@@ -264,7 +300,9 @@ mod tests {
             let mut rows = Vec::new();
             for _ in 0..random.random_range(0..12) {
                 let key = random.random_range(0..current.len());
-                let next = random.random_bool(0.7).then(|| texts[random.random_range(0..texts.len())]);
+                let next = random
+                    .random_bool(0.7)
+                    .then(|| texts[random.random_range(0..texts.len())]);
                 rows.extend(current[key].map(|text| (key as i64, text, -1)));
                 rows.extend(next.map(|text| (key as i64, text, 1)));
                 current[key] = next;

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use connectors::{Column, Decoded, Decoder, FormatConfig, FormatKind};
 
 use crate::config::Source;
+use crate::engine::Operation;
 use crate::server::error::ApiError;
 
 /// Decoders kept for each source and format.
@@ -13,9 +14,16 @@ const IDLE_MAX: usize = 8;
 
 /// The decoders of one source.
 pub(super) struct Decoders {
-    columns: Vec<Column>,
     time_zone: String,
     declared: Option<FormatKind>,
+    /// For rows that come in, or are taken back whole.
+    whole: Pools,
+    /// For deletions by key: rows need have no other columns.
+    keys: Option<Pools>,
+}
+
+struct Pools {
+    columns: Vec<Column>,
     json: Pool,
     csv: Pool,
 }
@@ -40,12 +48,20 @@ impl Decoders {
             format: source.format.with_kind(kind),
             idle: Mutex::new(Vec::new()),
         };
-        Decoders {
-            columns: source.columns.clone(),
-            time_zone: time_zone.to_owned(),
-            declared: source.format.kind.filter(|kind| *kind != FormatKind::Parquet),
+        let pools = |columns| Pools {
+            columns,
             json: pool(FormatKind::Json),
             csv: pool(FormatKind::Csv),
+        };
+        let keys = source.key.as_ref().map(|key| {
+            let columns = key.iter().map(|&column| source.columns[column].clone());
+            pools(columns.collect())
+        });
+        Decoders {
+            time_zone: time_zone.to_owned(),
+            declared: source.format.kind.filter(|kind| *kind != FormatKind::Parquet),
+            whole: pools(source.columns.clone()),
+            keys,
         }
     }
 
@@ -55,12 +71,20 @@ impl Decoders {
     }
 
     /// Decodes a whole body.
-    pub(super) fn decode(&self, kind: FormatKind, body: &[u8]) -> Result<Decoded, ApiError> {
-        let pool = if kind == FormatKind::Csv { &self.csv } else { &self.json };
+    pub(super) fn decode(&self, kind: FormatKind, operation: Operation, body: &[u8]) -> Result<Decoded, ApiError> {
+        let pools = match (&self.keys, operation) {
+            (Some(keys), Operation::Delete) => keys,
+            _ => &self.whole,
+        };
+        let pool = if kind == FormatKind::Csv {
+            &pools.csv
+        } else {
+            &pools.json
+        };
         let idle = pool.idle.lock().ok().and_then(|mut idle| idle.pop());
         let mut decoder = match idle {
             Some(decoder) => decoder,
-            None => Decoder::new(&pool.format, &self.columns, &self.time_zone)
+            None => Decoder::new(&pool.format, &pools.columns, &self.time_zone)
                 .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "no_decoder", error.to_string()))?,
         };
         let decoded = decoder.decode(body);

@@ -53,13 +53,16 @@ impl Selections {
 /// A selection's changes from one tick to another.
 type Span = (u64, Tick, Tick);
 
+/// Written once, by whoever comes first; none where the changes come to nothing.
+type Written = Arc<OnceLock<Option<Bytes>>>;
+
 /// Changes already written, for the next who is owed the same.
 ///
 /// Bounded in number and bytes, oldest out first: a subscriber that misses one
 /// computes it again.
 #[derive(Default)]
 pub(super) struct SharedChanges {
-    kept: Mutex<VecDeque<(Span, Arc<OnceLock<Option<Bytes>>>)>>,
+    kept: Mutex<VecDeque<(Span, Written)>>,
 }
 
 impl SharedChanges {

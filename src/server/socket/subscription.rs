@@ -33,6 +33,8 @@ pub(super) struct Subscription {
     /// The tick of the last progress frame, and when it was sent.
     told: Tick,
     told_at: Instant,
+    /// Whether it has been up to date once: what it missed before says nothing about latency.
+    caught_up: bool,
 }
 
 enum State {
@@ -70,6 +72,7 @@ impl Subscription {
             incarnation: engine.incarnation(),
             told: 0,
             told_at: Instant::now(),
+            caught_up: false,
         };
         let known = resume.and_then(Resume::parse).filter(|resume| {
             resume.continues(&subscription.at(0)) && resume.tick <= engine.completed(&subscription.selection.relation)
@@ -176,10 +179,12 @@ impl Subscription {
             if let Some(body) = body {
                 step.frames.push(self.frames.changes(through, &body));
                 step.frames.push(self.progress(engine, through));
-                step.changed = Some(through);
+                step.changed = Some(through).filter(|_| self.caught_up);
+                self.caught_up = true;
                 return Ok(step);
             }
         }
+        self.caught_up = true;
         if self.progress_due().is_some_and(|due| due <= Instant::now()) || self.told == 0 {
             step.frames.push(self.progress(engine, through.max(position)));
         }

@@ -77,10 +77,10 @@ impl Format {
 
     pub(super) fn response(self, tick: Tick, schema: &SchemaRef, batches: Vec<RecordBatch>) -> Response {
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        let mut chunks = self.chunks(schema, batches);
+        let chunks = self.chunks(schema, batches);
         let body = if rows <= CHUNK_ROWS {
             let mut whole = Vec::new();
-            while let Some(chunk) = chunks.next() {
+            for chunk in chunks {
                 whole.extend_from_slice(&chunk);
             }
             Body::from(whole)

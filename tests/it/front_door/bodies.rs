@@ -12,13 +12,19 @@ impl Body {
     /// One object a line; `bad` lines stand between them.
     pub(super) fn lines(rows: &[Value], bad: &[&str]) -> Body {
         let bytes = mixed(rows, bad).join("\n").into_bytes();
-        Body { content_type: "application/x-ndjson", bytes }
+        Body {
+            content_type: "application/x-ndjson",
+            bytes,
+        }
     }
 
     /// An array; `bad` values stand between the rows.
     pub(super) fn array(rows: &[Value], bad: &[&str]) -> Body {
         let bytes = format!("[{}]", mixed(rows, bad).join(",\n ")).into_bytes();
-        Body { content_type: "application/json", bytes }
+        Body {
+            content_type: "application/json",
+            bytes,
+        }
     }
 
     /// A header line and a line a row. Columns may come in any order: here, in that of the letters.
@@ -39,11 +45,17 @@ impl Body {
         let mut text = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(",");
         text.push_str("\r\n");
         for row in objects {
-            let cells: Vec<String> = names.iter().map(|name| cell(row.get(*name).unwrap_or(&Value::Null))).collect();
+            let cells: Vec<String> = names
+                .iter()
+                .map(|name| cell(row.get(*name).unwrap_or(&Value::Null)))
+                .collect();
             text.push_str(&cells.join(","));
             text.push_str("\r\n");
         }
-        Some(Body { content_type: "text/csv", bytes: text.into_bytes() })
+        Some(Body {
+            content_type: "text/csv",
+            bytes: text.into_bytes(),
+        })
     }
 }
 

@@ -61,30 +61,44 @@ impl Ledger {
         let books = deployment
             .sources
             .iter()
-            .map(|source| Book { source: source.clone(), rows: Vec::new(), clock: None, clock_before: None })
+            .map(|source| Book {
+                source: source.clone(),
+                rows: Vec::new(),
+                clock: None,
+                clock_before: None,
+            })
             .collect();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        Ledger { deployment, books, runtime }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        Ledger {
+            deployment,
+            books,
+            runtime,
+        }
     }
 
     /// Returns every source and view.
     pub(super) fn names(&self) -> Vec<String> {
         let sources = self.deployment.sources.iter().map(|source| source.name.clone());
-        sources.chain(self.deployment.views.iter().map(|view| view.view.name.clone())).collect()
+        sources
+            .chain(self.deployment.views.iter().map(|view| view.view.name.clone()))
+            .collect()
     }
 
     /// Enters the rows of one tick.
-    pub(super) fn post(
-        &mut self,
-        source: &str,
-        operation: Operation,
-        rows: &[Value],
-        bad: usize,
-        tick: u64,
-    ) -> Counts {
+    pub(super) fn post(&mut self, source: &str, operation: Operation, rows: &[Value], bad: usize, tick: u64) -> Counts {
         self.books.iter_mut().for_each(|book| book.begin(tick));
-        let book = self.books.iter_mut().find(|book| book.source.name == source).expect("a source");
-        let mut counts = Counts { rejected: bad, ..Counts::default() };
+        let book = self
+            .books
+            .iter_mut()
+            .find(|book| book.source.name == source)
+            .expect("a source");
+        let mut counts = Counts {
+            rejected: bad,
+            ..Counts::default()
+        };
         for row in rows {
             match operation {
                 Operation::Insert => book.insert(row, tick, &mut counts),
@@ -96,7 +110,11 @@ impl Ledger {
 
     /// Returns the rows a source holds.
     pub(super) fn held(&self, source: &str) -> Vec<Value> {
-        let book = self.books.iter().find(|book| book.source.name == source).expect("a source");
+        let book = self
+            .books
+            .iter()
+            .find(|book| book.source.name == source)
+            .expect("a source");
         book.rows.iter().map(|held| held.row.clone()).collect()
     }
 
@@ -106,12 +124,17 @@ impl Ledger {
         let mut answers = BTreeMap::new();
         for book in &self.books {
             let batch = batch(&book.source.schema, &self.deployment.options.time_zone, &book.rows);
-            answers.insert(book.source.name.clone(), canonical(&encoded(std::slice::from_ref(&batch))));
+            answers.insert(
+                book.source.name.clone(),
+                canonical(&encoded(std::slice::from_ref(&batch))),
+            );
             relations.insert(book.source.name.clone(), (book.source.schema.clone(), vec![batch]));
         }
         for definition in &self.deployment.views {
             let view = &definition.view;
-            let answer = self.runtime.block_on(self.deployment.catalog.batch(view, &relations, tick));
+            let answer = self
+                .runtime
+                .block_on(self.deployment.catalog.batch(view, &relations, tick));
             let batches = answer.unwrap_or_else(|error| panic!("{} by DataFusion: {error}", view.name));
             answers.insert(view.name.clone(), canonical(&encoded(&batches)));
             relations.insert(view.name.clone(), (view.schema.clone(), batches));
@@ -124,7 +147,11 @@ impl Book {
     /// Opens a tick: rows leave whose segment the clock had passed by `retain` before.
     fn begin(&mut self, tick: u64) {
         self.clock_before = self.clock;
-        let now = if self.source.time.is_some() { self.clock_before } else { i64::try_from(tick).ok() };
+        let now = if self.source.time.is_some() {
+            self.clock_before
+        } else {
+            i64::try_from(tick).ok()
+        };
         if let Some(now) = now {
             self.rows.retain(|held| held.leaves.is_none_or(|leaves| leaves > now));
         }
@@ -134,7 +161,9 @@ impl Book {
         let at = self.source.time.as_ref().map(|time| {
             let name = self.source.schema.field(time.column).name();
             let text = row[name].as_str().expect("the test sends times");
-            DateTime::parse_from_rfc3339(text).expect("the test sends RFC 3339").timestamp_micros()
+            DateTime::parse_from_rfc3339(text)
+                .expect("the test sends RFC 3339")
+                .timestamp_micros()
         });
         let leaves = self.source.retain_us.map(|retain| {
             let width = (retain / 32).max(1);
@@ -153,9 +182,13 @@ impl Book {
         self.clock = self.clock.max(at);
         counts.accepted += 1;
         if let Some(key) = self.key() {
-            self.rows.retain(|held| key.iter().any(|column| held.row[column] != row[column]));
+            self.rows
+                .retain(|held| key.iter().any(|column| held.row[column] != row[column]));
         }
-        self.rows.push(Held { row: row.clone(), leaves });
+        self.rows.push(Held {
+            row: row.clone(),
+            leaves,
+        });
     }
 
     fn delete(&mut self, row: &Value, counts: &mut Counts) {
@@ -164,7 +197,9 @@ impl Book {
             None => held.row == *row,
         };
         // Of equal rows the one that would have left first goes.
-        let found = (0..self.rows.len()).filter(|&at| same(&self.rows[at])).min_by_key(|&at| self.rows[at].leaves);
+        let found = (0..self.rows.len())
+            .filter(|&at| same(&self.rows[at]))
+            .min_by_key(|&at| self.rows[at].leaves);
         match found {
             Some(at) => {
                 self.rows.remove(at);
@@ -176,7 +211,11 @@ impl Book {
 
     fn key(&self) -> Option<Vec<String>> {
         let key = self.source.key.as_ref()?;
-        Some(key.iter().map(|&column| self.source.schema.field(column).name().clone()).collect())
+        Some(
+            key.iter()
+                .map(|&column| self.source.schema.field(column).name().clone())
+                .collect(),
+        )
     }
 }
 
@@ -184,8 +223,10 @@ impl Book {
 fn batch(schema: &SchemaRef, time_zone: &str, held: &[Held]) -> RecordBatch {
     assert!(!time_zone.is_empty(), "timestamps carry a zone");
     let rows: Vec<&Value> = held.iter().map(|held| &held.row).collect();
-    let mut decoder =
-        ReaderBuilder::new(Arc::clone(schema)).with_batch_size(rows.len().max(1)).build_decoder().expect("a decoder");
+    let mut decoder = ReaderBuilder::new(Arc::clone(schema))
+        .with_batch_size(rows.len().max(1))
+        .build_decoder()
+        .expect("a decoder");
     decoder.serialize(&rows).expect("rows of the schema");
     let batch = decoder.flush().expect("rows of the schema");
     batch.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(schema)))

@@ -92,7 +92,12 @@ const VIEWS: &[(&str, &str)] = &[
 
 /// Writes the deployment.
 pub(super) fn shop() -> TempDir {
-    let sources = [("products", PRODUCTS), ("orders", ORDERS), ("visits", VISITS), ("stock", STOCK)];
+    let sources = [
+        ("products", PRODUCTS),
+        ("orders", ORDERS),
+        ("visits", VISITS),
+        ("stock", STOCK),
+    ];
     let dir = deployment(&[("deployment.toml", "clock = \"event\"\ntime_zone = \"Europe/Berlin\"\n")]);
     for (name, text) in sources {
         crate::program::folder::write(dir.path(), &format!("sources/{name}.toml"), &format!("{text}\n{HTTP}"));
@@ -116,15 +121,25 @@ fn a_shop_is_right_at_every_tick_on_two_workers() {
 fn play(workers: usize, seed: u64) {
     let dir = shop();
     let mut session = Session::start(dir.path(), workers);
-    let mut traffic = Traffic { random: Pcg64::seed_from_u64(seed), now_s: START_S };
+    let mut traffic = Traffic {
+        random: Pcg64::seed_from_u64(seed),
+        now_s: START_S,
+    };
     let (mut rows, mut failing) = (0, 0);
     for _ in 0..TICKS {
-        traffic.now_s += if traffic.random.random_bool(0.06) { 7 * 3600 } else { traffic.random.random_range(0..240) };
+        traffic.now_s += if traffic.random.random_bool(0.06) {
+            7 * 3600
+        } else {
+            traffic.random.random_range(0..240)
+        };
         traffic.send(&mut session);
         rows += session.check();
         failing += errors(&session);
     }
-    assert!(rows > TICKS * 100 && failing > TICKS, "too little happened: {rows} rows, {failing} failing");
+    assert!(
+        rows > TICKS * 100 && failing > TICKS,
+        "too little happened: {rows} rows, {failing} failing"
+    );
 
     // Everything goes: by hand where rows are taken back, by time elsewhere.
     for source in ["orders", "products", "stock"] {
@@ -145,9 +160,20 @@ fn play(workers: usize, seed: u64) {
 /// Compares `sangam.errors` and the frames' counts with the failing rows the books predict.
 fn errors(session: &Session) -> usize {
     let fails = |order: &Value| order["quantity"] == json!(0) && !order["cents"].is_null();
-    let failing = session.ledger.held("orders").iter().filter(|order| fails(order)).count();
-    let told = session.program.sql("SELECT view, count(*) AS rows FROM sangam.errors GROUP BY view");
-    let expected = if failing == 0 { vec![] } else { vec![json!({"view": "unit", "rows": failing})] };
+    let failing = session
+        .ledger
+        .held("orders")
+        .iter()
+        .filter(|order| fails(order))
+        .count();
+    let told = session
+        .program
+        .sql("SELECT view, count(*) AS rows FROM sangam.errors GROUP BY view");
+    let expected = if failing == 0 {
+        vec![]
+    } else {
+        vec![json!({"view": "unit", "rows": failing})]
+    };
     assert_eq!(told, expected, "failing rows at tick {}", session.tick);
     for (view, errors) in [("unit", failing), ("units", failing), ("totals", 0), ("orders", 0)] {
         assert_eq!(session.live.of(view).errors, errors as u64, "errors told of {view}");
@@ -165,7 +191,11 @@ impl Traffic {
         let (source, operation, rows, bad): (_, _, Vec<Value>, &[&str]) = match self.random.random_range(0..100) {
             0..28 => {
                 let rows = (0..self.random.random_range(1..12)).map(|_| self.order()).collect();
-                let bad: &[&str] = if self.random.random_bool(0.3) { &[r#"{"id":"x"}"#, r#"{"id":1.5,"at":"2026-03-29"}"#] } else { &[] };
+                let bad: &[&str] = if self.random.random_bool(0.3) {
+                    &[r#"{"id":"x"}"#, r#"{"id":1.5,"at":"2026-03-29"}"#]
+                } else {
+                    &[]
+                };
                 ("orders", Operation::Insert, rows, bad)
             }
             28..48 => {
@@ -176,7 +206,12 @@ impl Traffic {
                 rows.extend(rows.first().cloned());
                 ("orders", Operation::Delete, rows, &[])
             }
-            48..60 => ("products", Operation::Insert, (0..3).map(|_| self.product()).collect(), &[]),
+            48..60 => (
+                "products",
+                Operation::Insert,
+                (0..3).map(|_| self.product()).collect(),
+                &[],
+            ),
             60..66 => {
                 // A key alone deletes; what else a row has is not looked at.
                 let rows = (0..2).map(|_| json!({"product": self.name()})).collect();
@@ -204,15 +239,25 @@ impl Traffic {
     }
 
     fn name(&mut self) -> &'static str {
-        ["tea", "milk", "rice", "naïve \"quoted\", naan", "", "line\nbreak"].choose(&mut self.random).expect("names")
+        ["tea", "milk", "rice", "naïve \"quoted\", naan", "", "line\nbreak"]
+            .choose(&mut self.random)
+            .expect("names")
     }
 
     fn maybe(&mut self, value: Value) -> Value {
-        if self.random.random_bool(0.12) { Value::Null } else { value }
+        if self.random.random_bool(0.12) {
+            Value::Null
+        } else {
+            value
+        }
     }
 
     fn order(&mut self) -> Value {
-        let (name, cents, quantity) = (self.name(), self.random.random_range(-500..9000), self.random.random_range(0..4));
+        let (name, cents, quantity) = (
+            self.name(),
+            self.random.random_range(-500..9000),
+            self.random.random_range(0..4),
+        );
         let rating = f64::from(self.random.random_range(0..50)) / 10.0 + 0.1;
         let note = ["kind", "rude", ""].choose(&mut self.random).expect("notes");
         json!({
@@ -227,8 +272,14 @@ impl Traffic {
     }
 
     fn product(&mut self) -> Value {
-        let price = format!("{}.{:02}", self.random.random_range(-3..9_999_999_999_i64), self.random.random_range(0..100));
-        let serial = [i64::MAX, i64::MIN, 9_007_199_254_740_993, 1, 0].choose(&mut self.random).expect("serials");
+        let price = format!(
+            "{}.{:02}",
+            self.random.random_range(-3..9_999_999_999_i64),
+            self.random.random_range(0..100)
+        );
+        let serial = [i64::MAX, i64::MIN, 9_007_199_254_740_993, 1, 0]
+            .choose(&mut self.random)
+            .expect("serials");
         json!({"product": self.name(), "price": self.maybe(json!(price)), "serial": serial, "sold": self.random.random_bool(0.5)})
     }
 
@@ -245,6 +296,8 @@ impl Traffic {
     }
 
     fn time(&self, seconds: i64) -> String {
-        DateTime::from_timestamp(seconds, 0).expect("a time of our days").to_rfc3339_opts(SecondsFormat::Secs, true)
+        DateTime::from_timestamp(seconds, 0)
+            .expect("a time of our days")
+            .to_rfc3339_opts(SecondsFormat::Secs, true)
     }
 }

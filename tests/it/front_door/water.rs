@@ -26,7 +26,11 @@ fn the_views_of_water_are_right_at_every_tick() {
     session.ledger.post("stations", Operation::Insert, &stations, 0, 1);
     session.ledger.post("links", Operation::Insert, &links, 0, 1);
 
-    let mut rivers = Rivers { random: Pcg64::seed_from_u64(7), now_s: START_S, stations: &stations };
+    let mut rivers = Rivers {
+        random: Pcg64::seed_from_u64(7),
+        now_s: START_S,
+        stations: &stations,
+    };
     let mut rows = 0;
     for tick in 0..TICKS {
         rivers.now_s += match tick % 12 {
@@ -43,7 +47,10 @@ fn the_views_of_water_are_right_at_every_tick() {
                 rows.push(rivers.late());
             }
             let bad: &[&str] = match tick % 6 {
-                2 => &[r#"{"station":"MM01"}"#, r#"{"station":"MM01","at":"2026-01-10T10:00:00Z","ph":"sour"}"#],
+                2 => &[
+                    r#"{"station":"MM01"}"#,
+                    r#"{"station":"MM01","at":"2026-01-10T10:00:00Z","ph":"sour"}"#,
+                ],
                 _ => &[],
             };
             session.send("readings", Operation::Insert, &rows, bad);
@@ -76,7 +83,11 @@ struct Rivers<'a> {
 impl Rivers<'_> {
     fn station(&mut self) -> Value {
         // Few stations get most readings, so that they have a usual.
-        let among = if self.random.random_bool(0.6) { 4 } else { self.stations.len() };
+        let among = if self.random.random_bool(0.6) {
+            4
+        } else {
+            self.stations.len()
+        };
         self.stations[self.random.random_range(0..among)]["station"].clone()
     }
 
@@ -87,8 +98,16 @@ impl Rivers<'_> {
     fn reading(&mut self) -> Value {
         let spike = self.random.random_bool(0.03);
         let bod = self.tenths(5, 60) + if spike { 30.0 } else { 0.0 };
-        let ph = if self.random.random_bool(0.05) { Value::Null } else { json!(self.tenths(70, 85)) };
-        let coliform = if spike { 250_000 } else { self.random.random_range(20..9000) };
+        let ph = if self.random.random_bool(0.05) {
+            Value::Null
+        } else {
+            json!(self.tenths(70, 85))
+        };
+        let coliform = if spike {
+            250_000
+        } else {
+            self.random.random_range(20..9000)
+        };
         let at = self.now_s - self.random.random_range(0..20);
         json!({
             "station": self.station(),
@@ -129,7 +148,9 @@ impl Rivers<'_> {
 }
 
 fn time(seconds: i64) -> String {
-    DateTime::from_timestamp(seconds, 0).expect("a time of our days").to_rfc3339_opts(SecondsFormat::Secs, true)
+    DateTime::from_timestamp(seconds, 0)
+        .expect("a time of our days")
+        .to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// Reads a table of `config/water`, where no field is quoted.
@@ -141,7 +162,47 @@ fn table(path: &std::path::Path) -> Vec<Value> {
     lines
         .map(|line| {
             let cell = |text: &str| text.parse::<f64>().map_or_else(|_| json!(text), |number| json!(number));
-            names.iter().zip(line.split(',')).map(|(name, text)| ((*name).to_owned(), cell(text))).collect()
+            names
+                .iter()
+                .zip(line.split(','))
+                .map(|(name, text)| ((*name).to_owned(), cell(text)))
+                .collect()
         })
         .collect()
+}
+
+#[test]
+fn the_water_deployment_shows_something_soon() {
+    let started = std::time::Instant::now();
+    let program =
+        crate::program::Program::start(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/water"));
+    let mut live = program.live();
+    for view in ["latest", "risk", "hourly", "readings"] {
+        live.subscribe(view);
+    }
+    live.until("stations have readings, a risk and hours", |live| {
+        live.of("latest").rows().len() > 20 && live.of("risk").rows().len() > 20 && live.of("hourly").rows().len() > 500
+    });
+    let readings = live.of("readings").rows().len();
+    live.until("more readings come", |live| live.of("readings").rows().len() > readings);
+    println!(
+        "water showed {readings} readings and more within {:.1?}",
+        started.elapsed()
+    );
+    assert!(started.elapsed() < std::time::Duration::from_secs(60));
+    // Simulated rows say so, and a reading of one's own is taken beside them.
+    assert_eq!(
+        program.number("SELECT count(*) FROM readings WHERE simulated IS NOT TRUE"),
+        0
+    );
+    let now = chrono::Utc::now().to_rfc3339();
+    let own = format!(
+        r#"{{"station":"MM01","at":"{now}","ph":9.4,"dissolved_oxygen":0.8,"bod":45,"faecal_coliform":250000,"turbidity":400,"temperature":27}}"#
+    );
+    assert_eq!(program.ingest("readings", own)["accepted"], 1);
+    assert_eq!(
+        program.number("SELECT count(*) FROM critical WHERE station = 'MM01'"),
+        1
+    );
+    program.stop();
 }

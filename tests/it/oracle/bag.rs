@@ -21,8 +21,15 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(schema: &SchemaRef) -> Self {
-        let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
-        Reader { schema: Arc::clone(schema), converter: RowConverter::new(fields).expect("every type has an order") }
+        let fields = schema
+            .fields()
+            .iter()
+            .map(|field| SortField::new(field.data_type().clone()))
+            .collect();
+        Reader {
+            schema: Arc::clone(schema),
+            converter: RowConverter::new(fields).expect("every type has an order"),
+        }
     }
 
     /// Reads the rows of batches.
@@ -44,10 +51,17 @@ impl Reader {
             schema.fields().iter().map(|field| field.data_type().clone()).collect()
         };
         if types(&batch.schema()) != types(&self.schema) {
-            return Err(format!("columns are {:?}, not {:?}", types(&batch.schema()), types(&self.schema)));
+            return Err(format!(
+                "columns are {:?}, not {:?}",
+                types(&batch.schema()),
+                types(&self.schema)
+            ));
         }
         let columns: Vec<ArrayRef> = batch.columns().iter().map(one_nan).collect();
-        let rows = self.converter.convert_columns(&columns).map_err(|error| error.to_string())?;
+        let rows = self
+            .converter
+            .convert_columns(&columns)
+            .map_err(|error| error.to_string())?;
         for row in 0..batch.num_rows() {
             let entry = bag.entry(rows.row(row).data().into()).or_default();
             *entry += diff(row);
@@ -65,7 +79,10 @@ impl Reader {
         let mut told = 0;
         let rows: std::collections::BTreeSet<&Box<[u8]>> = expected.keys().chain(found.keys()).collect();
         for row in rows {
-            let (want, have) = (expected.get(row).copied().unwrap_or(0), found.get(row).copied().unwrap_or(0));
+            let (want, have) = (
+                expected.get(row).copied().unwrap_or(0),
+                found.get(row).copied().unwrap_or(0),
+            );
             if want != have {
                 told += 1;
                 if told <= 12 {
@@ -74,18 +91,28 @@ impl Reader {
             }
         }
         let count = |bag: &Bag| bag.values().sum::<i64>();
-        let _ = writeln!(text, "    ({told} rows differ; {} rows expected, {} found)", count(expected), count(found));
+        let _ = writeln!(
+            text,
+            "    ({told} rows differ; {} rows expected, {} found)",
+            count(expected),
+            count(found)
+        );
         Some(text)
     }
 
     /// Checks that no two rows agree in some columns, floats as keys.
     pub(crate) fn doubled(&self, batches: &[RecordBatch], key: &[usize]) -> Option<String> {
-        let fields = key.iter().map(|&at| SortField::new(self.schema.field(at).data_type().clone())).collect();
+        let fields = key
+            .iter()
+            .map(|&at| SortField::new(self.schema.field(at).data_type().clone()))
+            .collect();
         let converter = RowConverter::new(fields).expect("every type has an order");
         let mut seen = std::collections::HashSet::new();
         for batch in batches {
-            let columns: Vec<ArrayRef> =
-                key.iter().map(|&at| dataflows::aggregates::canonical(batch.column(at))).collect();
+            let columns: Vec<ArrayRef> = key
+                .iter()
+                .map(|&at| dataflows::aggregates::canonical(batch.column(at)))
+                .collect();
             let rows = converter.convert_columns(&columns).expect("columns of the schema");
             for row in 0..batch.num_rows() {
                 if !seen.insert(rows.row(row).owned()) {
@@ -99,16 +126,22 @@ impl Reader {
 
     fn print(&self, row: &[u8]) -> String {
         let parser = self.converter.parser();
-        let columns = self.converter.convert_rows([parser.parse(row)]).expect("bytes this reader wrote");
+        let columns = self
+            .converter
+            .convert_rows([parser.parse(row)])
+            .expect("bytes this reader wrote");
         let options = FormatOptions::default().with_null("NULL");
         let cells: Vec<String> = columns
             .iter()
             .zip(self.schema.fields())
             .map(|(column, field)| {
                 let text = match column.data_type() {
-                    DataType::Float64 if column.is_valid(0) => format!("{:?}", column.as_primitive::<Float64Type>().value(0)),
+                    DataType::Float64 if column.is_valid(0) => {
+                        format!("{:?}", column.as_primitive::<Float64Type>().value(0))
+                    }
                     DataType::Utf8 if column.is_valid(0) => format!("{:?}", column.as_string::<i32>().value(0)),
-                    _ => ArrayFormatter::try_new(column, &options).map_or_else(|error| error.to_string(), |cells| cells.value(0).to_string()),
+                    _ => ArrayFormatter::try_new(column, &options)
+                        .map_or_else(|error| error.to_string(), |cells| cells.value(0).to_string()),
                 };
                 format!("{}={text}", field.name())
             })
@@ -121,8 +154,9 @@ impl Reader {
 fn one_nan(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::Float64 => {
-            let one: Float64Array =
-                column.as_primitive::<Float64Type>().unary(|value| if value.is_nan() { f64::NAN } else { value });
+            let one: Float64Array = column
+                .as_primitive::<Float64Type>()
+                .unary(|value| if value.is_nan() { f64::NAN } else { value });
             Arc::new(one)
         }
         _ => Arc::clone(column),
@@ -142,10 +176,18 @@ pub(crate) fn nearly(schema: &SchemaRef, left: &[RecordBatch], right: &[RecordBa
     };
     let (left, mut right) = (cells(left), cells(right));
     if left.len() != right.len() {
-        return Err(format!("    {} rows against {} of plain DataFusion ({})", left.len(), right.len(), schema.fields().len()));
+        return Err(format!(
+            "    {} rows against {} of plain DataFusion ({})",
+            left.len(),
+            right.len(),
+            schema.fields().len()
+        ));
     }
     for row in left {
-        let Some(at) = right.iter().position(|other| row.iter().zip(other).all(|(left, right)| left.near(right))) else {
+        let Some(at) = right
+            .iter()
+            .position(|other| row.iter().zip(other).all(|(left, right)| left.near(right)))
+        else {
             return Err(format!("    plain DataFusion has no row {row:?}, but {right:?}"));
         };
         right.swap_remove(at);

@@ -124,13 +124,23 @@ struct Case<'a> {
 impl<'a> Case<'a> {
     fn new(made: &'a Made, engine: Engine, settings: Settings) -> Self {
         let deployment = &made.deployment;
-        let sources = deployment.sources.iter().map(|source| (source.name.clone(), Arc::clone(&source.schema)));
-        let views = deployment.views.iter().map(|view| (view.view.name.clone(), Arc::clone(&view.view.schema)));
+        let sources = deployment
+            .sources
+            .iter()
+            .map(|source| (source.name.clone(), Arc::clone(&source.schema)));
+        let views = deployment
+            .views
+            .iter()
+            .map(|view| (view.view.name.clone(), Arc::clone(&view.view.schema)));
         let (names, schemas): (Vec<String>, Vec<SchemaRef>) = sources.chain(views).unzip();
         let count = names.len();
         let mut asked = names.clone();
         asked.push("sangam.errors".to_owned());
-        let mut tally = Tally { views: deployment.views.len(), refused: made.refused.clone(), ..Tally::default() };
+        let mut tally = Tally {
+            views: deployment.views.len(),
+            refused: made.refused.clone(),
+            ..Tally::default()
+        };
         for node in deployment.views.iter().flat_map(|view| &view.view.plan.nodes) {
             *tally.kinds.entry(kind(&node.operator)).or_default() += 1;
         }
@@ -149,12 +159,22 @@ impl<'a> Case<'a> {
             expected: vec![Bag::new(); count],
             changed: vec![true; count],
             subscribed: vec![Bag::new(); count],
-            places: deployment.views.iter().map(|view| Place::all(&view.view, &deployment.options.time_zone)).collect(),
+            places: deployment
+                .views
+                .iter()
+                .map(|view| Place::all(&view.view, &deployment.options.time_zone))
+                .collect(),
             reasons: vec![Vec::new(); deployment.views.len()],
             temporal: deployment
                 .views
                 .iter()
-                .map(|view| view.view.plan.nodes.iter().any(|node| matches!(node.operator, Operator::TemporalFilter { .. })))
+                .map(|view| {
+                    view.view
+                        .plan
+                        .nodes
+                        .iter()
+                        .any(|node| matches!(node.operator, Operator::TemporalFilter { .. }))
+                })
                 .collect(),
             passed: HashMap::new(),
             tally,
@@ -197,10 +217,19 @@ impl<'a> Case<'a> {
         let (tick, verdict) = enter(&next, &mut self.books, before);
         let (found, reply) = match &next {
             Step::Advance { to } => {
-                let tick = self.patiently(self.engine.advance(*to)).await?.map_err(|error| self.stopped(&error))?;
+                let tick = self
+                    .patiently(self.engine.advance(*to))
+                    .await?
+                    .map_err(|error| self.stopped(&error))?;
                 (tick, Verdict::default())
             }
-            Step::Post { source, operation, rows, only_key, refused } => {
+            Step::Post {
+                source,
+                operation,
+                rows,
+                only_key,
+                refused,
+            } => {
                 match operation {
                     Operation::Insert => self.tally.inserted += rows.len(),
                     Operation::Delete => self.tally.retracted += rows.len(),
@@ -208,9 +237,16 @@ impl<'a> Case<'a> {
                 let decoded = decoded(&self.schemas[*source], &self.books[*source], rows, *only_key, *refused);
                 let sent = self.engine.ingest(&self.names[*source], *operation, decoded);
                 let reply = self.patiently(sent).await?.map_err(|error| self.stopped(&error))?;
-                let told = Verdict { accepted: reply.accepted, late: reply.late, rejected: reply.rejected };
+                let told = Verdict {
+                    accepted: reply.accepted,
+                    late: reply.late,
+                    rejected: reply.rejected,
+                };
                 if told != verdict {
-                    return Err(format!("source {} was to answer {verdict:?}, but answers {told:?} {:?}", self.names[*source], reply.reasons));
+                    return Err(format!(
+                        "source {} was to answer {verdict:?}, but answers {told:?} {:?}",
+                        self.names[*source], reply.reasons
+                    ));
                 }
                 (reply.tick, told)
             }
@@ -224,14 +260,18 @@ impl<'a> Case<'a> {
     }
 
     async fn patiently<T>(&self, answer: impl Future<Output = T>) -> Result<T, String> {
-        tokio::time::timeout(self.settings.patience, answer)
-            .await
-            .map_err(|_| {
-                let behind: Vec<&String> =
-                    self.names.iter().filter(|name| self.engine.completed(name) < self.tick).collect();
-                let failure = self.engine.failure().unwrap_or_default();
-                format!("no answer within {:?}; not complete are {behind:?}; {failure}", self.settings.patience)
-            })
+        tokio::time::timeout(self.settings.patience, answer).await.map_err(|_| {
+            let behind: Vec<&String> = self
+                .names
+                .iter()
+                .filter(|name| self.engine.completed(name) < self.tick)
+                .collect();
+            let failure = self.engine.failure().unwrap_or_default();
+            format!(
+                "no answer within {:?}; not complete are {behind:?}; {failure}",
+                self.settings.patience
+            )
+        })
     }
 
     fn stopped(&self, error: &impl std::fmt::Display) -> String {
@@ -241,18 +281,24 @@ impl<'a> Case<'a> {
     /// Compares everything the engine shows at the newest tick with what it must be.
     async fn check(&mut self, before: u64) -> Result<(), String> {
         self.expect().await?;
-        let Snapshot { tick, relations } =
-            self.patiently(self.engine.snapshot(&self.asked, self.tick)).await?.map_err(|error| self.stopped(&error))?;
+        let Snapshot { tick, relations } = self
+            .patiently(self.engine.snapshot(&self.asked, self.tick))
+            .await?
+            .map_err(|error| self.stopped(&error))?;
         if tick != self.tick {
             return Err(format!("the snapshot is of tick {tick}"));
         }
         for at in 0..self.names.len() {
             let name = &self.names[at].clone();
-            let (schema, batches) = relations.get(name).ok_or_else(|| format!("the snapshot has no {name}"))?;
+            let (schema, batches) = relations
+                .get(name)
+                .ok_or_else(|| format!("the snapshot has no {name}"))?;
             if *schema != self.schemas[at] {
                 return Err(format!("{name}: the snapshot's columns are {schema:?}"));
             }
-            let found = self.readers[at].bag(batches).map_err(|what| format!("{name}: {what}"))?;
+            let found = self.readers[at]
+                .bag(batches)
+                .map_err(|what| format!("{name}: {what}"))?;
             if let Some(difference) = self.readers[at].difference(&self.expected[at], &found) {
                 return Err(format!("{name} differs:\n{difference}"));
             }
@@ -264,7 +310,9 @@ impl<'a> Case<'a> {
                     && self.changed[at]
                     && let Some(row) = self.readers[at].doubled(batches, key)
                 {
-                    return Err(format!("{name} implies the key {key:?}, but two rows have that of {row}"));
+                    return Err(format!(
+                        "{name} implies the key {key:?}, but two rows have that of {row}"
+                    ));
                 }
                 if let Some(failed) = self.engine.failed(name) {
                     return Err(format!("{name} failed: {failed}"));
@@ -281,27 +329,39 @@ impl<'a> Case<'a> {
             if self.changed[at] {
                 let rows = vec![batch(&self.schemas[at], &book.rows())];
                 self.expected[at] = self.readers[at].bag(&rows)?;
-                self.inputs.insert(self.names[at].clone(), (Arc::clone(&self.schemas[at]), rows));
+                self.inputs
+                    .insert(self.names[at].clone(), (Arc::clone(&self.schemas[at]), rows));
             }
         }
         let catalog = &self.made.deployment.catalog;
         for (index, definition) in self.made.deployment.views.iter().enumerate() {
             let (at, view) = (self.made.specs.len() + index, &definition.view);
             let reads_change = view.inputs.iter().any(|input| {
-                self.names.iter().position(|name| name == input).is_none_or(|input| self.changed[input])
+                self.names
+                    .iter()
+                    .position(|name| name == input)
+                    .is_none_or(|input| self.changed[input])
             });
             self.changed[at] = false;
             if !reads_change && !self.temporal[index] && self.count > 0 {
                 continue;
             }
-            let rows = catalog.batch(view, &self.inputs, self.tick).await.map_err(|error| format!("{}: {error}", view.name))?;
+            let rows = catalog
+                .batch(view, &self.inputs, self.tick)
+                .await
+                .map_err(|error| format!("{}: {error}", view.name))?;
             let bag = self.readers[at].bag(&rows)?;
             self.changed[at] = bag != self.expected[at] || self.count == 0;
             self.expected[at] = bag;
             self.inputs.insert(view.name.clone(), (Arc::clone(&view.schema), rows));
             let mut reasons = Vec::new();
             for place in &mut self.places[index] {
-                reasons.extend(place.reasons(catalog, &self.inputs, self.tick).await.map_err(|what| format!("{}: {what}", view.name))?);
+                reasons.extend(
+                    place
+                        .reasons(catalog, &self.inputs, self.tick)
+                        .await
+                        .map_err(|what| format!("{}: {what}", view.name))?,
+                );
             }
             self.reasons[index] = reasons;
         }
@@ -315,7 +375,9 @@ impl<'a> Case<'a> {
             return Err(format!("{name}: the changes after tick {before} are gone"));
         };
         for updates in &runs {
-            self.readers[at].apply(&mut self.subscribed[at], updates).map_err(|what| format!("{name}: a change: {what}"))?;
+            self.readers[at]
+                .apply(&mut self.subscribed[at], updates)
+                .map_err(|what| format!("{name}: a change: {what}"))?;
         }
         match self.readers[at].difference(&self.expected[at], &self.subscribed[at]) {
             Some(difference) => Err(format!("{name}: its changes add up to something else:\n{difference}")),
@@ -338,23 +400,34 @@ impl<'a> Case<'a> {
                 Some(known) => {
                     let book = &self.books[known.source];
                     let want = known.errors(&book.spec, &book.rows()).into_iter();
-                    let want = want.map(|(expression, row, reason)| format!("{expression} on {}: {reason}", normal(&row)));
+                    let want =
+                        want.map(|(expression, row, reason)| format!("{expression} on {}: {reason}", normal(&row)));
                     let have = of_view().map(|[_, expression, row, reason]| {
                         let row = serde_json::from_str(row).map_or_else(|error| error.to_string(), |row| normal(&row));
                         format!("{expression} on {row}: {reason}")
                     });
                     (want.collect(), have.collect())
                 }
-                None => (self.reasons[index].clone(), of_view().map(|[.., reason]| reason.clone()).collect()),
+                None => (
+                    self.reasons[index].clone(),
+                    of_view().map(|[.., reason]| reason.clone()).collect(),
+                ),
             };
-            for reason in want.iter_mut().chain(&mut have).filter(|reason| reason.starts_with("the function panicked")) {
+            for reason in want
+                .iter_mut()
+                .chain(&mut have)
+                .filter(|reason| reason.starts_with("the function panicked"))
+            {
                 reason.truncate("the function panicked".len());
             }
             want.sort_unstable();
             have.sort_unstable();
             if want != have {
                 let listed = |these: &[String], those: &[String]| {
-                    let rest = these.iter().filter(|one| these.iter().filter(|other| other == one).count() != those.iter().filter(|other| other == one).count());
+                    let rest = these.iter().filter(|one| {
+                        these.iter().filter(|other| other == one).count()
+                            != those.iter().filter(|other| other == one).count()
+                    });
                     rest.take(6).map(|one| format!("\n      {one}")).collect::<String>()
                 };
                 return Err(format!(
@@ -371,7 +444,13 @@ impl<'a> Case<'a> {
 
     /// Counts the operators that hold something, or passed something on since the last time.
     fn observe(&mut self) {
-        let views: Vec<&str> = self.made.deployment.views.iter().map(|view| view.view.name.as_str()).collect();
+        let views: Vec<&str> = self
+            .made
+            .deployment
+            .views
+            .iter()
+            .map(|view| view.view.name.as_str())
+            .collect();
         for (at, operator) in self.engine.operators().into_iter().enumerate() {
             let view = views.iter().position(|name| *name == operator.view).unwrap_or(0);
             let last = self.passed.insert((view, at), operator.stats.rows_in).unwrap_or(0);
@@ -388,9 +467,17 @@ impl<'a> Case<'a> {
             if !self.made.views[index].plain {
                 continue;
             }
-            let Ok(plain) = deployment.catalog.plain_batch(&view.sql, &self.inputs, self.tick).await else { continue };
+            let Ok(plain) = deployment.catalog.plain_batch(&view.sql, &self.inputs, self.tick).await else {
+                continue;
+            };
             let types_differ = plain.iter().any(|batch| {
-                let types = |schema: &SchemaRef| schema.fields().iter().map(|field| field.data_type().clone()).collect::<Vec<_>>();
+                let types = |schema: &SchemaRef| {
+                    schema
+                        .fields()
+                        .iter()
+                        .map(|field| field.data_type().clone())
+                        .collect::<Vec<_>>()
+                };
                 types(&batch.schema()) != types(&view.schema)
             });
             if types_differ {
@@ -409,18 +496,32 @@ impl<'a> Case<'a> {
             let rows = self.books[source].rows();
             if self.books[source].spec.kind != Kind::Append && !rows.is_empty() {
                 self.count += 1;
-                let step = Step::Post { source, operation: Operation::Delete, rows, only_key: source % 2 == 0, refused: 0 };
+                let step = Step::Post {
+                    source,
+                    operation: Operation::Delete,
+                    rows,
+                    only_key: source % 2 == 0,
+                    refused: 0,
+                };
                 self.perform(step).await?;
             }
         }
         self.count += 1;
-        self.perform(Step::Advance { to: self.tick + 400_000_000_000_000 }).await?;
+        self.perform(Step::Advance {
+            to: self.tick + 400_000_000_000_000,
+        })
+        .await?;
         let mut emptied: Vec<&str> = Vec::new();
         for book in self.books.iter().filter(|book| book.len() == 0) {
             emptied.push(&book.spec.name);
         }
         for definition in &self.made.deployment.views {
-            if definition.view.inputs.iter().all(|input| emptied.contains(&input.as_str())) {
+            if definition
+                .view
+                .inputs
+                .iter()
+                .all(|input| emptied.contains(&input.as_str()))
+            {
                 emptied.push(&definition.view.name);
             }
         }
@@ -428,7 +529,11 @@ impl<'a> Case<'a> {
             // What a view over a global aggregate reads is never empty.
             let over_rows = self.made.deployment.views.iter().any(|definition| {
                 definition.view.name == operator.view
-                    && definition.view.inputs.iter().any(|input| !self.inputs[input].1.iter().all(|batch| batch.num_rows() == 0))
+                    && definition
+                        .view
+                        .inputs
+                        .iter()
+                        .any(|input| !self.inputs[input].1.iter().all(|batch| batch.num_rows() == 0))
             });
             let constant = self.made.deployment.views.iter().any(|definition| {
                 definition.view.name == operator.view
@@ -455,15 +560,26 @@ impl<'a> Case<'a> {
     /// Compares the numbers of rows that stand in `sangam.late` and `sangam.rejected`.
     async fn letters(&mut self) -> Result<(), String> {
         let names = ["sangam.late".to_owned(), "sangam.rejected".to_owned()];
-        let read = self.patiently(self.engine.snapshot(&names, self.tick)).await?.map_err(|error| self.stopped(&error))?;
+        let read = self
+            .patiently(self.engine.snapshot(&names, self.tick))
+            .await?
+            .map_err(|error| self.stopped(&error))?;
         for book in &self.books {
             for (name, want) in names.iter().zip([book.total.late, book.total.rejected]) {
                 let of_source = |batch: &RecordBatch| {
-                    batch.column(0).as_string::<i32>().iter().filter(|source| *source == Some(book.spec.name.as_str())).count()
+                    batch
+                        .column(0)
+                        .as_string::<i32>()
+                        .iter()
+                        .filter(|source| *source == Some(book.spec.name.as_str()))
+                        .count()
                 };
                 let have: usize = read.relations[name].1.iter().map(of_source).sum();
                 if have != want {
-                    return Err(format!("{name} was to have {want} rows of {}, and has {have}", book.spec.name));
+                    return Err(format!(
+                        "{name} was to have {want} rows of {}, and has {have}",
+                        book.spec.name
+                    ));
                 }
             }
         }

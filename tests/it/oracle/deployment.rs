@@ -31,18 +31,31 @@ pub(crate) struct Meant {
 /// Makes the deployment of a seed up.
 pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
     let tame = dice.chance(25);
-    let start_us = if !tame && dice.chance(4) { LAST_US - 40 * 3_600_000_000 } else { 1_767_225_600_000_000 };
-    let taste = Taste { tame, keys: dice.between(3, 7), now_us: start_us + dice.between(0, 86_400) * 1_000_000 };
+    let start_us = if !tame && dice.chance(4) {
+        LAST_US - 40 * 3_600_000_000
+    } else {
+        1_767_225_600_000_000
+    };
+    let taste = Taste {
+        tame,
+        keys: dice.between(3, 7),
+        now_us: start_us + dice.between(0, 86_400) * 1_000_000,
+    };
     let shared = *dice.pick(&[Ty::Big, Ty::Text, Ty::Double, Ty::Date]);
-    let specs: Vec<Spec> =
-        (0..dice.between(1, 3)).map(|index| Spec::random(dice, format!("s{index}"), shared)).collect();
+    let specs: Vec<Spec> = (0..dice.between(1, 3))
+        .map(|index| Spec::random(dice, format!("s{index}"), shared))
+        .collect();
     let zone = *dice.pick(&["UTC", "UTC", "Asia/Kolkata"]);
     let mut deployment = load(dir, &specs, zone, workers);
     let mut relations: Vec<Readable> = specs
         .iter()
         .map(|spec| Readable {
             name: spec.name.clone(),
-            columns: spec.columns.iter().map(|column| (column.name.clone(), column.ty)).collect(),
+            columns: spec
+                .columns
+                .iter()
+                .map(|column| (column.name.clone(), column.ty))
+                .collect(),
             rows: if spec.can_be_emptied() { 25 } else { 60 },
             depth: 0,
         })
@@ -55,22 +68,45 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
         let source = dice.below(specs.len());
         let known = Known::random(dice, source, &specs[source]);
         add(&mut deployment, "known", &known.sql).unwrap_or_else(|problem| panic!("{}: {problem}", known.sql));
-        views.push(Meant { plain: false, known: Some(known) });
+        views.push(Meant {
+            plain: false,
+            known: Some(known),
+        });
     }
     let may_fail = !tame && dice.chance(50);
     while views.len() < count {
         let name = format!("v{}", views.len());
-        let written = Views { dice, relations: &relations, keys: taste.keys as usize, may_fail }.view();
+        let written = Views {
+            dice,
+            relations: &relations,
+            keys: taste.keys as usize,
+            may_fail,
+        }
+        .view();
         match add(&mut deployment, &name, &written.sql) {
             Ok(columns) => {
                 let Written { rows, depth, plain, .. } = written;
-                relations.push(Readable { name, columns, rows, depth });
-                views.push(Meant { plain: plain && tame, known: None });
+                relations.push(Readable {
+                    name,
+                    columns,
+                    rows,
+                    depth,
+                });
+                views.push(Meant {
+                    plain: plain && tame,
+                    known: None,
+                });
             }
             Err(problem) => refused.push(format!("{}\n    {problem}", written.sql)),
         }
     }
-    Made { deployment, specs, views, taste, refused }
+    Made {
+        deployment,
+        specs,
+        views,
+        taste,
+        refused,
+    }
 }
 
 fn load(dir: &Path, specs: &[Spec], zone: &str, workers: usize) -> Deployment {
@@ -91,7 +127,11 @@ fn load(dir: &Path, specs: &[Spec], zone: &str, workers: usize) -> Deployment {
 fn add(deployment: &mut Deployment, name: &str, sql: &str) -> Result<Vec<(String, Ty)>, String> {
     let catalog: &mut Catalog = &mut deployment.catalog;
     let view = catalog.plan_view(name, sql).map_err(|problems| {
-        problems.iter().map(|problem| problem.what.clone()).collect::<Vec<_>>().join("; ")
+        problems
+            .iter()
+            .map(|problem| problem.what.clone())
+            .collect::<Vec<_>>()
+            .join("; ")
     })?;
     catalog.add_view(view.clone()).map_err(|problem| problem.what)?;
     let columns: Vec<(String, Ty)> = view
@@ -101,10 +141,21 @@ fn add(deployment: &mut Deployment, name: &str, sql: &str) -> Result<Vec<(String
         .filter_map(|field| Ty::of(field.data_type()).map(|ty| (field.name().clone(), ty)))
         .collect();
     let key = view.implied_key.as_ref().map(|key| {
-        key.iter().map(|column| view.schema.index_of(column).expect("a key of its own columns")).collect()
+        key.iter()
+            .map(|column| view.schema.index_of(column).expect("a key of its own columns"))
+            .collect()
     });
-    deployment.views.push(ViewDef { view, kind: ViewKind::View, key, key_is_implied: true });
-    if columns.is_empty() { Err("no column can be read".to_owned()) } else { Ok(columns) }
+    deployment.views.push(ViewDef {
+        view,
+        kind: ViewKind::View,
+        key,
+        key_is_implied: true,
+    });
+    if columns.is_empty() {
+        Err("no column can be read".to_owned())
+    } else {
+        Ok(columns)
+    }
 }
 
 impl Made {

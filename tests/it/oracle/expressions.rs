@@ -65,7 +65,11 @@ impl Writer<'_> {
         let depth = depth - 1;
         match self.dice.below(10) {
             0 => {
-                let (condition, then, other) = (self.condition(depth), self.expression(ty, depth), self.expression(ty, depth));
+                let (condition, then, other) = (
+                    self.condition(depth),
+                    self.expression(ty, depth),
+                    self.expression(ty, depth),
+                );
                 return format!("CASE WHEN {condition} THEN {then} ELSE {other} END");
             }
             1 => {
@@ -100,7 +104,11 @@ impl Writer<'_> {
                 0..=2 => self.binary(ty, &["+", "-", "*", "/"], depth),
                 3 => format!("CAST({} AS double)", self.expression(Ty::Big, depth)),
                 4 => format!("abs({})", self.expression(ty, depth)),
-                5 => format!("{}({})", self.dice.pick(&["round", "floor", "ceil", "sqrt"]), self.expression(ty, depth)),
+                5 => format!(
+                    "{}({})",
+                    self.dice.pick(&["round", "floor", "ceil", "sqrt"]),
+                    self.expression(ty, depth)
+                ),
                 6 => format!("CAST({} AS double)", self.leaf(Ty::Decimal)),
                 _ => format!("CAST({} AS double)", self.leaf(Ty::Text)),
             },
@@ -109,15 +117,32 @@ impl Writer<'_> {
                 1 => format!("lower({})", self.expression(ty, depth)),
                 2 => format!("concat({}, {})", self.expression(ty, depth), self.expression(ty, depth)),
                 3 => format!("({} || {})", self.expression(ty, depth), self.expression(ty, depth)),
-                4 => format!("substr({}, {}, {})", self.expression(ty, depth), self.dice.between(1, 3), self.dice.between(0, 3)),
+                4 => format!(
+                    "substr({}, {}, {})",
+                    self.expression(ty, depth),
+                    self.dice.between(1, 3),
+                    self.dice.between(0, 3)
+                ),
                 5 => format!("CAST({} AS text)", self.expression(Ty::Big, depth)),
                 _ => format!("replace({}, 'a', 'zz')", self.expression(ty, depth)),
             },
             Ty::Bool => self.condition(depth),
             Ty::Time => match self.dice.below(3) {
-                0 => format!("date_trunc('{}', {})", self.dice.pick(&["hour", "day", "minute"]), self.leaf(ty)),
-                1 => format!("date_bin(INTERVAL '{} minutes', {})", self.dice.pick(&[10, 60, 90]), self.leaf(ty)),
-                _ => format!("({} {} INTERVAL '90 minutes')", self.leaf(ty), self.dice.pick(&["+", "-"])),
+                0 => format!(
+                    "date_trunc('{}', {})",
+                    self.dice.pick(&["hour", "day", "minute"]),
+                    self.leaf(ty)
+                ),
+                1 => format!(
+                    "date_bin(INTERVAL '{} minutes', {})",
+                    self.dice.pick(&[10, 60, 90]),
+                    self.leaf(ty)
+                ),
+                _ => format!(
+                    "({} {} INTERVAL '90 minutes')",
+                    self.leaf(ty),
+                    self.dice.pick(&["+", "-"])
+                ),
             },
             Ty::Date if fails => format!("CAST({} AS date)", self.leaf(Ty::Time)),
             Ty::Date => self.leaf(ty),
@@ -128,7 +153,11 @@ impl Writer<'_> {
 
     fn binary(&mut self, ty: Ty, operators: &[&str], depth: usize) -> String {
         let operator = *self.dice.pick(operators);
-        format!("({} {operator} {})", self.expression(ty, depth), self.expression(ty, depth))
+        format!(
+            "({} {operator} {})",
+            self.expression(ty, depth),
+            self.expression(ty, depth)
+        )
     }
 
     /// Writes a condition.
@@ -150,7 +179,12 @@ impl Writer<'_> {
             (2, Ty::Text) => format!("{column} LIKE '{}'", self.dice.pick(&["a%", "%1%", "_", "%"])),
             (3, Ty::Big | Ty::Int) => format!("{column} IN (0, 1, 2, {})", self.dice.between(3, 9)),
             (4, Ty::Big | Ty::Int | Ty::Double) => {
-                format!("{column} {}BETWEEN {} AND {}", self.dice.pick(&["", "NOT "]), self.literal(ty), self.literal(ty))
+                format!(
+                    "{column} {}BETWEEN {} AND {}",
+                    self.dice.pick(&["", "NOT "]),
+                    self.literal(ty),
+                    self.literal(ty)
+                )
             }
             _ => {
                 let operator = *self.dice.pick(&["<", "<=", ">", ">=", "=", "<>", ">=", "<=", "<>"]);

@@ -42,7 +42,9 @@ impl Place {
         let state = SessionContext::new_with_config(config).state();
         view.logical
             .apply(|plan| {
-                let LogicalPlan::Extension(extension) = plan else { return Ok(TreeNodeRecursion::Continue) };
+                let LogicalPlan::Extension(extension) = plan else {
+                    return Ok(TreeNodeRecursion::Continue);
+                };
                 if extension.node.name() != "Checked" {
                     return Ok(TreeNodeRecursion::Continue);
                 }
@@ -53,12 +55,27 @@ impl Place {
                     .node
                     .expressions()
                     .iter()
-                    .map(|expression| create_physical_expr(expression, input.schema(), &properties, &PhysicalPlanningContext::default()))
+                    .map(|expression| {
+                        create_physical_expr(
+                            expression,
+                            input.schema(),
+                            &properties,
+                            &PhysicalPlanningContext::default(),
+                        )
+                    })
                     .collect::<Result<_, _>>()?;
                 let schema = nullable(input.schema().as_arrow());
-                let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+                let fields = schema
+                    .fields()
+                    .iter()
+                    .map(|field| SortField::new(field.data_type().clone()))
+                    .collect();
                 places.push(Place {
-                    input: View { logical: input.clone(), schema, ..view.clone() },
+                    input: View {
+                        logical: input.clone(),
+                        schema,
+                        ..view.clone()
+                    },
                     expressions,
                     converter: RowConverter::new(fields)?,
                     known: HashMap::new(),
@@ -70,15 +87,28 @@ impl Place {
     }
 
     /// Returns the reason of each row that fails here, once a row.
-    pub(crate) async fn reasons(&mut self, catalog: &Catalog, inputs: &Relations, tick: u64) -> Result<Vec<String>, String> {
-        let batches = catalog.batch(&self.input, inputs, tick).await.map_err(|error| format!("below a check: {error}"))?;
+    pub(crate) async fn reasons(
+        &mut self,
+        catalog: &Catalog,
+        inputs: &Relations,
+        tick: u64,
+    ) -> Result<Vec<String>, String> {
+        let batches = catalog
+            .batch(&self.input, inputs, tick)
+            .await
+            .map_err(|error| format!("below a check: {error}"))?;
         let mut reasons = Vec::new();
         for batch in batches {
-            let rows = self.converter.convert_columns(batch.columns()).map_err(|error| error.to_string())?;
+            let rows = self
+                .converter
+                .convert_columns(batch.columns())
+                .map_err(|error| error.to_string())?;
             for row in 0..batch.num_rows() {
                 let expressions = &self.expressions;
-                let failure =
-                    self.known.entry(rows.row(row).owned()).or_insert_with(|| alone(expressions, &batch.slice(row, 1)));
+                let failure = self
+                    .known
+                    .entry(rows.row(row).owned())
+                    .or_insert_with(|| alone(expressions, &batch.slice(row, 1)));
                 reasons.extend(failure.clone());
             }
         }
@@ -90,7 +120,10 @@ impl Place {
 fn alone(expressions: &[Arc<dyn PhysicalExpr>], row: &RecordBatch) -> Option<String> {
     expressions.iter().find_map(|expression| {
         let result = catch_unwind(AssertUnwindSafe(|| {
-            expression.evaluate(row).and_then(|value| value.into_array(1)).map(|_| ())
+            expression
+                .evaluate(row)
+                .and_then(|value| value.into_array(1))
+                .map(|_| ())
         }));
         match result {
             Ok(Ok(())) => None,
@@ -101,7 +134,11 @@ fn alone(expressions: &[Arc<dyn PhysicalExpr>], row: &RecordBatch) -> Option<Str
 }
 
 fn nullable(schema: &Schema) -> SchemaRef {
-    let fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
     Arc::new(Schema::new(fields))
 }
 
@@ -125,7 +162,11 @@ enum Fails {
 impl Known {
     /// Writes a view over a source: a projection of a failing expression, or a filter by one.
     pub(crate) fn random(dice: &mut Dice, source: usize, spec: &Spec) -> Known {
-        let of = |ty: Ty| -> Vec<usize> { (0..spec.columns.len()).filter(|&at| spec.columns[at].ty == ty).collect() };
+        let of = |ty: Ty| -> Vec<usize> {
+            (0..spec.columns.len())
+                .filter(|&at| spec.columns[at].ty == ty)
+                .collect()
+        };
         let (texts, doubles, numbers) = (of(Ty::Text), of(Ty::Double), of(Ty::Big));
         let fails = match dice.below(4) {
             0 if !texts.is_empty() => Fails::TextToNumber(*dice.pick(&texts)),
@@ -143,13 +184,28 @@ impl Known {
         let narrows = matches!(fails, Fails::Narrow(_));
         let (sql, expression) = if narrows || dice.chance(60) {
             let expression = value.trim_start_matches('(').trim_end_matches(')').to_owned();
-            let expression = if value.starts_with('(') { expression } else { value.clone() };
-            (format!("SELECT {}, {value} AS failing FROM {}", all.join(", "), spec.name), expression)
+            let expression = if value.starts_with('(') {
+                expression
+            } else {
+                value.clone()
+            };
+            (
+                format!("SELECT {}, {value} AS failing FROM {}", all.join(", "), spec.name),
+                expression,
+            )
         } else {
             let expression = format!("{value} IS DISTINCT FROM {}", name(numbers[0]));
-            (format!("SELECT {} FROM {} WHERE {expression}", all.join(", "), spec.name), format!("({expression})"))
+            (
+                format!("SELECT {} FROM {} WHERE {expression}", all.join(", "), spec.name),
+                format!("({expression})"),
+            )
         };
-        Known { source, sql, expression, fails }
+        Known {
+            source,
+            sql,
+            expression,
+            fails,
+        }
     }
 
     /// Returns expression, row and reason of every row that fails.
@@ -191,7 +247,11 @@ impl Known {
 
 /// A row as the JSON that leaves.
 fn object(spec: &Spec, row: &Row) -> Json {
-    let cells = spec.columns.iter().zip(row).map(|(column, value)| (column.name.clone(), cell(value)));
+    let cells = spec
+        .columns
+        .iter()
+        .zip(row)
+        .map(|(column, value)| (column.name.clone(), cell(value)));
     Json::Object(cells.collect())
 }
 
@@ -212,7 +272,8 @@ fn cell(value: &Value) -> Json {
             json!(time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
         }
         Value::Date(days) => {
-            let day = chrono::DateTime::from_timestamp(i64::from(*days) * 86_400, 0).expect("a day between 1970 and 9999");
+            let day =
+                chrono::DateTime::from_timestamp(i64::from(*days) * 86_400, 0).expect("a day between 1970 and 9999");
             json!(day.format("%Y-%m-%d").to_string())
         }
         Value::Decimal(hundredths) => {
@@ -227,7 +288,10 @@ fn cell(value: &Value) -> Json {
 pub(crate) fn normal(json: &Json) -> String {
     match json {
         Json::Object(cells) => {
-            let cells: Vec<String> = cells.iter().map(|(name, value)| format!("{name}: {}", normal(value))).collect();
+            let cells: Vec<String> = cells
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", normal(value)))
+                .collect();
             format!("{{{}}}", cells.join(", "))
         }
         // The reader of JSON is off by a bit in the last place of some doubles.

@@ -43,7 +43,14 @@ pub(crate) struct Book {
 
 impl Book {
     pub(crate) fn new(spec: Spec) -> Self {
-        Book { spec, held: Vec::new(), clock_us: None, clock_before_us: None, changed: true, total: Verdict::default() }
+        Book {
+            spec,
+            held: Vec::new(),
+            clock_us: None,
+            clock_before_us: None,
+            changed: true,
+            total: Verdict::default(),
+        }
     }
 
     pub(crate) fn rows(&self) -> Vec<Row> {
@@ -67,14 +74,18 @@ impl Book {
         };
         let Some(clock) = clock else { return };
         let before = self.held.len();
-        self.held.retain(|held| held.leaves_us.is_none_or(|leaves| leaves > clock));
+        self.held
+            .retain(|held| held.leaves_us.is_none_or(|leaves| leaves > clock));
         self.changed |= self.held.len() != before;
     }
 
     pub(crate) fn insert(&mut self, tick: u64, rows: &[Row]) -> Verdict {
         let mut verdict = Verdict::default();
         for row in rows {
-            let time = self.spec.time.map(|(column, _)| row[column].time().expect("a time is never NULL"));
+            let time = self
+                .spec
+                .time
+                .map(|(column, _)| row[column].time().expect("a time is never NULL"));
             if let (Some(time), Some(before)) = (time, self.clock_before_us) {
                 let lateness = self.spec.time.and_then(|(_, lateness)| lateness);
                 if lateness.is_some_and(|lateness| time < before - lateness) {
@@ -104,7 +115,11 @@ impl Book {
 
     fn enter(&mut self, row: &Row, leaves_us: Option<i64>) {
         let name = self.spec.key(row).unwrap_or_else(|| format!("{row:?}"));
-        let entering = Held { name, row: row.clone(), leaves_us };
+        let entering = Held {
+            name,
+            row: row.clone(),
+            leaves_us,
+        };
         let Kind::Keyed { version, .. } = &self.spec.kind else {
             self.held.push(entering);
             return;

@@ -42,14 +42,34 @@ impl Spec {
     /// Makes up a source. All of a case's sources have `k` and a `g` of one type, so that joins meet.
     pub(crate) fn random(dice: &mut Dice, name: String, shared: Ty) -> Spec {
         let mut columns = vec![
-            Column { name: "k".into(), ty: Ty::Big, nullable: false, spread: Spread::Few },
-            Column { name: "g".into(), ty: shared, nullable: dice.chance(75), spread: Spread::Few },
-            Column { name: "n".into(), ty: Ty::Big, nullable: dice.chance(60), spread: Spread::Wide },
+            Column {
+                name: "k".into(),
+                ty: Ty::Big,
+                nullable: false,
+                spread: Spread::Few,
+            },
+            Column {
+                name: "g".into(),
+                ty: shared,
+                nullable: dice.chance(75),
+                spread: Spread::Few,
+            },
+            Column {
+                name: "n".into(),
+                ty: Ty::Big,
+                nullable: dice.chance(60),
+                spread: Spread::Wide,
+            },
         ];
         for index in 0..dice.between(1, 4) {
             let ty = *dice.pick(&TYPES);
             let spread = if dice.chance(40) { Spread::Few } else { Spread::Wide };
-            columns.push(Column { name: format!("c{index}"), ty, nullable: dice.chance(70), spread });
+            columns.push(Column {
+                name: format!("c{index}"),
+                ty,
+                nullable: dice.chance(70),
+                spread,
+            });
         }
         let kind = match dice.weighted(&[30, 35, 35]) {
             0 => Kind::Append,
@@ -64,7 +84,12 @@ impl Spec {
                 }
                 let version = dice.chance(30).then(|| {
                     let ty = *dice.pick(&[Ty::Big, Ty::Time]);
-                    columns.push(Column { name: "v".into(), ty, nullable: false, spread: Spread::Few });
+                    columns.push(Column {
+                        name: "v".into(),
+                        ty,
+                        nullable: false,
+                        spread: Spread::Few,
+                    });
                     columns.len() - 1
                 });
                 Kind::Keyed { key, version }
@@ -74,20 +99,39 @@ impl Spec {
         let timed = dice.chance(55);
         let time = timed.then(|| {
             let at = dice.below(columns.len() + 1);
-            columns.insert(at, Column { name: "at".into(), ty: Ty::Time, nullable: false, spread: Spread::Near });
+            columns.insert(
+                at,
+                Column {
+                    name: "at".into(),
+                    ty: Ty::Time,
+                    nullable: false,
+                    spread: Spread::Near,
+                },
+            );
             let late = (kind == Kind::Append && dice.chance(60)).then(|| *dice.pick(&[0, 60, 900, 3600]) * SECOND_US);
             (at, late)
         });
         let kind = match (kind, time) {
             (Kind::Keyed { key, version }, Some((at, _))) => {
                 let moved = |column: usize| if column >= at { column + 1 } else { column };
-                Kind::Keyed { key: key.into_iter().map(moved).collect(), version: version.map(moved) }
+                Kind::Keyed {
+                    key: key.into_iter().map(moved).collect(),
+                    version: version.map(moved),
+                }
             }
             (kind, _) => kind,
         };
         // Untimed rows expire by ticks, which go as fast as time does.
-        let retain_us = dice.chance(if kind == Kind::Append { 60 } else { 35 }).then(|| *dice.pick(&[3600, 7200, 20_000]) * SECOND_US);
-        Spec { name, columns, kind, time, retain_us }
+        let retain_us = dice
+            .chance(if kind == Kind::Append { 60 } else { 35 })
+            .then(|| *dice.pick(&[3600, 7200, 20_000]) * SECOND_US);
+        Spec {
+            name,
+            columns,
+            kind,
+            time,
+            retain_us,
+        }
     }
 
     /// The source's file.
@@ -113,8 +157,14 @@ impl Spec {
             Kind::Counted => text.push_str("retractions = true\n"),
         }
         if let Some((column, lateness)) = self.time {
-            let lateness = lateness.map(|us| format!(", lateness = \"{} seconds\"", us / SECOND_US)).unwrap_or_default();
-            let _ = writeln!(text, "time = {{ column = \"{}\"{lateness} }}", self.columns[column].name);
+            let lateness = lateness
+                .map(|us| format!(", lateness = \"{} seconds\"", us / SECOND_US))
+                .unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "time = {{ column = \"{}\"{lateness} }}",
+                self.columns[column].name
+            );
         }
         if let Some(us) = self.retain_us {
             let _ = writeln!(text, "retain = \"{} seconds\"", us / SECOND_US);
@@ -136,7 +186,11 @@ impl Spec {
                 true => Value::Null,
                 false if column.spread == Spread::Near => {
                     // Mostly a little before the case's time; now and then late by hours.
-                    let back = if dice.chance(8) { dice.between(0, 30_000) } else { dice.between(0, 600) };
+                    let back = if dice.chance(8) {
+                        dice.between(0, 30_000)
+                    } else {
+                        dice.between(0, 600)
+                    };
                     Value::Time(taste.now_us - back * SECOND_US)
                 }
                 false => value(dice, column.ty, column.spread, taste),

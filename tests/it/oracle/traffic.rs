@@ -34,7 +34,9 @@ const HELD_MAX: usize = 45;
 pub(crate) fn step(dice: &mut Dice, books: &[Book], taste: Taste, tick: u64) -> Step {
     if dice.chance(8) {
         let forward = dice.between(0, 4_000) * 1_000_000;
-        return Step::Advance { to: (taste.now_us.max(tick as i64 - 60_000_000_000) + forward) as u64 };
+        return Step::Advance {
+            to: (taste.now_us.max(tick as i64 - 60_000_000_000) + forward) as u64,
+        };
     }
     let source = dice.below(books.len());
     let book = &books[source];
@@ -55,7 +57,13 @@ pub(crate) fn step(dice: &mut Dice, books: &[Book], taste: Taste, tick: u64) -> 
                 rows.push(book.row(dice.below(held)).clone());
             }
         }
-        return Step::Post { source, operation: Operation::Insert, rows, only_key: false, refused };
+        return Step::Post {
+            source,
+            operation: Operation::Insert,
+            rows,
+            only_key: false,
+            refused,
+        };
     }
     let mut rows: Vec<Row> = Vec::new();
     let count = dice.between(1, if held > HELD_MAX { 30 } else { 12 });
@@ -67,14 +75,25 @@ pub(crate) fn step(dice: &mut Dice, books: &[Book], taste: Taste, tick: u64) -> 
         });
     }
     let only_key = dice.chance(70);
-    Step::Post { source, operation: Operation::Delete, rows, only_key, refused }
+    Step::Post {
+        source,
+        operation: Operation::Delete,
+        rows,
+        only_key,
+        refused,
+    }
 }
 
 /// Enters a step into the books; returns its tick and what the reply must say.
 pub(crate) fn enter(step: &Step, books: &mut [Book], last: u64) -> (u64, Verdict) {
     let tick = match step {
         Step::Advance { to } => (*to).max(last + 1),
-        Step::Post { source, rows, operation, .. } => {
+        Step::Post {
+            source,
+            rows,
+            operation,
+            ..
+        } => {
             // What is taken back moves no clock.
             let time = books[*source].spec.time.filter(|_| *operation == Operation::Insert);
             let newest = time.and_then(|(column, _)| rows.iter().filter_map(|row| row[column].time()).max());
@@ -84,7 +103,13 @@ pub(crate) fn enter(step: &Step, books: &mut [Book], last: u64) -> (u64, Verdict
     books.iter_mut().for_each(|book| book.begin(tick));
     let verdict = match step {
         Step::Advance { .. } => Verdict::default(),
-        Step::Post { source, operation, rows, refused, .. } => {
+        Step::Post {
+            source,
+            operation,
+            rows,
+            refused,
+            ..
+        } => {
             let book = &mut books[*source];
             let mut verdict = match operation {
                 Operation::Insert => book.insert(tick, rows),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch,
+    StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 
@@ -26,7 +26,16 @@ pub(crate) enum Ty {
     Decimal,
 }
 
-pub(crate) const TYPES: [Ty; 8] = [Ty::Big, Ty::Int, Ty::Double, Ty::Text, Ty::Bool, Ty::Time, Ty::Date, Ty::Decimal];
+pub(crate) const TYPES: [Ty; 8] = [
+    Ty::Big,
+    Ty::Int,
+    Ty::Double,
+    Ty::Text,
+    Ty::Bool,
+    Ty::Time,
+    Ty::Date,
+    Ty::Decimal,
+];
 
 impl Ty {
     /// The type as a source file declares it.
@@ -119,7 +128,9 @@ pub(crate) struct Taste {
     pub(crate) now_us: i64,
 }
 
-const WORDS: [&str; 14] = ["", "a", "b", "ab", "A", "12", "-3", "x1", "é", "Zürich", "7", "null", "a,b\"c", "0.5"];
+const WORDS: [&str; 14] = [
+    "", "a", "b", "ab", "A", "12", "-3", "x1", "é", "Zürich", "7", "null", "a,b\"c", "0.5",
+];
 
 pub(crate) fn value(dice: &mut Dice, ty: Ty, spread: Spread, taste: Taste) -> Value {
     let few = spread == Spread::Few;
@@ -151,7 +162,9 @@ pub(crate) fn value(dice: &mut Dice, ty: Ty, spread: Spread, taste: Taste) -> Va
         Ty::Text => Value::Text((*dice.pick(&WORDS)).to_owned()),
         Ty::Bool => Value::Bool(dice.chance(50)),
         Ty::Time if wild => Value::Time(*dice.pick(&[0, 1, LAST_US, LAST_US - 1, 951_782_400_000_000])),
-        Ty::Time if few => Value::Time(taste.now_us / 86_400_000_000 * 86_400_000_000 + dice.between(0, taste.keys) * 3_600_000_000),
+        Ty::Time if few => {
+            Value::Time(taste.now_us / 86_400_000_000 * 86_400_000_000 + dice.between(0, taste.keys) * 3_600_000_000)
+        }
         Ty::Time => Value::Time(taste.now_us + dice.between(-7_200, 7_200) * 1_000_000 + dice.between(0, 3) * 333),
         Ty::Date if wild => Value::Date(*dice.pick(&[0, 2_932_896, 11_016])),
         Ty::Date => Value::Date((taste.now_us / 86_400_000_000) as i32 + dice.between(0, taste.keys) as i32),
@@ -163,7 +176,9 @@ pub(crate) fn value(dice: &mut Dice, ty: Ty, spread: Spread, taste: Taste) -> Va
 
 /// Builds a batch of a schema from rows; a value of another type is a mistake of the test.
 pub(crate) fn batch(schema: &SchemaRef, rows: &[Row]) -> RecordBatch {
-    let columns = (0..schema.fields().len()).map(|at| column(schema.field(at).data_type(), rows, at)).collect();
+    let columns = (0..schema.fields().len())
+        .map(|at| column(schema.field(at).data_type(), rows, at))
+        .collect();
     RecordBatch::try_new(Arc::clone(schema), columns).expect("rows were made for this schema")
 }
 
@@ -184,9 +199,11 @@ fn column(data_type: &DataType, rows: &[Row], at: usize) -> ArrayRef {
         DataType::Utf8 => Arc::new(values!(Text).collect::<StringArray>()),
         DataType::Boolean => Arc::new(values!(Bool).collect::<BooleanArray>()),
         DataType::Date32 => Arc::new(values!(Date).collect::<Date32Array>()),
-        DataType::Timestamp(TimeUnit::Microsecond, zone) => {
-            Arc::new(values!(Time).collect::<TimestampMicrosecondArray>().with_timezone_opt(zone.clone()))
-        }
+        DataType::Timestamp(TimeUnit::Microsecond, zone) => Arc::new(
+            values!(Time)
+                .collect::<TimestampMicrosecondArray>()
+                .with_timezone_opt(zone.clone()),
+        ),
         DataType::Decimal128(precision, scale) => Arc::new(
             values!(Decimal)
                 .collect::<Decimal128Array>()

@@ -41,7 +41,11 @@ impl From {
     /// Puts a query that stood before the text into it: a `UNION` has two texts.
     fn inlined(self) -> From {
         match self.with.strip_prefix("WITH q AS ") {
-            Some(inner) => From { sql: format!("{} q", inner.trim_end()), with: String::new(), ..self },
+            Some(inner) => From {
+                sql: format!("{} q", inner.trim_end()),
+                with: String::new(),
+                ..self
+            },
             None => self,
         }
     }
@@ -80,7 +84,11 @@ impl Views<'_> {
     }
 
     fn writer<'w>(&'w mut self, inputs: &'w [Input]) -> Writer<'w> {
-        Writer { dice: self.dice, inputs, may_fail: self.may_fail }
+        Writer {
+            dice: self.dice,
+            inputs,
+            may_fail: self.may_fail,
+        }
     }
 
     fn relation(&mut self) -> Readable {
@@ -110,7 +118,14 @@ impl Views<'_> {
                 } else {
                     (String::new(), format!("({}) q", inner.sql))
                 };
-                From { sql, with, inputs, rows: inner.rows, depth: inner.depth, plain: inner.plain }
+                From {
+                    sql,
+                    with,
+                    inputs,
+                    rows: inner.rows,
+                    depth: inner.depth,
+                    plain: inner.plain,
+                }
             }
         }
     }
@@ -118,8 +133,18 @@ impl Views<'_> {
     /// A side of a join: a relation, or a small query.
     fn side(&mut self, nested: usize) -> (String, Vec<(String, Ty)>, usize, usize, bool) {
         if nested > 0 && self.dice.chance(20) {
-            let inner = if self.dice.chance(60) { self.grouped(nested - 1, true) } else { self.linear(nested - 1) };
-            return (format!("({})", inner.sql), inner.columns, inner.rows, inner.depth, inner.plain);
+            let inner = if self.dice.chance(60) {
+                self.grouped(nested - 1, true)
+            } else {
+                self.linear(nested - 1)
+            };
+            return (
+                format!("({})", inner.sql),
+                inner.columns,
+                inner.rows,
+                inner.depth,
+                inner.plain,
+            );
         }
         let relation = self.relation();
         (relation.name, relation.columns, relation.rows, relation.depth, true)
@@ -137,9 +162,16 @@ impl Views<'_> {
             let mut on = Vec::new();
             let mut pairs: Vec<(Input, Input)> = Vec::new();
             for left in &all {
-                for right in right_inputs.iter().filter(|right| right.ty == left.ty && !matches!(left.ty, Ty::Bool | Ty::Decimal)) {
+                for right in right_inputs
+                    .iter()
+                    .filter(|right| right.ty == left.ty && !matches!(left.ty, Ty::Bool | Ty::Decimal))
+                {
                     // Columns of one name mean the same: they meet.
-                    let weight = if left.sql.split('.').next_back() == right.sql.split('.').next_back() { 6 } else { 1 };
+                    let weight = if left.sql.split('.').next_back() == right.sql.split('.').next_back() {
+                        6
+                    } else {
+                        1
+                    };
                     pairs.extend(std::iter::repeat_n((left.clone(), right.clone()), weight));
                 }
             }
@@ -149,7 +181,11 @@ impl Views<'_> {
                     break;
                 }
                 let (left, right) = self.dice.pick(&pairs).clone();
-                let equals = if keys == 1 && self.dice.chance(8) { "IS NOT DISTINCT FROM" } else { "=" };
+                let equals = if keys == 1 && self.dice.chance(8) {
+                    "IS NOT DISTINCT FROM"
+                } else {
+                    "="
+                };
                 if left.ty == Ty::Big && equals == "=" && self.dice.chance(12) {
                     on.push(format!("{} + CAST(1 AS bigint) = {}", left.sql, right.sql));
                 } else {
@@ -157,7 +193,10 @@ impl Views<'_> {
                 }
             }
             if on.is_empty() {
-                on.push(format!("CAST({} AS text) = CAST({} AS text)", all[0].sql, right_inputs[0].sql));
+                on.push(format!(
+                    "CAST({} AS text) = CAST({} AS text)",
+                    all[0].sql, right_inputs[0].sql
+                ));
                 rows = rows.max(right_rows);
             }
             if self.dice.chance(15) {
@@ -172,7 +211,14 @@ impl Views<'_> {
             depth = depth.max(right_depth);
             plain &= right_plain;
         }
-        From { sql, with: String::new(), inputs: all, rows, depth, plain }
+        From {
+            sql,
+            with: String::new(),
+            inputs: all,
+            rows,
+            depth,
+            plain,
+        }
     }
 
     /// Writes a `WHERE`, or nothing.
@@ -197,7 +243,11 @@ impl Views<'_> {
                 _ => format!("{time} < now() + INTERVAL '{near}'"),
             });
         }
-        if conjuncts.is_empty() { String::new() } else { format!(" WHERE {}", conjuncts.join(" AND ")) }
+        if conjuncts.is_empty() {
+            String::new()
+        } else {
+            format!(" WHERE {}", conjuncts.join(" AND "))
+        }
     }
 
     /// Writes what a `SELECT` shows: some columns as they are, some computed.
@@ -208,7 +258,11 @@ impl Views<'_> {
             let input = self.dice.pick(inputs).clone();
             if !computed || self.dice.chance(55) {
                 let bare = input.sql.rsplit('.').next().unwrap_or(&input.sql).to_owned();
-                let name = if shown.iter().any(|(_, name, _)| *name == bare) || bare.starts_with('x') { format!("x{index}") } else { bare };
+                let name = if shown.iter().any(|(_, name, _)| *name == bare) || bare.starts_with('x') {
+                    format!("x{index}")
+                } else {
+                    bare
+                };
                 shown.push((input.sql, name, input.ty));
             } else {
                 let sql = self.writer(inputs).expression(input.ty, 2);
@@ -273,7 +327,11 @@ impl Views<'_> {
                 continue;
             }
             let bare = sql.rsplit('.').next().unwrap_or(&sql).to_owned();
-            let name = if sql == input.sql && shown.iter().all(|(_, name, _)| *name != bare) { bare } else { format!("key{index}") };
+            let name = if sql == input.sql && shown.iter().all(|(_, name, _)| *name != bare) {
+                bare
+            } else {
+                format!("key{index}")
+            };
             keys.push(sql.clone());
             shown.push((sql, name, ty));
         }
@@ -296,13 +354,20 @@ impl Views<'_> {
                 0 => "count(*) > 1".to_owned(),
                 1 => "count(*) % 2 = 1".to_owned(),
                 _ => {
-                    let column = self.writer(&from.inputs).column(Ty::Big).unwrap_or_else(|| "1".to_owned());
+                    let column = self
+                        .writer(&from.inputs)
+                        .column(Ty::Big)
+                        .unwrap_or_else(|| "1".to_owned());
                     format!("sum({column}) <= 40")
                 }
             };
             rest = format!("{rest} HAVING {having}");
         }
-        let rows = if keys.is_empty() { 1 } else { (from.rows).min(self.keys * self.keys * keys.len()) };
+        let rows = if keys.is_empty() {
+            1
+        } else {
+            (from.rows).min(self.keys * self.keys * keys.len())
+        };
         let mut written = self.written(&from, "", &shown, &rest, rows);
         written.plain = plain;
         written
@@ -318,7 +383,13 @@ impl Views<'_> {
         let input = self.dice.pick(inputs).clone();
         let argument = |views: &mut Self, ty: Ty| {
             let mut writer = views.writer(inputs);
-            if writer.dice.chance(70) && let Some(column) = writer.column(ty) { column } else { writer.expression(ty, 1) }
+            if writer.dice.chance(70)
+                && let Some(column) = writer.column(ty)
+            {
+                column
+            } else {
+                writer.expression(ty, 1)
+            }
         };
         let (call, ty, plain) = match self.dice.below(14) {
             0 => ("count(*)".to_owned(), Ty::Big, true),
@@ -343,17 +414,37 @@ impl Views<'_> {
                 let function = *self.dice.pick(&["first_value", "last_value"]);
                 let order = self.dice.pick(inputs).sql.clone();
                 let direction = *self.dice.pick(&["", " DESC", " ASC NULLS FIRST", " DESC NULLS LAST"]);
-                let second = if self.dice.chance(25) { format!(", {}", self.dice.pick(inputs).sql) } else { String::new() };
-                (format!("{function}({} ORDER BY {order}{direction}{second})", input.sql), input.ty, false)
+                let second = if self.dice.chance(25) {
+                    format!(", {}", self.dice.pick(inputs).sql)
+                } else {
+                    String::new()
+                };
+                (
+                    format!("{function}({} ORDER BY {order}{direction}{second})", input.sql),
+                    input.ty,
+                    false,
+                )
             }
         };
         (format!("{call}{filter}"), ty, plain)
     }
 
-    fn written(&mut self, from: &From, distinct: &str, shown: &[(String, String, Ty)], rest: &str, rows: usize) -> Written {
+    fn written(
+        &mut self,
+        from: &From,
+        distinct: &str,
+        shown: &[(String, String, Ty)],
+        rest: &str,
+        rows: usize,
+    ) -> Written {
         let list: Vec<String> = shown.iter().map(|(sql, name, _)| format!("{sql} AS {name}")).collect();
         Written {
-            sql: format!("{}SELECT {distinct}{} FROM {}{rest}", from.with, list.join(", "), from.sql),
+            sql: format!(
+                "{}SELECT {distinct}{} FROM {}{rest}",
+                from.with,
+                list.join(", "),
+                from.sql
+            ),
             columns: shown.iter().map(|(_, name, ty)| (name.clone(), *ty)).collect(),
             rows: rows.max(1),
             depth: from.depth,

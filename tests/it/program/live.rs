@@ -54,13 +54,23 @@ impl Live {
         let views = views["views"].as_array().expect("a list of relations");
         let key = |view: &Value| {
             let columns = view["key"].as_array()?;
-            Some(columns.iter().map(|column| column.as_str().expect("a name").to_owned()).collect())
+            Some(
+                columns
+                    .iter()
+                    .map(|column| column.as_str().expect("a name").to_owned())
+                    .collect(),
+            )
         };
         let keys = views
             .iter()
             .filter_map(|view| Some((view["name"].as_str().expect("a name").to_owned(), key(view)?)))
             .collect();
-        Live { socket, keys, held: BTreeMap::new(), refusals: Vec::new() }
+        Live {
+            socket,
+            keys,
+            held: BTreeMap::new(),
+            refusals: Vec::new(),
+        }
     }
 
     /// Follows a relation under its own name.
@@ -105,7 +115,11 @@ impl Live {
         let deadline = Instant::now() + PATIENCE;
         while !is_so(self) {
             if self.read(deadline).is_none() {
-                let ticks: Vec<_> = self.held.iter().map(|(id, held)| (id, held.tick, held.in_snapshot)).collect();
+                let ticks: Vec<_> = self
+                    .held
+                    .iter()
+                    .map(|(id, held)| (id, held.tick, held.in_snapshot))
+                    .collect();
                 panic!("waited in vain until {what}: {ticks:?}, refused: {:?}", self.refusals);
             }
         }
@@ -120,7 +134,9 @@ impl Live {
     /// Reads and applies one frame; none within the time, or none any more, gives nothing.
     pub fn read(&mut self, deadline: Instant) -> Option<Value> {
         loop {
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let left = deadline
+                .saturating_duration_since(Instant::now())
+                .max(Duration::from_millis(1));
             self.socket.get_ref().set_read_timeout(Some(left)).expect("a timeout");
             match self.socket.read() {
                 Ok(Message::Text(text)) => {
@@ -138,7 +154,10 @@ impl Live {
 
     /// Reads on until the other side closes; returns the code it gives, if it gives one.
     pub fn closed(&mut self) -> Option<u16> {
-        self.socket.get_ref().set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        self.socket
+            .get_ref()
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a timeout");
         loop {
             match self.socket.read() {
                 Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
@@ -163,7 +182,10 @@ impl Live {
             return;
         }
         let id = frame["id"].as_str().expect("a frame has an id");
-        let held = self.held.get_mut(id).unwrap_or_else(|| panic!("a frame for {id}: {frame}"));
+        let held = self
+            .held
+            .get_mut(id)
+            .unwrap_or_else(|| panic!("a frame for {id}: {frame}"));
         let tick = frame["tick"].as_u64().expect("a frame has a tick");
         match kind {
             "snapshot" => held.snapshot(tick, frame),
@@ -180,7 +202,9 @@ impl Held {
         let mut rows: Vec<String> = self
             .rows
             .values()
-            .flat_map(|(row, copies)| std::iter::repeat_n(row.clone(), usize::try_from(*copies).expect("never negative")))
+            .flat_map(|(row, copies)| {
+                std::iter::repeat_n(row.clone(), usize::try_from(*copies).expect("never negative"))
+            })
             .collect();
         rows.sort();
         rows
@@ -203,12 +227,18 @@ impl Held {
 
     fn change(&mut self, tick: u64, frame: &Value) {
         assert!(!self.in_snapshot, "changes inside a snapshot: {frame}");
-        assert!(tick > self.changed && tick > self.tick, "changes of an old tick: {frame}");
+        assert!(
+            tick > self.changed && tick > self.tick,
+            "changes of an old tick: {frame}"
+        );
         self.changed = tick;
         self.changes += 1;
         if self.key.is_some() {
             for row in rows_of(frame, "delete") {
-                assert!(self.rows.remove(&self.name(row)).is_some(), "a key that is not there is deleted: {row}");
+                assert!(
+                    self.rows.remove(&self.name(row)).is_some(),
+                    "a key that is not there is deleted: {row}"
+                );
             }
             for row in rows_of(frame, "upsert") {
                 self.rows.insert(self.name(row), (row.to_string(), 1));
@@ -227,7 +257,10 @@ impl Held {
 
     fn progress(&mut self, tick: u64, frame: &Value) {
         assert!(!self.in_snapshot, "progress inside a snapshot: {frame}");
-        assert!(tick >= self.tick && tick >= self.changed, "progress to an old tick: {frame}");
+        assert!(
+            tick >= self.tick && tick >= self.changed,
+            "progress to an old tick: {frame}"
+        );
         self.tick = tick;
         self.errors = frame["errors"].as_u64().expect("progress tells of errors");
         self.resume = frame["resume"].as_str().expect("progress has a token").to_owned();
@@ -249,5 +282,8 @@ impl Held {
 }
 
 fn rows_of<'a>(frame: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
-    frame[list].as_array().unwrap_or_else(|| panic!("no {list} in {frame}")).iter()
+    frame[list]
+        .as_array()
+        .unwrap_or_else(|| panic!("no {list} in {frame}"))
+        .iter()
 }

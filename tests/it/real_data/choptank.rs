@@ -66,6 +66,7 @@ fn ledger(recording: &Recording, schema: SchemaRef) -> Relations {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_river_through_a_file() {
     let Some(recording) = recording() else { return };
+    let _honest = crate::HONEST.read().await;
     let source = format!("{SOURCE}\n[connector]\ntype = \"file\"\npath = \"data/flow.txt\"\n{FORMAT}");
     let folder = deployment(&files(&source, &recording.text()));
     let (engine, snapshot) = replay(folder.path(), "flows", recording.lines.len() as u64).await;

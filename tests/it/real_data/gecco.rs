@@ -74,6 +74,7 @@ const FORMAT: &str = "[format]\ntype = \"csv\"\nnull = [\"NA\", \"\"]\n";
 #[tokio::test(flavor = "multi_thread")]
 async fn the_waterworks_through_a_file() {
     let Some(recording) = recording() else { return };
+    let _honest = crate::HONEST.read().await;
     let source = format!("{SOURCE}\n[connector]\ntype = \"file\"\npath = \"data/recording.csv\"\n{FORMAT}");
     let folder = deployment(&files(&source, &recording.text()));
     let (engine, snapshot) = replay(folder.path(), "readings", recording.lines.len() as u64).await;

@@ -114,6 +114,7 @@ fn files(source: &str) -> Vec<(&'static str, &str)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_messy_rivers_through_a_file() {
     let Some(rivers) = recording() else { return };
+    let _honest = crate::HONEST.read().await;
     let source = format!("{SOURCE}\n[connector]\ntype = \"file\"\npath = \"data/rivers.csv\"\n{FORMAT}");
     let folder = deployment(&files(&source));
     std::fs::write(folder.path().join("data/rivers.csv"), &rivers.bytes).expect("the recording");

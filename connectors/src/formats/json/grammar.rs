@@ -63,14 +63,7 @@ pub(crate) fn string(bytes: &[u8], at: usize) -> Result<(Text, usize), Fault> {
         match bytes.get(end) {
             None => return Err(Fault::end(end)),
             Some(b'"') => {
-                return Ok((
-                    Text {
-                        start,
-                        end,
-                        escaped,
-                    },
-                    end + 1,
-                ));
+                return Ok((Text { start, end, escaped }, end + 1));
             }
             Some(b'\\') => {
                 escaped = true;
@@ -237,17 +230,9 @@ pub(crate) fn nested(bytes: &[u8], mut at: usize) -> Result<usize, Fault> {
                 continue;
             }
             if bytes.get(at) != Some(&b',') {
-                return Err(Fault::expected(
-                    bytes,
-                    at,
-                    "expected a comma or a closing bracket",
-                ));
+                return Err(Fault::expected(bytes, at, "expected a comma or a closing bracket"));
             }
-            at = name(
-                bytes,
-                after_space(bytes, at + 1),
-                open.last() == Some(&b'}'),
-            )?;
+            at = name(bytes, after_space(bytes, at + 1), open.last() == Some(&b'}'))?;
             break;
         }
     }

@@ -2,8 +2,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch,
-    StringArray, StringViewArray, TimestampMillisecondArray,
+    ArrayRef, AsArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, StringViewArray,
+    TimestampMillisecondArray,
 };
 use arrow::datatypes::{DataType, Field, Float64Type, TimeUnit, TimestampMicrosecondType};
 use parquet::arrow::ArrowWriter;
@@ -24,11 +24,7 @@ fn columns() -> Vec<Column> {
     ]
 }
 
-fn open(
-    directory: &Path,
-    connector: &str,
-    format: &str,
-) -> Result<Box<dyn Reader>, Vec<ConfigError>> {
+fn open(directory: &Path, connector: &str, format: &str) -> Result<Box<dyn Reader>, Vec<ConfigError>> {
     let columns = columns();
     let format = toml::from_str(format).unwrap();
     let setting = Setting {
@@ -39,8 +35,7 @@ fn open(
         directory,
         start_us: 0,
     };
-    let connector: ConnectorConfig =
-        toml::from_str(&format!("type = \"file\"\n{connector}")).unwrap();
+    let connector: ConnectorConfig = toml::from_str(&format!("type = \"file\"\n{connector}")).unwrap();
     let problems = connector.check(&setting);
     if !problems.is_empty() {
         return Err(problems);
@@ -87,25 +82,14 @@ fn plain_and_compressed_files() {
     let text = table(0..50_000);
     let path = |name: &str| directory.path().join(name);
     fs::write(path("a.csv"), &text).unwrap();
-    let mut gzip = flate2::write::GzEncoder::new(
-        File::create(path("b.csv.gz")).unwrap(),
-        flate2::Compression::fast(),
-    );
+    let mut gzip = flate2::write::GzEncoder::new(File::create(path("b.csv.gz")).unwrap(), flate2::Compression::fast());
     gzip.write_all(text.as_bytes()).unwrap();
     gzip.finish().unwrap();
-    fs::write(
-        path("c.csv.zst"),
-        zstd::encode_all(text.as_bytes(), 1).unwrap(),
-    )
-    .unwrap();
+    fs::write(path("c.csv.zst"), zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
     fs::write(path("d.tsv"), text.replace(',', "\t")).unwrap();
     for name in ["a.csv", "b.csv.gz", "c.csv.zst", "d.tsv"] {
         let mut reader = open(directory.path(), &format!("path = \"{name}\""), "").unwrap();
-        assert_eq!(
-            drain(reader.as_mut()).unwrap(),
-            (names(0..50_000), vec![]),
-            "{name}"
-        );
+        assert_eq!(drain(reader.as_mut()).unwrap(), (names(0..50_000), vec![]), "{name}");
         assert!(matches!(reader.read(0), Ok(Read::End)));
     }
     let mut reader = open(directory.path(), "path = [\"a.csv\", \"c.csv.zst\"]", "").unwrap();
@@ -124,10 +108,7 @@ fn plain_and_compressed_files() {
         }
     };
     assert!(rows > 10_000, "{rows}");
-    assert!(
-        error.to_string().contains("could not read on in file"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("could not read on in file"), "{error}");
     assert!(matches!(reader.read(0), Ok(Read::End)));
 }
 
@@ -136,10 +117,7 @@ fn json_arrays_long_lines_and_latin1_stream() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let rows: Vec<String> = (0..30_000)
-        .map(|row| {
-            format!("{{\"station\":\"K{row}\",\"at\":\"2026-01-01\",\n\"pH\":[7]}}")
-                .replace("[7]", "7")
-        })
+        .map(|row| format!("{{\"station\":\"K{row}\",\"at\":\"2026-01-01\",\n\"pH\":[7]}}").replace("[7]", "7"))
         .collect();
     fs::write(path("a.json"), format!("[{}]", rows.join(",\n"))).unwrap();
     let mut reader = open(directory.path(), "path = \"a.json\"", "").unwrap();
@@ -155,11 +133,7 @@ fn json_arrays_long_lines_and_latin1_stream() {
     let (stations, rejected) = drain(reader.as_mut()).unwrap();
     assert_eq!(stations, names(0..7));
     assert_eq!(rejected.len(), 1 + (1 << 20));
-    assert!(
-        rejected
-            .iter()
-            .all(|raw| raw.len() <= crate::decoded::RAW_BYTES_MAX)
-    );
+    assert!(rejected.iter().all(|raw| raw.len() <= crate::decoded::RAW_BYTES_MAX));
 
     // Characters of two bytes lie across every boundary of a chunk.
     let mut mixed = b"station,at\n".to_vec();
@@ -172,12 +146,7 @@ fn json_arrays_long_lines_and_latin1_stream() {
         mixed.extend(b",2026-01-01\n");
     }
     fs::write(path("c.csv"), mixed).unwrap();
-    let mut reader = open(
-        directory.path(),
-        "path = \"c.csv\"",
-        "encoding = \"latin1\"",
-    )
-    .unwrap();
+    let mut reader = open(directory.path(), "path = \"c.csv\"", "encoding = \"latin1\"").unwrap();
     let (stations, rejected) = drain(reader.as_mut()).unwrap();
     assert!(rejected.is_empty() && stations.len() == 120_000);
     assert!(stations.iter().all(|station| station == "Ké"));
@@ -187,12 +156,7 @@ fn json_arrays_long_lines_and_latin1_stream() {
 fn follows_a_file_through_growth_cuts_and_replacement() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.csv");
-    let mut reader = open(
-        directory.path(),
-        "path = \"a.csv\"\nfollow = true\npoll = \"1ms\"",
-        "",
-    )
-    .unwrap();
+    let mut reader = open(directory.path(), "path = \"a.csv\"\nfollow = true\npoll = \"1ms\"", "").unwrap();
     let mut expect = |rows: std::ops::Range<usize>, bad: &[&str]| {
         let (stations, rejected) = drain(reader.as_mut()).unwrap();
         assert_eq!(stations, names(rows));
@@ -207,11 +171,7 @@ fn follows_a_file_through_growth_cuts_and_replacement() {
     file.write_all(b"-01\n7.1,K3,2026-01-01\n7,K4").unwrap();
     expect(2..4, &[]);
     // Replaced: the row cut off is refused, the new file has its own header.
-    fs::write(
-        directory.path().join("b.csv"),
-        "station,at\nK4,2026-01-01\n",
-    )
-    .unwrap();
+    fs::write(directory.path().join("b.csv"), "station,at\nK4,2026-01-01\n").unwrap();
     fs::rename(directory.path().join("b.csv"), &path).unwrap();
     expect(4..5, &["7,K4"]);
     // Cut and written anew, shorter than before.
@@ -224,12 +184,9 @@ fn follows_a_file_through_growth_cuts_and_replacement() {
 }
 
 fn write_parquet(path: &Path, columns: Vec<(&str, ArrayRef)>) {
-    let batch = RecordBatch::try_from_iter_with_nullable(
-        columns.into_iter().map(|(name, array)| (name, array, true)),
-    )
-    .unwrap();
-    let mut writer =
-        ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+    let batch =
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
 }
@@ -245,21 +202,11 @@ fn parquet_is_cast_to_the_declared_columns() {
             ("unused", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
             (
                 "pH",
-                Arc::new(Float32Array::from(vec![
-                    Some(7.5),
-                    None,
-                    Some(1.0),
-                    Some(2.0),
-                ])),
+                Arc::new(Float32Array::from(vec![Some(7.5), None, Some(1.0), Some(2.0)])),
             ),
             (
                 "station",
-                Arc::new(StringViewArray::from(vec![
-                    Some("K0"),
-                    Some("K1"),
-                    None,
-                    Some("K3"),
-                ])),
+                Arc::new(StringViewArray::from(vec![Some("K0"), Some("K1"), None, Some("K3")])),
             ),
             (
                 "at",
@@ -277,10 +224,7 @@ fn parquet_is_cast_to_the_declared_columns() {
         panic!("no rows")
     };
     assert_eq!(decoded.rows.schema(), crate::column::schema(&columns()));
-    let at = decoded
-        .rows
-        .column(1)
-        .as_primitive::<TimestampMicrosecondType>();
+    let at = decoded.rows.column(1).as_primitive::<TimestampMicrosecondType>();
     // Zoneless, so in the deployment's zone, 5.5 hours ahead.
     assert_eq!(at.value(0), 86_400_000_000 - 19_800_000_000);
     assert_eq!(
@@ -320,12 +264,7 @@ fn parquet_is_cast_to_the_declared_columns() {
             ("pH", Arc::new(Float64Array::from(vec![1.0, 2.0]))),
         ],
     );
-    let mut reader = open(
-        directory.path(),
-        "path = \"a.parquet\"",
-        "timestamp = \"%m/%d/%Y\"",
-    )
-    .unwrap();
+    let mut reader = open(directory.path(), "path = \"a.parquet\"", "timestamp = \"%m/%d/%Y\"").unwrap();
     let (stations, rejected) = drain(reader.as_mut()).unwrap();
     assert_eq!((stations, rejected.len()), (vec!["1".to_owned()], 1));
 }
@@ -339,10 +278,7 @@ fn wrong_files_say_so() {
     let error = reader.read(0).unwrap_err().to_string();
     assert!(error.contains("a.parquet\" as parquet"), "{error}");
     assert!(matches!(reader.read(0), Ok(Read::End)));
-    write_parquet(
-        &path("b.parquet"),
-        vec![("other", Arc::new(Int32Array::from(vec![1])))],
-    );
+    write_parquet(&path("b.parquet"), vec![("other", Arc::new(Int32Array::from(vec![1])))]);
     let error = open(directory.path(), "path = \"b.parquet\"", "")
         .unwrap()
         .read(0)
