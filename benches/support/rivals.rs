@@ -15,10 +15,10 @@ use super::views::IN_FLIGHT;
 pub fn differential_groups(facts: &Arc<Facts>) -> Duration {
     let facts = Arc::clone(facts);
     timely::execute_directly(move |worker| {
-        let mut probe = ProbeHandle::new();
+        let probe = ProbeHandle::new();
         let mut input = InputSession::<u64, u64, (i64, i64)>::new();
         worker.dataflow(|scope| {
-            input.to_collection(scope).count_total().probe_with(&mut probe);
+            input.to_collection(scope).count_total().probe_with(&probe);
         });
         let start = Instant::now();
         for (tick, rows) in facts.ticks.iter().enumerate() {
@@ -40,14 +40,14 @@ pub fn differential_groups(facts: &Arc<Facts>) -> Duration {
 pub fn differential_join(facts: &Arc<Facts>, keys: u64) -> Duration {
     let facts = Arc::clone(facts);
     timely::execute_directly(move |worker| {
-        let mut probe = ProbeHandle::new();
+        let probe = ProbeHandle::new();
         let mut left = InputSession::<u64, (u64, i64), isize>::new();
         let mut right = InputSession::<u64, (u64, i64), isize>::new();
         worker.dataflow(|scope| {
             let left = left.to_collection(scope).arrange_by_key();
             let right = right.to_collection(scope).arrange_by_key();
             left.join_core(right, |key, amount, weight| Some((*key, *amount, *weight)))
-                .probe_with(&mut probe);
+                .probe_with(&probe);
         });
         for key in 0..keys {
             right.update((key, weight(key as i64)), 1);

@@ -119,20 +119,20 @@ impl GroupIndex {
         scratch.equal.resize(length, true);
         self.keys
             .compare(&incoming, &scratch.all_rows, groups, &mut scratch.equal);
-        for row in 0..length {
-            if !scratch.equal[row] {
-                let hash = scratch.hashes[row];
-                let found =
-                    self.table.iter_hash(hash).copied().find(|&slot| {
-                        self.hashes[slot as usize] == hash && self.keys.equals(&incoming, row as u32, slot)
-                    });
-                groups[row] = found.unwrap_or_else(|| {
-                    let slot = self.keys.allocate();
-                    self.insert(hash, slot);
-                    self.keys.write(&incoming, &[row as u32], &[slot]);
-                    slot
-                });
-            }
+        let unequal = scratch.equal.iter().enumerate().filter(|(_, equal)| !**equal);
+        for (row, _) in unequal {
+            let hash = scratch.hashes[row];
+            let found = self
+                .table
+                .iter_hash(hash)
+                .copied()
+                .find(|&slot| self.hashes[slot as usize] == hash && self.keys.equals(&incoming, row as u32, slot));
+            groups[row] = found.unwrap_or_else(|| {
+                let slot = self.keys.allocate();
+                self.insert(hash, slot);
+                self.keys.write(&incoming, &[row as u32], &[slot]);
+                slot
+            });
         }
     }
 
