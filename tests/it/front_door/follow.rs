@@ -74,6 +74,9 @@ fn many_subscriptions_share_a_socket() {
         live.subscribe_as(id, relation, options);
         queries.push((id.to_owned(), sql.to_owned()));
     }
+    live.until("every subscription has its snapshot", |live| {
+        live.held.values().all(|held| held.snapshots == 1 && !held.in_snapshot)
+    });
     for step in 0..12 {
         // Jumps make rows leave `recent` while others come.
         let reply = program.ingest("visits", visits(step * 100 + step % 3 * 40, 90));
