@@ -29,7 +29,8 @@ pub struct Held {
     key: Option<Vec<String>>,
     /// Rows by key, or by themselves, with how often they are there.
     rows: BTreeMap<String, (String, i64)>,
-    in_snapshot: bool,
+    /// More parts of a snapshot are to come.
+    pub in_snapshot: bool,
     changed: u64,
     /// The tick of the newest progress.
     pub tick: u64,
