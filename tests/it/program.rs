@@ -249,17 +249,17 @@ impl Program {
     /// Writes bytes and no more, then reads until the other side has said everything.
     pub fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
-        stream.write_all(bytes).expect("it reads");
-        stream
-            .shutdown(std::net::Shutdown::Write)
-            .expect("half a connection closes");
+        // Who refuses early may have closed already: what counts is the answer.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
         Self::rest(stream)
     }
 
     /// Writes bytes and waits, as one who may have more to say.
     pub fn raw_open(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
-        stream.write_all(bytes).expect("it reads");
+        // As above.
+        let _ = stream.write_all(bytes);
         Self::rest(stream)
     }
 
