@@ -4,7 +4,8 @@
 //! all views of it, on the processors it finds; the load is an open loop over
 //! keep-alive connections, at most 100 rows a POST, measured from the time each
 //! reading was due. Beside it in the same run, a bare server that hands each POST
-//! on to the WebSocket. `SANGAM_BENCH_SECONDS` shortens the 30 seconds a rate.
+//! on to the WebSocket. `SANGAM_BENCH_SECONDS` shortens the 30 seconds a rate;
+//! `-- 1000 10000` runs these rates alone.
 
 #[path = "support/echo.rs"]
 mod echo;
@@ -45,8 +46,14 @@ fn main() -> ExitCode {
         "{:>10}  {:<8} {:>9} {:>9} {:>9} {:>10} {:>7} {:>9}",
         "events/s", "", "p50", "p99", "p99.9", "seen/s", "cores", "MiB"
     );
+    // What `cargo bench` passes to every bench means nothing here; a number picks a rate.
+    let wanted: Vec<usize> = std::env::args()
+        .skip(1)
+        .filter_map(|argument| argument.parse().ok())
+        .collect();
+    let picked = |rate: &usize| wanted.is_empty() || wanted.contains(rate);
     let (mut held, mut ok) = (0, true);
-    for rate in RATES {
+    for rate in RATES.into_iter().filter(picked) {
         let echoed = measure("echo", rate, duration, &stations, &echo());
         let outcome = measure("sangam", rate, duration, &stations, &Program::water(true));
         if outcome.quantile(0.99) < HELD_MS && outcome.latencies.len() == outcome.sent {
