@@ -24,6 +24,7 @@ pub fn plan(sources: &[(&str, SchemaRef)], sql: &str) -> View {
             append_only: true,
             key: None,
             retain_us: None,
+            expires_after_us: None,
             time_column: None,
         };
         catalog.add_source(source).expect("a new name");
@@ -79,10 +80,12 @@ impl Running {
 
     fn hear(&mut self, see: &mut impl FnMut(&Updates)) {
         match self.answers.recv().expect("workers answer") {
-            Response::Completed(completed) => completed.rows.iter().for_each(see),
+            Response::Completed(completed) => {
+                self.missing -= completed.len();
+                completed.iter().flat_map(|completed| &completed.rows).for_each(see);
+            }
             Response::Died { reason, .. } => panic!("a worker died: {reason}"),
         }
-        self.missing -= 1;
     }
 
     /// Sends all ticks of one source and returns how long it took until the last was answered.

@@ -545,27 +545,47 @@ impl<'a> ByteValues<'a> {
 #[derive(Default)]
 struct Arena {
     buffer: Vec<u8>,
-    /// Start and length a slot.
-    spans: Vec<(u64, u32)>,
+    spans: Vec<Span>,
     garbage: usize,
+}
+
+/// Where a slot's bytes are. What is no longer than the room left by those before it takes their place.
+#[derive(Clone, Copy, Default)]
+struct Span {
+    start: u64,
+    length: u32,
+    room: u32,
+}
+
+impl Span {
+    fn range(self) -> std::ops::Range<usize> {
+        self.start as usize..self.start as usize + self.length as usize
+    }
 }
 
 impl Arena {
     fn read(&self, slot: usize) -> &[u8] {
         match self.spans.get(slot) {
-            Some(&(start, length)) => &self.buffer[start as usize..start as usize + length as usize],
+            Some(span) => &self.buffer[span.range()],
             None => &[],
         }
     }
 
     fn write(&mut self, slot: usize, value: &[u8]) {
         if slot >= self.spans.len() {
-            self.spans.resize(slot + 1, (0, 0));
+            self.spans.resize(slot + 1, Span::default());
         }
-        self.garbage += self.spans[slot].1 as usize;
         let length = u32::try_from(value.len()).expect("a value is shorter than 4 GiB");
-        self.spans[slot] = (self.buffer.len() as u64, length);
-        self.buffer.extend_from_slice(value);
+        let span = &mut self.spans[slot];
+        self.garbage += span.length as usize;
+        span.length = length;
+        if length <= span.room {
+            self.garbage -= length as usize;
+            self.buffer[span.range()].copy_from_slice(value);
+        } else {
+            (span.start, span.room) = (self.buffer.len() as u64, length);
+            self.buffer.extend_from_slice(value);
+        }
         if self.garbage > COMPACT_BYTES_MIN && self.garbage * 2 > self.buffer.len() {
             self.compact();
         }
@@ -573,10 +593,10 @@ impl Arena {
 
     fn compact(&mut self) {
         let mut buffer = Vec::with_capacity(self.buffer.len() - self.garbage);
-        for (start, length) in &mut self.spans {
-            let from = *start as usize;
-            *start = buffer.len() as u64;
-            buffer.extend_from_slice(&self.buffer[from..from + *length as usize]);
+        for span in &mut self.spans {
+            let bytes = &self.buffer[span.range()];
+            (span.start, span.room) = (buffer.len() as u64, span.length);
+            buffer.extend_from_slice(bytes);
         }
         self.buffer = buffer;
         self.garbage = 0;
@@ -602,7 +622,7 @@ impl Arena {
         }
         let lengths = slots
             .iter()
-            .map(|&slot| self.spans.get(slot as usize).map_or(0, |span| span.1 as usize));
+            .map(|&slot| self.spans.get(slot as usize).map_or(0, |span| span.length as usize));
         let total: usize = lengths.clone().sum();
         let mut values = Vec::with_capacity(total);
         for &slot in slots {
@@ -625,6 +645,6 @@ impl Arena {
     }
 
     fn bytes(&self) -> usize {
-        self.buffer.capacity() + self.spans.capacity() * size_of::<(u64, u32)>()
+        self.buffer.capacity() + self.spans.capacity() * size_of::<Span>()
     }
 }

@@ -16,6 +16,7 @@ mod parts;
 pub mod plan;
 mod relations;
 mod render;
+pub mod tiers;
 pub mod update;
 pub mod workers;
 

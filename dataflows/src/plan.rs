@@ -64,6 +64,8 @@ pub enum Operator {
     TemporalFilter {
         /// The bounds, all of which must hold.
         bounds: Vec<TemporalBound>,
+        /// Whether no row of the input is taken back before it has left by itself.
+        in_order: bool,
     },
     /// Groups by `keys` and emits the keys, then one column a call.
     ///

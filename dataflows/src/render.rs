@@ -80,9 +80,12 @@ pub(crate) fn render<'scope>(
                     shared,
                 )
             }
-            Operator::TemporalFilter { bounds } => {
-                let operator = Temporal::new(bounds.clone(), Arc::clone(&node.schema), shared);
-                let route = Route::ByColumns((0..node.schema.fields().len()).collect());
+            Operator::TemporalFilter { bounds, in_order } => {
+                let operator = Temporal::new(bounds.clone(), *in_order, Arc::clone(&node.schema), shared);
+                let route = match in_order {
+                    true => Route::Here,
+                    false => Route::ByColumns((0..node.schema.fields().len()).collect()),
+                };
                 ticked(scope, &name, vec![(input(0), route)], shared, true, Box::new(operator))
             }
             Operator::Aggregate { keys, calls } => {

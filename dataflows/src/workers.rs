@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use timely::WorkerConfig;
@@ -51,8 +52,8 @@ pub struct TickInput {
 /// What a worker says.
 #[derive(Clone, Debug)]
 pub enum Response {
-    /// A dataflow has completed a tick on this worker.
-    Completed(Completed),
+    /// Dataflows have completed ticks on this worker, in this order.
+    Completed(Vec<Completed>),
     /// The worker has died and took the others with it.
     Died {
         /// Its index.
@@ -218,7 +219,7 @@ impl Drop for Workers {
 /// One worker's side.
 struct Server {
     index: usize,
-    responses: Sender<Response>,
+    outbox: Rc<Outbox>,
     flows: Vec<Flow>,
     by_view: HashMap<String, FlowId>,
     sources: HashMap<String, OutletCell>,
@@ -234,7 +235,7 @@ impl Server {
     fn new(index: usize, responses: Sender<Response>) -> Self {
         Server {
             index,
-            responses,
+            outbox: Rc::new(Outbox::new(responses)),
             flows: Vec::new(),
             by_view: HashMap::new(),
             sources: HashMap::new(),
@@ -264,8 +265,14 @@ impl Server {
                     }
                 }
             }
-            // Returns at once while operators are active; parks until woken otherwise.
-            worker.step_or_park(None);
+            if self.outbox.is_empty() {
+                // Returns at once while operators are active; parks until woken otherwise.
+                worker.step_or_park(None);
+            } else if !self.outbox.is_due() && worker.activations().borrow().empty_for() == Some(Duration::ZERO) {
+                worker.step();
+            } else {
+                self.outbox.send();
+            }
         }
     }
 
@@ -295,7 +302,7 @@ impl Server {
                 worker: self.index,
                 shared: Rc::clone(&shared),
                 outlet: Rc::clone(&outlet),
-                responses: self.responses.clone(),
+                outbox: Rc::clone(&self.outbox),
                 initial: Vec::new(),
             };
             ticked(
@@ -351,13 +358,60 @@ fn share(updates: &Updates, worker: usize, peers: usize, tick: Tick) -> Option<U
     Some(updates.slice(from, to - from))
 }
 
+/// Answers held back this long are sent although more may follow.
+const HELD_BACK_MAX: Duration = Duration::from_micros(200);
+
+/// Collects what dataflows complete while there is more to do: to wake the coordinator costs
+/// more than many a tick of a small view. A slow view holds nobody's answer back for long.
+struct Outbox {
+    responses: Sender<Response>,
+    waiting: RefCell<(Vec<Completed>, Option<Instant>)>,
+}
+
+impl Outbox {
+    fn new(responses: Sender<Response>) -> Self {
+        Outbox {
+            responses,
+            waiting: RefCell::default(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.borrow().0.is_empty()
+    }
+
+    fn is_due(&self) -> bool {
+        let since = self.waiting.borrow().1;
+        since.is_some_and(|since| since.elapsed() > HELD_BACK_MAX)
+    }
+
+    fn push(&self, completed: Completed) {
+        {
+            let (waiting, since) = &mut *self.waiting.borrow_mut();
+            waiting.push(completed);
+            since.get_or_insert_with(Instant::now);
+        }
+        if self.is_due() {
+            self.send();
+        }
+    }
+
+    fn send(&self) {
+        let (waiting, _) = self.waiting.take();
+        if !waiting.is_empty() {
+            // The engine may be gone already; then nobody waits for these ticks.
+            let _ = self.responses.send(Response::Completed(waiting));
+        }
+    }
+}
+
 /// The end of a dataflow: says what each tick changed, to the store and to the dataflows that read the view.
 struct Terminal {
     flow: FlowId,
     worker: usize,
     shared: Rc<RefCell<Shared>>,
     outlet: OutletCell,
-    responses: Sender<Response>,
+    outbox: Rc<Outbox>,
     /// What was there before the first tick, told with it.
     initial: Vec<Part>,
 }
@@ -382,15 +436,14 @@ impl TickOperator for Terminal {
             (errors.into_values().flatten().collect(), due)
         };
         self.outlet.borrow().refresh();
-        // The engine may be gone already; then nobody waits for this tick.
-        let _ = self.responses.send(Response::Completed(Completed {
+        self.outbox.push(Completed {
             worker: self.worker,
             flow: self.flow,
             tick,
             rows: parts.into_iter().map(Part::into_updates).collect(),
             errors,
             due,
-        }));
+        });
         Vec::new()
     }
 

@@ -43,6 +43,9 @@ pub struct SourceRelation {
     pub key: Option<Vec<String>>,
     /// How long rows stay, in microseconds.
     pub retain_us: Option<i64>,
+    /// Where rows are taken back by expiry alone: the least age, by the time column and the
+    /// tick's time, at which one is, in microseconds.
+    pub expires_after_us: Option<i64>,
     /// The column that holds the event time.
     pub time_column: Option<String>,
 }

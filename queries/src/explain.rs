@@ -99,12 +99,13 @@ impl Explaining<'_> {
                     .collect();
                 (format!("project: {}", columns.join(", ")), vec![])
             }
-            Operator::TemporalFilter { bounds } => {
+            Operator::TemporalFilter { bounds, in_order } => {
                 let bounds: Vec<String> = bounds.iter().map(|bound| temporal_bound(bound, &name)).collect();
                 (
                     format!("temporal filter: {}", bounds.join(" AND ")),
                     vec![format!(
-                        "state: rows that have yet to enter or leave; bound: {}",
+                        "state: rows that have yet to enter or leave{}; bound: {}",
+                        if *in_order { ", as they came" } else { "" },
                         self.bound(id)
                     )],
                 )
@@ -205,7 +206,7 @@ impl Explaining<'_> {
         for input in &self.plan.nodes[id].inputs {
             self.bounds(*input, &mut bounds);
         }
-        if let Operator::TemporalFilter { bounds: own } = &self.plan.nodes[id].operator
+        if let Operator::TemporalFilter { bounds: own, .. } = &self.plan.nodes[id].operator
             && own.iter().any(leaves)
         {
             bounds = vec![now_bound(own)];
@@ -217,7 +218,7 @@ impl Explaining<'_> {
     fn bounds(&self, id: NodeId, found: &mut Vec<String>) {
         let node = &self.plan.nodes[id];
         match &node.operator {
-            Operator::TemporalFilter { bounds } if bounds.iter().any(leaves) => found.push(now_bound(bounds)),
+            Operator::TemporalFilter { bounds, .. } if bounds.iter().any(leaves) => found.push(now_bound(bounds)),
             Operator::Aggregate { keys, .. } if keys.is_empty() => found.push("one row".to_owned()),
             Operator::Constant { .. } => found.push("constant rows".to_owned()),
             Operator::Get { relation } => found.push(match self.catalog.relation(relation).map(AsRef::as_ref) {
@@ -238,7 +239,7 @@ impl Explaining<'_> {
         for (id, node) in self.plan.nodes.iter().enumerate() {
             let what = match &node.operator {
                 Operator::Join { .. } => "a join keeps all its rows",
-                Operator::TemporalFilter { bounds } if !bounds.iter().any(leaves) => continue,
+                Operator::TemporalFilter { bounds, .. } if !bounds.iter().any(leaves) => continue,
                 Operator::Aggregate { keys, calls } if !keys.is_empty() && calls.is_empty() => {
                     "DISTINCT keeps every distinct row"
                 }
@@ -259,7 +260,8 @@ impl Explaining<'_> {
     }
 }
 
-fn leaves(bound: &TemporalBound) -> bool {
+/// Tells whether rows that pass a bound once will not always do.
+pub(crate) fn leaves(bound: &TemporalBound) -> bool {
     matches!(
         bound.comparison,
         TemporalComparison::Greater | TemporalComparison::GreaterOrEqual

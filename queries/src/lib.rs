@@ -3,11 +3,13 @@
 //! `types` reads column types, `functions` are Sangam's own, `catalog` knows
 //! the names and the one list of optimiser rules, `view` plans a view's text,
 //! `refusals` says what cannot be maintained, `rewrites` give both engines one
-//! answer, `lower` produces the incremental plan, `text` and `explain` print it;
+//! answer, `lower` produces the incremental plan (`expiry` knows
+//! what leaves by itself), `text` and `explain` print it;
 //! `batch` executes the same shared plan with DataFusion and `query` answers
 //! ad-hoc SQL, `predicate` is the condition of a subscription. `problem` is what all of them say when they cannot.
 mod batch;
 mod catalog;
+mod expiry;
 mod explain;
 pub mod functions;
 mod lower;

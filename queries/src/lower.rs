@@ -9,7 +9,6 @@ use dataflows::aggregates::{self, AggregateSpec};
 use dataflows::evaluate::evaluate;
 use dataflows::plan::{
     AggregateCall, AggregateFunction as Function, Expression, JoinKind, Node, NodeId, Operator, Plan,
-    TemporalComparison,
 };
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
@@ -21,6 +20,8 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 use crate::catalog::{Catalog, relation_name};
+use crate::expiry;
+use crate::explain::leaves;
 use crate::functions::aggregates::function_of;
 use crate::problem::{Problem, ProblemKind};
 use crate::refusals;
@@ -290,14 +291,10 @@ impl Lowering<'_> {
         let (schema, key) = (self.nodes[input].schema.clone(), self.keys[input].clone());
         let append_only = self.nodes[input].append_only;
         if let Some(bounds) = temporal::bounds(&filter.predicate, filter.input.schema()) {
-            let leaves = bounds.iter().any(|bound| {
-                matches!(
-                    bound.comparison,
-                    TemporalComparison::Greater | TemporalComparison::GreaterOrEqual
-                )
-            });
+            let leaves = bounds.iter().any(leaves);
+            let in_order = expiry::in_order(&self.nodes, input, &bounds, self.catalog);
             return Ok(self.node(
-                Operator::TemporalFilter { bounds },
+                Operator::TemporalFilter { bounds, in_order },
                 vec![input],
                 schema,
                 append_only && !leaves,

@@ -33,6 +33,7 @@ fn source(name: &str, schema: SchemaRef) -> SourceRelation {
         append_only: true,
         key: None,
         retain_us: None,
+        expires_after_us: None,
         time_column: None,
     }
 }
@@ -67,6 +68,7 @@ fn catalog_in(time_zone: &str) -> Catalog {
         .add_source(SourceRelation {
             append_only: false,
             retain_us: Some(7_200_000_000),
+            expires_after_us: Some(7_140_000_000),
             time_column: Some("at".into()),
             ..source("readings", readings)
         })

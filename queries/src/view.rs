@@ -139,7 +139,7 @@ fn look_back_us(plan: &Plan) -> Option<i64> {
     plan.nodes
         .iter()
         .filter_map(|node| match &node.operator {
-            Operator::TemporalFilter { bounds } => Some(bounds),
+            Operator::TemporalFilter { bounds, .. } => Some(bounds),
             _ => None,
         })
         .flatten()

@@ -18,8 +18,9 @@ pub struct Options {
     pub time_zone: String,
     /// Rows a tick takes from files and generators under the event clock. Default 1000.
     pub tick_rows: usize,
-    /// Ticks that may be unfinished at a time. Default 4.
-    pub in_flight: usize,
+    /// Ticks that may be unfinished at a time: fewer are quicker answered, as what
+    /// waits meanwhile is cut into one. Default: one more than there are workers.
+    pub in_flight: Option<usize>,
     /// The largest request body taken, in bytes. Default 16777216 (16 MiB).
     pub body_bytes_max: usize,
 }
@@ -32,7 +33,7 @@ impl Default for Options {
             clock: Clock::Wall,
             time_zone: "UTC".to_owned(),
             tick_rows: 1_000,
-            in_flight: 4,
+            in_flight: None,
             body_bytes_max: 16 << 20,
         }
     }
@@ -74,7 +75,7 @@ impl Options {
         }
         for (key, value) in [
             ("tick_rows", self.tick_rows),
-            ("in_flight", self.in_flight),
+            ("in_flight", self.in_flight.unwrap_or(1)),
             ("body_bytes_max", self.body_bytes_max),
         ] {
             if value == 0 {

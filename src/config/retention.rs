@@ -108,7 +108,7 @@ fn look_back(plan: &Plan, relation: &str) -> Option<i64> {
         .enumerate()
         .filter(|(node, _)| reads(plan, *node, relation))
         .filter_map(|(_, node)| match &node.operator {
-            Operator::TemporalFilter { bounds } => bounds
+            Operator::TemporalFilter { bounds, .. } => bounds
                 .iter()
                 // Whichever way it compares: `at < now() - interval '2 hours'` needs
                 // rows of two hours as much as `at > …` does.

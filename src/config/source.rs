@@ -120,6 +120,17 @@ impl Source {
         self.key.is_none() && !self.retractions && self.retain_us.is_none()
     }
 
+    /// Returns the least age at which a row expires, where nothing else takes rows back.
+    ///
+    /// By the tick's time: the source's clock, which decides, may be `ahead` of it.
+    fn expires_after_us(&self) -> Option<i64> {
+        let only_expiry = self.key.is_none() && !self.retractions;
+        let ahead_us = self.time?.ahead_us.unwrap_or(0);
+        self.retain_us
+            .filter(|_| only_expiry)
+            .map(|retain_us| retain_us - ahead_us)
+    }
+
     pub(crate) fn relation(&self) -> SourceRelation {
         let names = |columns: &Vec<usize>| {
             columns
@@ -133,6 +144,7 @@ impl Source {
             append_only: self.is_append_only(),
             key: self.key.as_ref().map(names),
             retain_us: self.retain_us,
+            expires_after_us: self.expires_after_us(),
             time_column: self.time.map(|time| self.schema.field(time.column).name().clone()),
         }
     }

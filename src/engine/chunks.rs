@@ -2,13 +2,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-
-/// Batches of about equal size that become one.
-const FANOUT: usize = 8;
-
-/// Batches of at least this many rows stay as they are: a query takes no larger ones,
-/// and copying them would be felt at every tick under load.
-const CHUNK_ROWS: usize = 8 * 1024;
+use dataflows::tiers;
 
 /// What happened to a list of chunks; applying it elsewhere gives the same list without copying a row.
 #[derive(Clone, Debug)]
@@ -19,36 +13,18 @@ pub(super) struct Pushed {
     pub(super) chunk: RecordBatch,
 }
 
-/// A list of batches. Each row is copied about log8 of its chunk's size times.
+/// A list of batches.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chunks(Vec<RecordBatch>);
 
 impl Chunks {
-    /// Adds a batch, merging it with the last ones once they are as many as the fan-out.
+    /// Adds a batch, merging it with the last ones where they are many and small.
     pub(super) fn push(&mut self, batch: RecordBatch) -> Pushed {
-        let tier = |rows: usize| rows.max(1).ilog(FANOUT);
-        let mut from = self.0.len();
-        let mut rows = batch.num_rows();
-        loop {
-            let alike = self.0[..from]
-                .iter()
-                .rev()
-                .take_while(|chunk| tier(chunk.num_rows()) <= tier(rows))
-                .count();
-            if alike + 1 < FANOUT || rows >= CHUNK_ROWS {
-                break;
-            }
-            rows += self.0[from - alike..from]
-                .iter()
-                .map(RecordBatch::num_rows)
-                .sum::<usize>();
-            from -= alike;
-        }
-        let replaced = self.0.len() - from;
+        let replaced = tiers::merged(self.0.iter().map(RecordBatch::num_rows), batch.num_rows());
         let chunk = if replaced == 0 {
             batch
         } else {
-            let parts = self.0[from..].iter().chain([&batch]);
+            let parts = self.0[self.0.len() - replaced..].iter().chain([&batch]);
             concat_batches(&batch.schema(), parts).expect("chunks of one relation have one schema")
         };
         let pushed = Pushed { replaced, chunk };

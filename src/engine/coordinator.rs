@@ -167,9 +167,13 @@ impl Coordinator {
             ..Cut::at(first)
         });
         let closed = never();
+        let in_flight_max = match self.shared.deployment.options.in_flight {
+            Some(ticks) => ticks.max(1),
+            None => self.workers.count() + 1,
+        };
         let mut open = true;
         while open || !self.in_flight.is_empty() {
-            let room = self.in_flight.len() < self.shared.deployment.options.in_flight.max(1);
+            let room = self.in_flight.len() < in_flight_max;
             let door = if open && room { requests } else { &closed };
             let timer = match self.timer() {
                 Some(wait) if open && room => after(wait),
@@ -177,7 +181,10 @@ impl Coordinator {
             };
             select! {
                 recv(responses) -> response => match response {
-                    Ok(Response::Completed(completed)) => self.completed(completed),
+                    Ok(Response::Completed(completed)) => {
+                        completed.into_iter().for_each(|completed| self.completed(completed));
+                        self.shared.bump();
+                    }
                     Ok(Response::Died { worker, reason }) => {
                         self.shared.fail(format!("worker {worker} died: {reason}"));
                         return;
@@ -501,6 +508,5 @@ impl Coordinator {
             // A full queue means that the keeper has been told already.
             let _ = self.keeper.try_send(relation);
         }
-        self.shared.bump();
     }
 }

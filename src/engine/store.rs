@@ -17,8 +17,12 @@ use super::source::ChunkStep;
 /// Changes kept of each relation for subscribers that are behind, in bytes.
 pub const RUN_BYTES_MAX: usize = 16 << 20;
 
+/// Changes kept of a relation although it has fewer rows. Past this, and past as many changes as
+/// there are rows, a subscriber that is behind is better served with a snapshot.
+const RUN_ROWS_MIN: usize = 1024;
+
 /// Changes not yet folded into the base, in bytes, past which the keeper folds them.
-pub(super) const UNFOLDED_BYTES_MAX: usize = 4 << 20;
+pub(super) const UNFOLDED_BYTES_MAX: usize = 1 << 20;
 
 /// The changes of a relation at one tick.
 #[derive(Debug)]
@@ -27,12 +31,14 @@ pub(super) struct Run {
     pub(super) updates: Vec<Updates>,
     pub(super) steps: Vec<ChunkStep>,
     bytes: usize,
+    changes: usize,
 }
 
 impl Run {
     pub(super) fn new(tick: Tick, updates: Vec<Updates>, steps: Vec<ChunkStep>) -> Self {
         let bytes = updates.iter().map(Updates::bytes).sum();
         Run {
+            changes: updates.iter().map(Updates::len).sum(),
             tick,
             updates,
             steps,
@@ -57,6 +63,7 @@ pub(super) struct RelationStore {
 struct Runs {
     runs: VecDeque<Arc<Run>>,
     bytes: usize,
+    changes: usize,
     /// Bytes of runs the base does not hold yet.
     unfolded: usize,
     /// Every change after this tick is among the runs.
@@ -67,6 +74,14 @@ struct Runs {
     pending: VecDeque<Tick>,
     /// Rows present, multiplicities included.
     rows: i64,
+}
+
+impl Runs {
+    /// Tells whether the oldest runs should go.
+    fn crowded(&self) -> bool {
+        let rows = usize::try_from(self.rows).unwrap_or(0);
+        self.bytes > RUN_BYTES_MAX || self.changes > rows.max(RUN_ROWS_MIN)
+    }
 }
 
 /// The rows as of one tick.
@@ -122,6 +137,7 @@ impl RelationStore {
             .flat_map(|updates| updates.diffs().iter())
             .sum::<i64>();
         runs.bytes += run.bytes;
+        runs.changes += run.changes;
         runs.unfolded += run.bytes;
         runs.runs.push_back(Arc::new(run));
         runs.unfolded > UNFOLDED_BYTES_MAX
@@ -180,12 +196,17 @@ impl RelationStore {
         base.through = through;
         let mut runs = lock(&self.runs);
         runs.unfolded = runs.unfolded.saturating_sub(folded);
-        // Only what the base holds may go.
-        while runs.bytes > RUN_BYTES_MAX && runs.runs.front().is_some_and(|run| run.tick <= through) {
+        // Only what the base holds may go. To free it takes a while, which others need not wait for.
+        let mut gone = Vec::new();
+        while runs.crowded() && runs.runs.front().is_some_and(|run| run.tick <= through) {
             if let Some(oldest) = runs.runs.pop_front() {
                 runs.bytes -= oldest.bytes;
+                runs.changes -= oldest.changes;
                 runs.floor = oldest.tick;
+                gone.push(oldest);
             }
         }
+        drop(runs);
+        drop(gone);
     }
 }

@@ -59,12 +59,11 @@ pub(crate) fn linear<'scope>(name: &str, input: Rows<'scope>, stages: Vec<Stage>
                 let mut changed = Vec::with_capacity(parts.0.len());
                 for part in parts.0.drain(..) {
                     rows_in += part.len();
-                    let mut updates = part.into_updates();
-                    for stage in &stages {
-                        updates = stage.apply(updates, *capability.time(), &shared);
-                    }
-                    rows_out += updates.len();
-                    if !updates.is_empty() {
+                    let updates = stages.iter().try_fold(part.into_updates(), |updates, stage| {
+                        stage.apply(updates, *capability.time(), &shared)
+                    });
+                    if let Some(updates) = updates {
+                        rows_out += updates.len();
                         changed.push(Part::whole(updates));
                     }
                 }
@@ -95,9 +94,10 @@ impl Prepared {
         }
     }
 
-    fn apply(&self, updates: Updates, tick: Tick, shared: &SharedCell) -> Updates {
-        if updates.is_empty() && matches!(self.stage, Stage::Filter(_)) {
-            return updates;
+    /// Returns what is left of the rows, if anything is.
+    fn apply(&self, updates: Updates, tick: Tick, shared: &SharedCell) -> Option<Updates> {
+        if updates.is_empty() {
+            return None;
         }
         let (rows, diffs) = updates.into_parts();
         let Evaluated {
@@ -136,7 +136,10 @@ impl Prepared {
                 Int64Array::new(diffs_at(&diffs, kept).into(), None),
             ),
         };
-        match &self.stage {
+        if diffs.is_empty() {
+            return None;
+        }
+        Some(match &self.stage {
             Stage::Filter(_) => {
                 let mask = columns[0].as_boolean();
                 let mask = if mask.null_count() > 0 {
@@ -144,8 +147,10 @@ impl Prepared {
                 } else {
                     mask.clone()
                 };
-                if mask.true_count() == mask.len() {
-                    return Updates::new(rows, diffs.values().clone());
+                match mask.true_count() {
+                    0 => return None,
+                    all if all == mask.len() => return Some(Updates::new(rows, diffs.values().clone())),
+                    _ => {}
                 }
                 let rows = filter_record_batch(&rows, &mask).expect("the mask has one bit a row");
                 let diffs = filter(&diffs, &mask).expect("the mask has one bit a row");
@@ -160,7 +165,7 @@ impl Prepared {
                     .expect("planned expressions have the planned types");
                 Updates::new(rows, diffs.values().clone())
             }
-        }
+        })
     }
 }
 
