@@ -221,18 +221,19 @@ impl Aggregate {
             all if all == touched.len() => Arc::clone(column),
             _ => filter(column, picked).expect("one bit a group"),
         };
-        let groups = |picked: &BooleanBuffer| picked.set_indices().map(|at| touched[at]).collect::<Vec<_>>();
-        let mut columns = self
-            .index
-            .keys(&[groups(take_back.values()), groups(give.values())].concat());
-        columns.extend(old.iter().zip(&new).map(|(old, new)| {
-            let (old, new) = (pick(old, &take_back, minus), pick(new, &give, plus));
-            match (minus, plus) {
-                (0, _) => new,
-                (_, 0) => old,
-                _ => concat(&[&old, &new]).expect("old and new have one type"),
-            }
-        }));
+        // Each key is read once and copied once more: reading goes all over the memory, copying does not.
+        let keys = self.index.keys(touched);
+        let columns = keys.iter().map(|key| (key, key)).chain(old.iter().zip(&new));
+        let columns: Vec<ArrayRef> = columns
+            .map(|(old, new)| {
+                let (old, new) = (pick(old, &take_back, minus), pick(new, &give, plus));
+                match (minus, plus) {
+                    (0, _) => new,
+                    (_, 0) => old,
+                    _ => concat(&[&old, &new]).expect("old and new have one type"),
+                }
+            })
+            .collect();
         let options = RecordBatchOptions::new().with_row_count(Some(minus + plus));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
             .expect("the planned types are those of keys and accumulators");

@@ -46,10 +46,16 @@ impl Distributor<Parts> for ByColumns {
                 .map(|&column| canonical(&part.column(column)))
                 .collect();
             hash_keys(&keys, part.len(), &mut self.hashes);
-            let mut rows: Vec<Vec<u32>> = vec![Vec::new(); pushers.len()];
-            for (row, hash) in self.hashes.iter().enumerate() {
-                // The table inside a worker uses the other bits.
-                rows[((hash >> 20) % pushers.len() as u64) as usize].push(row as u32);
+            let peers = pushers.len() as u64;
+            let share = part.len() / pushers.len();
+            let mut rows: Vec<Vec<u32>> = pushers
+                .iter()
+                .map(|_| Vec::with_capacity(share + share / 8 + 8))
+                .collect();
+            for (hash, row) in self.hashes.iter().zip(0..) {
+                // A multiplication instead of a division, of bits the table inside a worker does not use.
+                let owner = (((hash >> 20) & 0xffff_ffff) * peers) >> 32;
+                rows[owner as usize].push(row);
             }
             for (parts, rows) in outgoing.iter_mut().zip(rows) {
                 if !rows.is_empty() {
