@@ -77,8 +77,11 @@ struct Runs {
 }
 
 impl Runs {
-    /// Tells whether the oldest runs should go.
+    /// Tells whether the oldest run should go. The newest stays: most subscribers wait for it.
     fn crowded(&self) -> bool {
+        if self.runs.len() < 2 {
+            return false;
+        }
         let rows = usize::try_from(self.rows).unwrap_or(0);
         self.bytes > RUN_BYTES_MAX || self.changes > rows.max(RUN_ROWS_MIN)
     }
