@@ -3,7 +3,7 @@
 //! `update` is what travels and `plan` what is to be done. `workers` runs plans:
 //! `render` turns each into `operators`, which pass `parts` to each other and keep
 //! their state in `columns` under a `group_index`, adding up by `aggregates` and
-//! evaluating expressions by `evaluate`. `json` is how rows leave.
+//! evaluating expressions by `evaluate`; `tiers` says when small batches become one. `json` is how rows leave.
 pub mod aggregates;
 pub mod columns;
 pub mod evaluate;

@@ -362,7 +362,8 @@ fn share(updates: &Updates, worker: usize, peers: usize, tick: Tick) -> Option<U
 const HELD_BACK_MAX: Duration = Duration::from_micros(200);
 
 /// Collects what dataflows complete while there is more to do: to wake the coordinator costs
-/// more than many a tick of a small view. A slow view holds nobody's answer back for long.
+/// more than many a tick of a small view. One operator that takes longer than
+/// that holds answers back until it is done.
 struct Outbox {
     responses: Sender<Response>,
     waiting: RefCell<(Vec<Completed>, Option<Instant>)>,

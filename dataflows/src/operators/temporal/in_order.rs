@@ -1,4 +1,4 @@
-//! Rows nobody takes back before their time: they wait in runs sorted by it, and leave as slices.
+//! Rows nobody takes back before their time: they wait in runs sorted by it, and leave a batch at a time.
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -9,7 +9,7 @@ use crate::plan::TemporalBound;
 use crate::tiers;
 use crate::update::{Tick, Updates};
 
-/// Remembers rows as the batches they came in, without hashing or copying each.
+/// Remembers rows as the batches they came in, small ones merged, without hashing any.
 ///
 /// What is taken back after it left is passed over: that is what expiry of the source does.
 pub(super) struct InOrder {
