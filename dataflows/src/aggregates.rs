@@ -3,6 +3,7 @@
 //! The same code serves the incremental operator (diffs of any sign) and
 //! DataFusion's batch aggregation (every diff `+1`), so both give one answer.
 
+mod distinct;
 mod exact;
 mod numeric;
 mod ordered;
@@ -13,6 +14,7 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
 
 use crate::plan::AggregateFunction;
+use distinct::Distinct;
 use numeric::{Counts, DecimalSums, IntegerSums, Moment, Moments, UnsignedSums};
 use ordered::ordered;
 
@@ -25,6 +27,8 @@ pub struct AggregateSpec {
     pub function: AggregateFunction,
     /// The argument's type; none for `count(*)`.
     pub argument: Option<DataType>,
+    /// Whether each value of a group counts once (`agg(DISTINCT x)`).
+    pub distinct: bool,
     /// The types and directions of the `ORDER BY` inside the call.
     pub order: Vec<(DataType, SortOptions)>,
     /// Whether NULL arguments are passed over (first and last value; the others always do).
@@ -71,6 +75,14 @@ pub trait Accumulator: Send {
 /// # Errors
 /// When the aggregate is not maintained over the argument's type.
 pub fn accumulator(spec: &AggregateSpec) -> Result<Box<dyn Accumulator>, Unsupported> {
+    let inner = plain(spec)?;
+    match &spec.argument {
+        Some(argument) if spec.distinct => Ok(Box::new(Distinct::new(inner, argument))),
+        _ => Ok(inner),
+    }
+}
+
+fn plain(spec: &AggregateSpec) -> Result<Box<dyn Accumulator>, Unsupported> {
     use AggregateFunction::*;
     let unsupported = || Unsupported::new(spec);
     let Some(argument) = &spec.argument else {

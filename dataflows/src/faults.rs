@@ -20,6 +20,10 @@ pub enum Fault {
     EarlyTick,
     /// A temporal filter forgets to let a row go.
     MissedExpiry,
+    /// A join does not tell a row again once its key got its first partner, or lost its last.
+    StalePresence,
+    /// `DISTINCT` in an aggregate forgets a value although another row still has it.
+    ForgottenValue,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

@@ -77,9 +77,10 @@ pub enum Operator {
         /// The aggregates.
         calls: Vec<AggregateCall>,
     },
-    /// Pairs rows with equal keys and emits the left's columns, then the right's.
+    /// Pairs rows with equal keys and emits the left's columns, then the right's; or says
+    /// which left rows have a partner. Without keys every left row meets every right one.
     Join {
-        /// Inner, or left outer.
+        /// What becomes of rows with and without a partner.
         kind: JoinKind,
         /// Pairs of positions: left, right.
         on: Vec<(usize, usize)>,
@@ -132,6 +133,8 @@ pub struct AggregateCall {
     pub function: AggregateFunction,
     /// Position of its argument; none for `count(*)`.
     pub argument: Option<usize>,
+    /// Whether each value of a group counts once.
+    pub distinct: bool,
     /// Position of a boolean column: only rows with `true` count.
     pub filter: Option<usize>,
     /// `ORDER BY` inside the call, total up to equal arguments.
@@ -171,13 +174,21 @@ pub enum AggregateFunction {
     LastValue,
 }
 
-/// Which unmatched rows a join keeps.
+/// Which rows without a partner a join keeps, or what else it says of partners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinKind {
     /// None.
     Inner,
     /// The left's, with NULL for every right column.
     Left,
+    /// Both sides', each with NULL for every column of the other.
+    Full,
+    /// None; left rows that have a partner stand alone, once each.
+    Semi,
+    /// None; left rows that have no partner stand alone.
+    Anti,
+    /// None; every left row, with a column that says whether it has a partner.
+    Mark,
 }
 
 impl Plan {

@@ -128,6 +128,9 @@ impl Explaining<'_> {
                     format!("state: one entry a group; bound: {}", self.bound(id))
                 }];
                 let retracts = input.is_some_and(|input| !self.plan.nodes[input].append_only);
+                if calls.iter().any(|call| call.distinct) {
+                    state.push("DISTINCT keeps a count for every present value of a group".into());
+                }
                 if retracts && calls.iter().any(keeps_values) {
                     state.push("min, max, first_value and last_value keep every present value of a group, in order, since rows may leave".into());
                 }
@@ -145,13 +148,23 @@ impl Explaining<'_> {
                     .iter()
                     .map(|(left, right)| format!("{} {equals} {}", name(*left), right_name(*right)))
                     .collect();
-                let kind = match kind {
-                    JoinKind::Inner => "inner join",
-                    JoinKind::Left => "left join",
+                let (what, keeps) = match kind {
+                    JoinKind::Inner if on.is_empty() => ("cross join", "the rows of both sides"),
+                    JoinKind::Inner => ("inner join", "the rows of both sides"),
+                    JoinKind::Left => ("left join", "the rows of both sides"),
+                    JoinKind::Full => ("full join", "the rows of both sides"),
+                    JoinKind::Semi => ("semi join", "the left rows, and a count a key of the right"),
+                    JoinKind::Anti => ("anti join", "the left rows, and a count a key of the right"),
+                    JoinKind::Mark => ("mark join", "the left rows, and a count a key of the right"),
+                };
+                let keys = if on.is_empty() {
+                    String::new()
+                } else {
+                    format!(" on {}", on.join(" AND "))
                 };
                 (
-                    format!("{kind} on {}", on.join(" AND ")),
-                    vec![format!("state: the rows of both sides; bound: {}", self.bound(id))],
+                    format!("{what}{keys}"),
+                    vec![format!("state: {keeps}; bound: {}", self.bound(id))],
                 )
             }
             Operator::Union => ("union all".to_owned(), vec![]),
@@ -173,10 +186,11 @@ impl Explaining<'_> {
                 None => below(keys[column]),
                 Some(call) => call_text(&calls[call], &below),
             },
-            Operator::Join { .. } => {
+            Operator::Join { kind, .. } => {
                 let width = self.plan.nodes[node.inputs[0]].schema.fields().len();
                 match column.checked_sub(width) {
                     None => below(column),
+                    Some(_) if *kind == JoinKind::Mark => field.clone(),
                     Some(column) => self.name(node.inputs[1], column),
                 }
             }
@@ -330,7 +344,8 @@ fn call_text(call: &AggregateCall, name: &impl Fn(usize) -> String) -> String {
     let filter = call
         .filter
         .map_or_else(String::new, |filter| format!(" FILTER (WHERE {})", name(filter)));
-    format!("{function}({argument}{order}){filter}")
+    let distinct = if call.distinct { "DISTINCT " } else { "" };
+    format!("{function}({distinct}{argument}{order}){filter}")
 }
 
 /// Writes microseconds as people do: `2h`, `90s`, `10min`.

@@ -1,5 +1,6 @@
 //! Turns a shared logical plan into the incremental plan.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
@@ -10,7 +11,7 @@ use dataflows::evaluate::evaluate;
 use dataflows::plan::{
     AggregateCall, AggregateFunction as Function, Expression, JoinKind, Node, NodeId, Operator, Plan,
 };
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
@@ -22,7 +23,7 @@ use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use crate::catalog::{Catalog, relation_name};
 use crate::expiry;
 use crate::explain::leaves;
-use crate::functions::aggregates::function_of;
+use crate::functions::aggregates::{ends, function_of};
 use crate::problem::{Problem, ProblemKind};
 use crate::refusals;
 use crate::rewrites::checked::checked;
@@ -45,6 +46,7 @@ pub(crate) fn lower(plan: &LogicalPlan, catalog: &Catalog, session: &SessionStat
         session,
         nodes: Vec::new(),
         keys: Vec::new(),
+        repeated: repeated(plan)?,
         warnings: Vec::new(),
     };
     let mut root = lowering.plan(plan)?;
@@ -69,11 +71,27 @@ struct Lowering<'a> {
     nodes: Vec<Node>,
     /// For each node, the columns that tell its rows apart.
     keys: Vec<Option<Vec<usize>>>,
+    /// The plans that stand more than once, and their nodes once there are some: each is computed once.
+    repeated: HashMap<LogicalPlan, Option<NodeId>>,
     warnings: Vec<String>,
 }
 
 impl Lowering<'_> {
     fn plan(&mut self, plan: &LogicalPlan) -> Result<NodeId, Problem> {
+        if let Some(Some(node)) = self.repeated.get(plan) {
+            return Ok(*node);
+        }
+        let node = self.operator(plan)?;
+        if let Some(known) = self.repeated.get_mut(plan)
+            // A constant may yet be folded into what reads it.
+            && !matches!(self.nodes[node].operator, Operator::Constant { .. })
+        {
+            *known = Some(node);
+        }
+        Ok(node)
+    }
+
+    fn operator(&mut self, plan: &LogicalPlan) -> Result<NodeId, Problem> {
         if let Some(node) = checked(plan) {
             return self.plan(&node.input);
         }
@@ -179,6 +197,7 @@ impl Lowering<'_> {
     fn project(&mut self, input: NodeId, mut expressions: Vec<Expression>) -> NodeId {
         let mut input = input;
         if input + 1 == self.nodes.len()
+            && !self.repeated.values().any(|known| *known == Some(input))
             && let Operator::Project { expressions: chosen } = &self.nodes[input].operator
             && let Some(chosen) = chosen.iter().map(column_index).collect::<Option<Vec<_>>>()
         {
@@ -353,7 +372,7 @@ impl Lowering<'_> {
         let params = &call.params;
         let function = function_of(&call.func)
             .ok_or_else(|| Problem::not_maintained(format!("the aggregate {}()", call.func.name())))?;
-        let counts_rows = counts_rows(&call.func, &params.args);
+        let counts_rows = !params.distinct && counts_rows(&call.func, &params.args);
         let argument = match params.args.as_slice() {
             _ if counts_rows => None,
             [argument] => Some(position(argument, below)?),
@@ -396,9 +415,11 @@ impl Lowering<'_> {
             .collect::<Result<Vec<_>, Problem>>()?;
         let ignore_nulls = !ordered || params.null_treatment == Some(NullTreatment::IgnoreNulls);
         let type_at = |column: usize| below.field(column).data_type().clone();
+        let distinct = params.distinct && !ends(function);
         let spec = AggregateSpec {
             function,
             argument: argument.map(type_at),
+            distinct,
             order: order
                 .iter()
                 .map(|(column, options)| (type_at(*column), *options))
@@ -422,6 +443,7 @@ impl Lowering<'_> {
         Ok(AggregateCall {
             function,
             argument,
+            distinct,
             filter,
             order,
             ignore_nulls,
@@ -434,6 +456,10 @@ impl Lowering<'_> {
         let kind = match join.join_type {
             JoinType::Inner => JoinKind::Inner,
             JoinType::Left => JoinKind::Left,
+            JoinType::Full => JoinKind::Full,
+            JoinType::LeftSemi => JoinKind::Semi,
+            JoinType::LeftAnti => JoinKind::Anti,
+            JoinType::LeftMark => JoinKind::Mark,
             other => return Err(Problem::not_maintained(format!("{other} JOIN"))),
         };
         let on = join
@@ -442,14 +468,20 @@ impl Lowering<'_> {
             .map(|(l, r)| Ok((position(l, join.left.schema())?, position(r, join.right.schema())?)))
             .collect::<Result<Vec<_>, Problem>>()?;
         let width = self.nodes[left].schema.fields().len();
-        let key = joined_key(
-            &on,
-            width,
-            self.keys[left].as_deref(),
-            self.keys[right].as_deref(),
-            kind,
-        );
-        let append_only = kind == JoinKind::Inner && self.nodes[left].append_only && self.nodes[right].append_only;
+        let key = match kind {
+            JoinKind::Inner | JoinKind::Left => joined_key(
+                &on,
+                width,
+                self.keys[left].as_deref(),
+                self.keys[right].as_deref(),
+                kind,
+            ),
+            // A row of NULLs beside a key may stand beside another such row.
+            JoinKind::Full => None,
+            JoinKind::Semi | JoinKind::Anti | JoinKind::Mark => self.keys[left].clone(),
+        };
+        let grows = matches!(kind, JoinKind::Inner | JoinKind::Semi);
+        let append_only = grows && self.nodes[left].append_only && self.nodes[right].append_only;
         let null_equals_null = join.null_equality == NullEquality::NullEqualsNull;
         let operator = Operator::Join {
             kind,
@@ -487,6 +519,20 @@ impl Lowering<'_> {
         let text = text(expression);
         Ok(Expression { physical, text, field })
     }
+}
+
+/// Finds the parts of a plan that stand in it more than once.
+fn repeated(plan: &LogicalPlan) -> Result<HashMap<LogicalPlan, Option<NodeId>>, Problem> {
+    let (mut seen, mut repeated) = (HashSet::new(), HashMap::new());
+    plan.apply(|part| {
+        if seen.insert(part) {
+            return Ok(TreeNodeRecursion::Continue);
+        }
+        repeated.insert(part.clone(), None);
+        // What is in it stands twice only because of it.
+        Ok(TreeNodeRecursion::Jump)
+    })?;
+    Ok(repeated)
 }
 
 /// Returns a plan's columns, each of which may be NULL.

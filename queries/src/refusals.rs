@@ -7,7 +7,6 @@ use std::collections::HashSet;
 
 use dataflows::plan::AggregateFunction as Function;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{JoinType, NullEquality};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{Distinct, Expr, Join, LogicalPlan, Volatility};
 
@@ -16,7 +15,6 @@ use crate::functions::aggregates::function_of;
 use crate::functions::now::mentions_now;
 use crate::problem::Problem;
 use crate::rewrites::temporal;
-use crate::text::text;
 
 /// Functions whose value is the moment's and that are not `now()`.
 const MOMENTS: &[&str] = &["current_date", "current_time", "today"];
@@ -152,11 +150,30 @@ fn function(expression: &Expr) -> Option<(Problem, String)> {
             };
             Some((problem, name.to_owned()))
         }
+        // One that refers to the rows around it is checked where it becomes a join.
+        Expr::ScalarSubquery(scalar) if scalar.outer_ref_columns.is_empty() && !one_row(&scalar.subquery) => Some((
+            Problem::not_maintained("a subquery that may give several rows where one value is wanted")
+                .hint("Aggregate it: (SELECT max(x) FROM …)."),
+            "select".into(),
+        )),
         Expr::Unnest(_) => Some((
             Problem::not_maintained("unnest").hint("Send one row for each element to the source."),
             "unnest".into(),
         )),
         _ => None,
+    }
+}
+
+/// Tells whether a plan gives one row at most, whatever its inputs hold.
+fn one_row(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => {
+            plan.inputs().iter().all(|input| one_row(input))
+        }
+        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
+        LogicalPlan::EmptyRelation(_) => true,
+        LogicalPlan::Values(values) => values.values.len() <= 1,
+        _ => false,
     }
 }
 
@@ -169,10 +186,10 @@ fn aggregate(call: &AggregateFunction) -> Option<Problem> {
              where needed.",
         ));
     };
-    if params.distinct && !matches!(function, Function::Min | Function::Max) {
-        return Some(Problem::not_maintained(format!("{name}(DISTINCT …)")).hint(format!(
-            "Aggregate a subquery: SELECT {name}(x) FROM (SELECT DISTINCT x FROM …)."
-        )));
+    if params.distinct && matches!(function, Function::FirstValue | Function::LastValue) {
+        return Some(
+            Problem::not_maintained(format!("{name}(DISTINCT …)")).hint("Leave DISTINCT out: it makes no difference."),
+        );
     }
     if function == Function::Count && params.args.len() > 1 {
         return Some(
@@ -184,40 +201,10 @@ fn aggregate(call: &AggregateFunction) -> Option<Problem> {
 }
 
 fn join_kind(join: &Join) -> Option<Problem> {
-    let refuse = |what: &str| Problem::not_maintained(what);
-    match join.join_type {
-        JoinType::Inner | JoinType::Left if join.on.is_empty() => Some(
-            refuse("a join without an equality of columns (CROSS JOIN)")
-                .hint("Add a condition of the form a.x = b.y to ON."),
-        ),
-        JoinType::Left if join.filter.is_some() => Some(
-            refuse(&format!(
-                "the condition {} in the ON of a LEFT JOIN",
-                join.filter.as_ref().map(text).unwrap_or_default()
-            ))
-            .hint("Only equalities, and conditions on one side alone, can stand there: filter that side in a subquery, or in WHERE."),
-        ),
-        JoinType::Inner | JoinType::Left => None,
-        JoinType::Right => {
-            Some(refuse("RIGHT JOIN").hint("Swap the sides and write LEFT JOIN."))
-        }
-        JoinType::Full => {
-            Some(refuse("FULL JOIN").hint("Write a LEFT JOIN, and UNION ALL the rows that only the other side has."))
-        }
-        // Set operations are the joins in which NULL equals NULL.
-        JoinType::LeftSemi | JoinType::LeftAnti if join.null_equality == NullEquality::NullEqualsNull => Some(
-            refuse(if join.join_type == JoinType::LeftSemi { "INTERSECT" } else { "EXCEPT" })
-                .hint("Join the two sides by their columns; LEFT JOIN and IS NULL keep what only one has."),
-        ),
-        JoinType::LeftSemi | JoinType::RightSemi | JoinType::LeftMark | JoinType::RightMark => Some(
-            refuse("IN or EXISTS with a subquery")
-                .hint("Join with it instead: JOIN (SELECT DISTINCT x FROM …) s ON s.x = t.x."),
-        ),
-        JoinType::LeftAnti | JoinType::RightAnti => Some(
-            refuse("NOT IN or NOT EXISTS with a subquery")
-                .hint("LEFT JOIN with it and keep the rows where its key IS NULL."),
-        ),
-    }
+    join.null_aware.then(|| {
+        Problem::not_maintained("NOT IN with a subquery that refers to the rows around it")
+            .hint("Write NOT EXISTS (SELECT 1 FROM … WHERE s.x = t.x AND …).")
+    })
 }
 
 fn subquery(expression: &Expr) -> Option<Problem> {

@@ -2,12 +2,13 @@
 //!
 //! They settle what SQL leaves open, once, for both engines: `plain_types`
 //! chooses the types that leave a view, `temporal` reads comparisons with
-//! `now()`, `canonical` gives float keys one form, `ties` completes partial
+//! `now()`, `joins` says every join by a few, `canonical` gives float keys one form, `ties` completes partial
 //! orders, `columns` has aggregates and joins refer to plain columns, and
 //! `checked` drops the rows on which an expression fails.
 pub(crate) mod canonical;
 pub(crate) mod checked;
 pub(crate) mod columns;
+pub(crate) mod joins;
 pub(crate) mod plain_types;
 pub(crate) mod temporal;
 pub(crate) mod ties;
@@ -23,6 +24,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 pub(crate) fn view(plan: LogicalPlan, time_zone: &Arc<str>) -> Result<LogicalPlan> {
     let plan = plain_types::rewrite(plan, time_zone)?;
     let plan = temporal::rewrite(plan, time_zone)?;
+    let plan = joins::rewrite(plan)?;
     let plan = canonical::rewrite(plan)?;
     let plan = ties::rewrite(plan)?;
     let plan = columns::rewrite(plan)?;

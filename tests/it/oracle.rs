@@ -55,6 +55,8 @@ fn views_are_right_at_every_tick() {
             Fault::StaleMinimum,
             Fault::EarlyTick,
             Fault::MissedExpiry,
+            Fault::StalePresence,
+            Fault::ForgottenValue,
         ] {
             is_found(fault, first);
         }
@@ -128,7 +130,8 @@ fn is_meaningful(tally: &Tally, spread: &[u64]) {
         "one worker has the work: {spread:?}"
     );
     let filled = percent(tally.pairs_filled, tally.pairs);
-    assert!(filled >= 60, "only {filled} % of views at ticks have rows");
+    // What `EXCEPT` and `NOT IN` leave is often nothing.
+    assert!(filled >= 55, "only {filled} % of views at ticks have rows");
     let busy = percent(tally.operators_busy, tally.operators);
     assert!(busy >= 60, "only {busy} % of operators have anything to do");
     let refused = percent(tally.refused.len(), tally.refused.len() + tally.views);

@@ -63,6 +63,7 @@ pub(crate) fn spec(call: &AggregateCall, input: &SchemaRef, append_only: bool) -
     AggregateSpec {
         function: call.function,
         argument: call.argument.map(data_type),
+        distinct: call.distinct,
         order: order_columns(call)
             .map(|(column, options)| (data_type(column), options))
             .collect(),

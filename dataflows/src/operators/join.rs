@@ -1,29 +1,34 @@
 //! Equi-joins over columnar state: one group index for both sides, rows in columns, chains by key.
+//!
+//! A tick takes the left's changes first and then the right's: each meets the
+//! other side as it stands, then becomes part of its own. Where a side's rows
+//! show whether the other has any, they are told again when that has changed.
+
+mod side;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, SchemaRef};
-use hashbrown::HashTable;
 
 use super::ticked::TickOperator;
-use crate::columns::{NO_SLOT, Rows};
+use crate::columns::NO_SLOT;
+use crate::faults::{self, Fault};
 use crate::group_index::{GroupIndex, hash_keys};
 use crate::parts::Part;
 use crate::plan::JoinKind;
 use crate::update::{Tick, Updates};
-
-/// Chains longer than this find a row to take back by its hash.
-const CHAIN_INDEXED: u32 = 32;
+use side::{Delta, Side};
 
 /// Rows of one output batch, at most.
 const OUTPUT_ROWS: usize = 32 * 1024;
 
-/// Pairs left and right rows with equal keys.
+/// Pairs left and right rows with equal keys, or says which left rows have a partner.
 ///
-/// State: both sides' rows and one entry a key; a row taken back is forgotten,
-/// and so is a key without rows.
+/// State: both sides' rows and one entry a key, but for the right of a join that
+/// only asks whether there are any, of which it keeps a count a key. A row taken
+/// back is forgotten, and so is a key without rows.
 pub(crate) struct Join {
     kind: JoinKind,
     null_equals_null: bool,
@@ -33,198 +38,46 @@ pub(crate) struct Join {
     right: Side,
 }
 
-/// The rows of one side, chained by key.
-struct Side {
-    keys: Vec<usize>,
-    rows: Rows,
-    /// The first row and the number of rows of each group's chain.
-    heads: Vec<(u32, u32)>,
-    /// How many rows of each group there are, multiplicities included.
-    totals: Vec<i64>,
-    next: Vec<u32>,
-    previous: Vec<u32>,
-    counts: Vec<i64>,
-    hashes: Vec<u64>,
-    group_of: Vec<u32>,
-    /// Rows of long chains, by hash.
-    long: HashTable<u32>,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Left,
+    Right,
 }
 
-impl Side {
-    fn new(keys: Vec<usize>, schema: &SchemaRef) -> Self {
-        let types: Vec<DataType> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
-        Side {
-            keys,
-            rows: Rows::new(&types),
-            heads: Vec::new(),
-            totals: Vec::new(),
-            next: Vec::new(),
-            previous: Vec::new(),
-            counts: Vec::new(),
-            hashes: Vec::new(),
-            group_of: Vec::new(),
-            long: HashTable::new(),
+impl JoinKind {
+    /// Tells whether pairs are emitted, and not left rows alone.
+    fn pairs(self) -> bool {
+        matches!(self, JoinKind::Inner | JoinKind::Left | JoinKind::Full)
+    }
+
+    /// Tells whether a row of this side without a partner is emitted, beside NULLs.
+    fn pads(self, which: Which) -> bool {
+        match which {
+            Which::Left => matches!(self, JoinKind::Left | JoinKind::Full),
+            Which::Right => self == JoinKind::Full,
         }
     }
 
-    fn resize(&mut self, groups: usize) {
-        if self.heads.len() < groups {
-            self.heads.resize(groups, (NO_SLOT, 0));
-            self.totals.resize(groups, 0);
-        }
-    }
-
-    /// Applies changes of this side: additions first, for a row may precede its retraction within a tick.
-    fn apply(&mut self, batch: &Delta) {
-        let (mut rows, mut slots) = (Vec::new(), Vec::new());
-        for (row, &diff) in batch.diffs.iter().enumerate() {
-            if diff > 0 && batch.groups[row] != NO_SLOT {
-                rows.push(row as u32);
-                slots.push(self.link(batch.groups[row], batch.hashes[row], diff));
-            }
-        }
-        let incoming = self.rows.incoming(&batch.columns);
-        self.rows.write(&incoming, &rows, &slots);
-    }
-
-    fn retract(&mut self, batch: &Delta) {
-        let incoming = self.rows.incoming(&batch.columns);
-        for (row, &diff) in batch.diffs.iter().enumerate() {
-            let group = batch.groups[row];
-            let mut owed = -diff;
-            while owed > 0 && group != NO_SLOT {
-                let Some(slot) = self.find(group, batch.hashes[row], &incoming, row as u32) else {
-                    tracing::error!(row, "a join was told to take back a row it does not hold");
-                    break;
-                };
-                let taken = owed.min(self.counts[slot as usize]);
-                owed -= taken;
-                self.counts[slot as usize] -= taken;
-                self.totals[group as usize] -= taken;
-                if self.counts[slot as usize] == 0 {
-                    self.unlink(slot);
-                }
-            }
-        }
-    }
-
-    fn link(&mut self, group: u32, hash: u64, count: i64) -> u32 {
-        let slot = self.rows.allocate();
-        let at = slot as usize;
-        if self.next.len() <= at {
-            let length = at + 1;
-            self.next.resize(length, NO_SLOT);
-            self.previous.resize(length, NO_SLOT);
-            self.counts.resize(length, 0);
-            self.hashes.resize(length, 0);
-            self.group_of.resize(length, NO_SLOT);
-        }
-        let (head, length) = self.heads[group as usize];
-        self.next[at] = head;
-        self.previous[at] = NO_SLOT;
-        self.counts[at] = count;
-        self.hashes[at] = hash;
-        self.group_of[at] = group;
-        if head != NO_SLOT {
-            self.previous[head as usize] = slot;
-        }
-        self.heads[group as usize] = (slot, length + 1);
-        self.totals[group as usize] += count;
-        if length + 1 == CHAIN_INDEXED + 1 {
-            self.index_chain(group);
-        } else if length + 1 > CHAIN_INDEXED {
-            let hashes = &self.hashes;
-            self.long.insert_unique(hash, slot, |&slot| hashes[slot as usize]);
-        }
-        slot
-    }
-
-    fn index_chain(&mut self, group: u32) {
-        let mut slot = self.heads[group as usize].0;
-        while slot != NO_SLOT {
-            let hashes = &self.hashes;
-            self.long
-                .insert_unique(hashes[slot as usize], slot, |&slot| hashes[slot as usize]);
-            slot = self.next[slot as usize];
-        }
-    }
-
-    fn unlink(&mut self, slot: u32) {
-        let at = slot as usize;
-        let group = self.group_of[at] as usize;
-        let (previous, next) = (self.previous[at], self.next[at]);
-        let (head, length) = self.heads[group];
-        if length > CHAIN_INDEXED {
-            self.unindex(slot);
-            if length == CHAIN_INDEXED + 1 {
-                let mut other = head;
-                while other != NO_SLOT {
-                    if other != slot {
-                        self.unindex(other);
-                    }
-                    other = self.next[other as usize];
-                }
-            }
-        }
-        if previous != NO_SLOT {
-            self.next[previous as usize] = next;
-        }
-        if next != NO_SLOT {
-            self.previous[next as usize] = previous;
-        }
-        self.heads[group] = (if head == slot { next } else { head }, length - 1);
-        self.rows.free(slot);
-    }
-
-    fn unindex(&mut self, slot: u32) {
-        if let Ok(entry) = self.long.find_entry(self.hashes[slot as usize], |&other| other == slot) {
-            entry.remove();
-        }
-    }
-
-    fn find(&self, group: u32, hash: u64, incoming: &crate::columns::Incoming, row: u32) -> Option<u32> {
-        let (head, length) = self.heads[group as usize];
-        let matches = |slot: u32| self.hashes[slot as usize] == hash && self.rows.equals(incoming, row, slot);
-        if length > CHAIN_INDEXED {
-            return self
-                .long
-                .find(hash, |&slot| self.group_of[slot as usize] == group && matches(slot))
-                .copied();
-        }
-        let mut slot = head;
-        while slot != NO_SLOT {
-            if matches(slot) {
-                return Some(slot);
-            }
-            slot = self.next[slot as usize];
-        }
-        None
-    }
-
-    fn bytes(&self) -> usize {
-        self.rows.bytes()
-            + self.heads.capacity() * 8
-            + self.totals.capacity() * 8
-            + self.next.capacity() * (4 + 4 + 8 + 8 + 4)
-            + self.long.capacity() * 5
+    /// Tells whether it shows in the rows of this side if the other has any.
+    fn shows_presence(self, which: Which) -> bool {
+        self.pads(which) || (which == Which::Left && !self.pairs())
     }
 }
 
-/// The changes of one side in one part: columns, diffs, and each row's group and hash.
-struct Delta {
-    columns: Vec<ArrayRef>,
-    diffs: Vec<i64>,
-    /// [`NO_SLOT`] where a NULL in the key means the row pairs with nothing.
-    groups: Vec<u32>,
-    hashes: Vec<u64>,
-}
-
-/// Pairs found so far: rows of the changed side, slots of the other, and diffs.
+/// Rows to be emitted: of the changed side by position or of the other by slot, and their diffs.
 #[derive(Default)]
 struct Pairs {
     rows: Vec<u32>,
     slots: Vec<u32>,
     diffs: Vec<i64>,
+}
+
+impl Pairs {
+    fn push(&mut self, row: u32, slot: u32, diff: i64) {
+        self.rows.push(row);
+        self.slots.push(slot);
+        self.diffs.push(diff);
+    }
 }
 
 impl Join {
@@ -242,20 +95,37 @@ impl Join {
             null_equals_null,
             schema,
             index: GroupIndex::new(&types),
-            left: Side::new(on.iter().map(|(left, _)| *left).collect(), left),
-            right: Side::new(on.iter().map(|(_, right)| *right).collect(), right),
+            left: Side::new(on.iter().map(|(left, _)| *left).collect(), left, true),
+            right: Side::new(on.iter().map(|(_, right)| *right).collect(), right, kind.pairs()),
         }
     }
 
-    fn delta(&mut self, part: Part, keys: &[usize]) -> Delta {
+    fn side(&self, which: Which) -> &Side {
+        match which {
+            Which::Left => &self.left,
+            Which::Right => &self.right,
+        }
+    }
+
+    fn other(&self, which: Which) -> &Side {
+        match which {
+            Which::Left => &self.right,
+            Which::Right => &self.left,
+        }
+    }
+
+    fn delta(&mut self, which: Which, part: Part) -> Delta {
         let (rows, diffs) = part.into_updates().into_parts();
+        let keys = &self.side(which).keys;
         let key_columns: Vec<ArrayRef> = keys.iter().map(|&key| Arc::clone(rows.column(key))).collect();
         let mut groups = Vec::new();
         self.index.intern(&key_columns, rows.num_rows(), &mut groups);
         self.left.resize(self.index.groups());
         self.right.resize(self.index.groups());
         let mut hashes = Vec::new();
-        hash_keys(rows.columns(), rows.num_rows(), &mut hashes);
+        if which == Which::Left || self.kind.pairs() {
+            hash_keys(rows.columns(), rows.num_rows(), &mut hashes);
+        }
         if !self.null_equals_null {
             for key in &key_columns {
                 if let Some(nulls) = key.logical_nulls().filter(|nulls| nulls.null_count() > 0) {
@@ -278,120 +148,151 @@ impl Join {
 
     /// Frees a key neither side has rows for.
     fn forget(&mut self, group: u32) {
-        let at = group as usize;
-        if self.left.heads[at].1 == 0 && self.right.heads[at].1 == 0 {
+        if self.left.is_empty(group) && self.right.is_empty(group) {
             self.index.remove(group);
         }
     }
 
-    fn forget_all(&mut self, deltas: &[Delta]) {
-        for delta in deltas {
-            for &group in &delta.groups {
-                if group != NO_SLOT {
-                    self.forget(group);
-                }
-            }
+    /// Emits what a side's changes come to, with the other side as it stands.
+    fn meet(&self, which: Which, delta: &Delta, out: &mut Vec<Part>) {
+        if self.kind.pairs() {
+            self.pair(which, delta, out);
+        } else if which == Which::Left {
+            self.judge(delta, out);
         }
     }
 
-    fn batch(&self, left: Vec<ArrayRef>, right: Vec<ArrayRef>, diffs: Vec<i64>) -> Part {
+    fn pair(&self, which: Which, delta: &Delta, out: &mut Vec<Part>) {
+        let other = self.other(which);
+        let pads = self.kind.pads(which);
+        let mut pairs = Pairs::default();
+        let mut flush = |pairs: &mut Pairs| {
+            if !pairs.rows.is_empty() {
+                let own = take_rows(&delta.columns, &pairs.rows);
+                let theirs = other.rows.gather(&pairs.slots);
+                out.push(self.batch(which, own, theirs, std::mem::take(&mut pairs.diffs)));
+                pairs.rows.clear();
+                pairs.slots.clear();
+            }
+        };
+        for (row, (&group, &diff)) in delta.groups.iter().zip(&delta.diffs).enumerate() {
+            let mut alone = true;
+            for (slot, count) in other.chain(group) {
+                alone = false;
+                pairs.push(row as u32, slot, diff * count);
+                if pairs.rows.len() >= OUTPUT_ROWS {
+                    flush(&mut pairs);
+                }
+            }
+            if alone && pads {
+                pairs.push(row as u32, NO_SLOT, diff);
+            }
+        }
+        flush(&mut pairs);
+    }
+
+    /// Emits left rows by whether the right has any under their key.
+    fn judge(&self, delta: &Delta, out: &mut Vec<Part>) {
+        let (mut rows, mut diffs, mut marks) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, (&group, &diff)) in delta.groups.iter().zip(&delta.diffs).enumerate() {
+            let has = group != NO_SLOT && self.right.totals[group as usize] != 0;
+            if self.kind == JoinKind::Mark || has == (self.kind == JoinKind::Semi) {
+                rows.push(row as u32);
+                diffs.push(diff);
+                marks.push(has);
+            }
+        }
+        if !rows.is_empty() {
+            let left = take_rows(&delta.columns, &rows);
+            out.push(self.batch(Which::Left, left, self.marks(marks), diffs));
+        }
+    }
+
+    /// Makes changes part of their side; returns the keys that went from no rows to some (true) or back.
+    fn settle(&mut self, which: Which, deltas: &[Delta]) -> Vec<(u32, bool)> {
+        let opposite = match which {
+            Which::Left => Which::Right,
+            Which::Right => Which::Left,
+        };
+        let mut before = Vec::new();
+        if self.kind.shows_presence(opposite) {
+            let mut groups: Vec<u32> = deltas.iter().flat_map(|delta| &delta.groups).copied().collect();
+            groups.sort_unstable();
+            groups.dedup();
+            let side = self.side(which);
+            let known = groups.into_iter().filter(|group| *group != NO_SLOT);
+            before.extend(known.map(|group| (group, side.totals[group as usize] != 0)));
+        }
+        let side = match which {
+            Which::Left => &mut self.left,
+            Which::Right => &mut self.right,
+        };
+        side.apply(deltas);
+        let now = before
+            .into_iter()
+            .map(|(group, had)| (group, had, side.totals[group as usize] != 0));
+        now.filter(|(_, had, has)| had != has)
+            .map(|(group, _, has)| (group, has))
+            .collect()
+    }
+
+    /// Tells the other side's rows again under keys of which `which` now has rows (true) or none.
+    fn turn(&self, which: Which, turned: &[(u32, bool)], out: &mut Vec<Part>) {
+        if faults::active(Fault::StalePresence) {
+            return;
+        }
+        let other = self.other(which);
+        let mut told = Pairs::default();
+        let mut marks = Vec::new();
+        for &(group, has) in turned {
+            for (slot, count) in other.chain(group) {
+                let diff = if has { -count } else { count };
+                match self.kind {
+                    JoinKind::Mark => {
+                        told.push(0, slot, -count);
+                        marks.push(!has);
+                        told.push(0, slot, count);
+                        marks.push(has);
+                    }
+                    JoinKind::Semi => told.push(0, slot, -diff),
+                    _ => told.push(0, slot, diff),
+                }
+            }
+        }
+        let padding = self.side(which);
+        for start in (0..told.slots.len()).step_by(OUTPUT_ROWS) {
+            let range = start..(start + OUTPUT_ROWS).min(told.slots.len());
+            let rows = other.rows.gather(&told.slots[range.clone()]);
+            let diffs = told.diffs[range.clone()].to_vec();
+            out.push(match self.kind.pairs() {
+                true => self.batch(which, padding.rows.gather(&vec![NO_SLOT; range.len()]), rows, diffs),
+                false => {
+                    let marks = marks.get(range).unwrap_or_default().to_vec();
+                    self.batch(Which::Left, rows, self.marks(marks), diffs)
+                }
+            });
+        }
+    }
+
+    /// The column of a mark join that says whether there is a partner; others have none.
+    fn marks(&self, marks: Vec<bool>) -> Vec<ArrayRef> {
+        match self.kind {
+            JoinKind::Mark => vec![Arc::new(BooleanArray::from(marks))],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Puts the columns of one side, `own` being those of `which`, beside the other's.
+    fn batch(&self, which: Which, own: Vec<ArrayRef>, theirs: Vec<ArrayRef>, diffs: Vec<i64>) -> Part {
+        let (left, right) = match which {
+            Which::Left => (own, theirs),
+            Which::Right => (theirs, own),
+        };
         let columns: Vec<ArrayRef> = left.into_iter().chain(right).collect();
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(diffs.len()));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            .expect("a join emits the columns of both sides");
+            .expect("a join emits the planned columns");
         Part::whole(Updates::new(rows, diffs))
-    }
-
-    /// Emits the pairs of the left's changes with the right as it was before the tick.
-    fn pair_left(&self, delta: &Delta, out: &mut Vec<Part>) {
-        let mut pairs = Pairs::default();
-        let mut flush = |pairs: &mut Pairs| {
-            if !pairs.rows.is_empty() {
-                let left = take_rows(&delta.columns, &pairs.rows);
-                let right = self.right.rows.gather(&pairs.slots);
-                out.push(self.batch(left, right, std::mem::take(&mut pairs.diffs)));
-                pairs.rows.clear();
-                pairs.slots.clear();
-            }
-        };
-        for (row, (&group, &diff)) in delta.groups.iter().zip(&delta.diffs).enumerate() {
-            let mut slot = if group == NO_SLOT {
-                NO_SLOT
-            } else {
-                self.right.heads[group as usize].0
-            };
-            if slot == NO_SLOT && self.kind == JoinKind::Left {
-                pairs.push(row as u32, NO_SLOT, diff);
-            }
-            while slot != NO_SLOT {
-                pairs.push(row as u32, slot, diff * self.right.counts[slot as usize]);
-                if pairs.rows.len() >= OUTPUT_ROWS {
-                    flush(&mut pairs);
-                }
-                slot = self.right.next[slot as usize];
-            }
-        }
-        flush(&mut pairs);
-    }
-
-    /// Emits the pairs of the right's changes with the left as it is after the tick.
-    fn pair_right(&self, delta: &Delta, out: &mut Vec<Part>) {
-        let mut pairs = Pairs::default();
-        let mut flush = |pairs: &mut Pairs| {
-            if !pairs.rows.is_empty() {
-                let left = self.left.rows.gather(&pairs.slots);
-                let right = take_rows(&delta.columns, &pairs.rows);
-                out.push(self.batch(left, right, std::mem::take(&mut pairs.diffs)));
-                pairs.rows.clear();
-                pairs.slots.clear();
-            }
-        };
-        for (row, (&group, &diff)) in delta.groups.iter().zip(&delta.diffs).enumerate() {
-            let mut slot = if group == NO_SLOT {
-                NO_SLOT
-            } else {
-                self.left.heads[group as usize].0
-            };
-            while slot != NO_SLOT {
-                pairs.push(row as u32, slot, diff * self.left.counts[slot as usize]);
-                if pairs.rows.len() >= OUTPUT_ROWS {
-                    flush(&mut pairs);
-                }
-                slot = self.left.next[slot as usize];
-            }
-        }
-        flush(&mut pairs);
-    }
-
-    /// For an outer join: left rows whose group went from no right rows to some, or back.
-    fn repad(&self, groups: &[(u32, bool)], out: &mut Vec<Part>) {
-        let (mut slots, mut diffs) = (Vec::new(), Vec::new());
-        for &(group, had) in groups {
-            let has = self.right.totals[group as usize] != 0;
-            if had == has {
-                continue;
-            }
-            let mut slot = self.left.heads[group as usize].0;
-            while slot != NO_SLOT {
-                let count = self.left.counts[slot as usize];
-                slots.push(slot);
-                diffs.push(if has { -count } else { count });
-                slot = self.left.next[slot as usize];
-            }
-        }
-        for (slots, diffs) in slots.chunks(OUTPUT_ROWS).zip(diffs.chunks(OUTPUT_ROWS)) {
-            let left = self.left.rows.gather(slots);
-            let right = self.right.rows.gather(&vec![NO_SLOT; slots.len()]);
-            out.push(self.batch(left, right, diffs.to_vec()));
-        }
-    }
-}
-
-impl Pairs {
-    fn push(&mut self, row: u32, slot: u32, diff: i64) {
-        self.rows.push(row);
-        self.slots.push(slot);
-        self.diffs.push(diff);
     }
 }
 
@@ -412,56 +313,30 @@ fn take_rows(columns: &[ArrayRef], rows: &[u32]) -> Vec<ArrayRef> {
 impl TickOperator for Join {
     fn apply(&mut self, _tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part> {
         let mut out = Vec::new();
-        let (left_keys, right_keys) = (self.left.keys.clone(), self.right.keys.clone());
-        let left: Vec<Delta> = std::mem::take(&mut inputs[0])
-            .into_iter()
-            .map(|part| self.delta(part, &left_keys))
-            .collect();
-        for delta in &left {
-            self.pair_left(delta, &mut out);
+        let mut touched = Vec::new();
+        for (which, parts) in [Which::Left, Which::Right].into_iter().zip(inputs) {
+            let parts = std::mem::take(parts);
+            let deltas: Vec<Delta> = parts.into_iter().map(|part| self.delta(which, part)).collect();
+            for delta in &deltas {
+                self.meet(which, delta, &mut out);
+            }
+            let turned = self.settle(which, &deltas);
+            self.turn(which, &turned, &mut out);
+            touched.extend(deltas.into_iter().flat_map(|delta| delta.groups));
         }
-        for delta in &left {
-            self.left.apply(delta);
+        for group in touched {
+            if group != NO_SLOT {
+                self.forget(group);
+            }
         }
-        for delta in &left {
-            self.left.retract(delta);
-        }
-        let right: Vec<Delta> = std::mem::take(&mut inputs[1])
-            .into_iter()
-            .map(|part| self.delta(part, &right_keys))
-            .collect();
-        for delta in &right {
-            self.pair_right(delta, &mut out);
-        }
-        let mut before: Vec<(u32, bool)> = Vec::new();
-        if self.kind == JoinKind::Left {
-            let mut groups: Vec<u32> = right
-                .iter()
-                .flat_map(|delta| delta.groups.iter().copied())
-                .filter(|group| *group != NO_SLOT)
-                .collect();
-            groups.sort_unstable();
-            groups.dedup();
-            before.extend(
-                groups
-                    .into_iter()
-                    .map(|group| (group, self.right.totals[group as usize] != 0)),
-            );
-        }
-        for delta in &right {
-            self.right.apply(delta);
-        }
-        for delta in &right {
-            self.right.retract(delta);
-        }
-        self.repad(&before, &mut out);
-        self.forget_all(&left);
-        self.forget_all(&right);
         out
     }
 
     fn state_rows(&self) -> usize {
-        self.left.rows.len() + self.right.rows.len()
+        match self.kind.pairs() {
+            true => self.left.rows.len() + self.right.rows.len(),
+            false => self.left.rows.len() + self.index.len(),
+        }
     }
 
     fn state_bytes(&self) -> usize {

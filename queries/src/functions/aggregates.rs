@@ -50,6 +50,12 @@ pub(crate) fn function_of(function: &AggregateUDF) -> Option<AggregateFunction> 
     }
 }
 
+/// Tells whether an aggregate reads an end of an order, where duplicates make no difference.
+pub(crate) fn ends(function: AggregateFunction) -> bool {
+    use AggregateFunction::*;
+    matches!(function, Min | Max | FirstValue | LastValue)
+}
+
 /// An aggregate with DataFusion's name and types and Sangam's values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Shared {
@@ -75,9 +81,6 @@ impl Shared {
 
     /// Returns our accumulator; none where DataFusion's own must do.
     fn exact(&self, arguments: &AccumulatorArgs) -> Option<Box<dyn aggregates::Accumulator>> {
-        if arguments.is_distinct {
-            return None;
-        }
         let order = arguments
             .order_bys
             .iter()
@@ -86,6 +89,7 @@ impl Shared {
         let spec = AggregateSpec {
             function: self.function,
             argument: arguments.expr_fields.first().map(|field| field.data_type().clone()),
+            distinct: arguments.is_distinct && !ends(self.function),
             order,
             ignore_nulls: arguments.ignore_nulls,
             append_only: true,

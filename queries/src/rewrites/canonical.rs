@@ -3,6 +3,7 @@
 //! Both engines compare keys by their bytes then. `DISTINCT` and `UNION` are
 //! aggregates without calls by now.
 
+use datafusion::common::DFSchema;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, LogicalPlan};
@@ -36,13 +37,23 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                     key.clone()
                 });
             }
+            let mut calls = Vec::with_capacity(aggregate.aggr_expr.len());
+            for (index, call) in aggregate.aggr_expr.iter().enumerate() {
+                calls.push(match distinct(call, &input)? {
+                    Some(distinct) => {
+                        touched = true;
+                        named_as(distinct, &aggregate.schema, keys.len() + index)
+                    }
+                    None => call.clone(),
+                });
+            }
             if !touched {
                 return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
             }
             changed(LogicalPlan::Aggregate(Aggregate::try_new_with_schema(
                 aggregate.input,
                 keys,
-                aggregate.aggr_expr,
+                calls,
                 aggregate.schema,
             )?))
         }
@@ -69,8 +80,22 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     }
 }
 
+/// Rewrites `agg(DISTINCT x)` over a float that is not canonical yet.
+fn distinct(call: &Expr, schema: &DFSchema) -> Result<Option<Expr>> {
+    let Expr::AggregateFunction(mut call) = call.clone().unalias() else {
+        return Ok(None);
+    };
+    match call.params.args.as_slice() {
+        [argument] if call.params.distinct && is_bare_float(argument, schema)? => {
+            call.params.args = vec![canonical(argument.clone())];
+            Ok(Some(Expr::AggregateFunction(call)))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Tells whether an expression is a float that is not canonical yet.
-fn is_bare_float(expression: &Expr, schema: &datafusion::common::DFSchema) -> Result<bool> {
+fn is_bare_float(expression: &Expr, schema: &DFSchema) -> Result<bool> {
     if let Expr::ScalarFunction(call) = expression.clone().unalias()
         && call.func.name() == crate::functions::canonical::NAME
     {

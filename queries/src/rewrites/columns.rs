@@ -144,7 +144,7 @@ fn over_columns(call: AggregateFunction, computed: &mut Computed, schema: &DFSch
     };
     let AggregateFunction { func, params } = call;
     let filter = params.filter.as_deref();
-    let args = if counts_rows(&func, &params.args) {
+    let args = if !params.distinct && counts_rows(&func, &params.args) {
         params.args.clone()
     } else {
         params
@@ -184,15 +184,21 @@ fn is_column(expression: &Expr) -> bool {
 
 fn is_plain(call: &AggregateFunction) -> bool {
     let params = &call.params;
-    (counts_rows(&call.func, &params.args) || params.args.iter().all(is_column))
+    ((!params.distinct && counts_rows(&call.func, &params.args)) || params.args.iter().all(is_column))
         && params.filter.as_deref().is_none_or(is_column)
         && params.order_by.iter().all(|order| is_column(&order.expr))
 }
 
-fn rewrite_join(join: Join) -> Result<Transformed<LogicalPlan>> {
-    let supported = matches!(join.join_type, JoinType::Inner | JoinType::Left) && !join.on.is_empty();
+fn rewrite_join(mut join: Join) -> Result<Transformed<LogicalPlan>> {
+    let has_row = |side: &LogicalPlan| side.schema().has_column_with_unqualified_name(ROW);
+    let grown = has_row(&join.left) || has_row(&join.right);
+    if has_row(&join.right) {
+        // Both sides may have been without columns, and each column has a name of its own.
+        let renamed = column_of(join.right.schema(), 0).alias("__row_right");
+        join.right = Arc::new(LogicalPlan::Projection(Projection::try_new(vec![renamed], join.right)?));
+    }
     let plain = join.filter.is_none() && join.on.iter().all(|(left, right)| is_column(left) && is_column(right));
-    if !supported || plain {
+    if plain && !grown {
         return Ok(Transformed::no(LogicalPlan::Join(join)));
     }
     let schema = join.schema.clone();
@@ -200,28 +206,17 @@ fn rewrite_join(join: Join) -> Result<Transformed<LogicalPlan>> {
     if join.join_type == JoinType::Left
         && let Some(condition) = &residual
     {
-        let over_left = condition
-            .column_refs()
-            .iter()
-            .all(|column| join.left.schema().has_column(column));
-        if !over_left {
-            // `refusals` names it.
-            return Ok(Transformed::no(LogicalPlan::Join(join)));
-        }
-        // A left row that fails the condition matches nothing, as a NULL key does.
+        // `joins` left no other condition here. A left row that fails the condition matches nothing, as a NULL key does.
         let key = Case {
             expr: None,
             when_then_expr: vec![(Box::new(condition.clone()), Box::new(on[0].0.clone()))],
             else_expr: None,
         };
-        if join.null_equality == datafusion::common::NullEquality::NullEqualsNothing {
-            on[0].0 = Expr::Case(key);
-            residual = None;
-        }
+        on[0].0 = Expr::Case(key);
+        residual = None;
     }
     let (left, left_keys) = with_keys(join.left, on.iter().map(|(left, _)| left), "__left_")?;
     let (right, right_keys) = with_keys(join.right, on.iter().map(|(_, right)| right), "__right_")?;
-    let widened = left.schema().fields().len() + right.schema().fields().len() > schema.fields().len();
     let (pushed, above) = match join.join_type {
         JoinType::Inner => (None, residual),
         _ => (residual, None),
@@ -239,7 +234,7 @@ fn rewrite_join(join: Join) -> Result<Transformed<LogicalPlan>> {
     if let Some(predicate) = above {
         plan = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(plan))?);
     }
-    if widened {
+    if plan.schema().fields().len() > schema.fields().len() {
         let columns = (0..schema.fields().len())
             .map(|index| column_of(&schema, index))
             .collect();

@@ -173,3 +173,28 @@ fn how_far_a_view_looks_back() {
     );
     assert_eq!(view(&catalog, "SELECT station FROM readings").look_back_us, None);
 }
+
+#[test]
+fn joins_of_every_kind() {
+    let texts = [
+        "SELECT e.id, s.river FROM events e RIGHT JOIN stations s ON e.kind = s.river",
+        "SELECT e.id, s.river FROM events e FULL JOIN stations s ON e.kind = s.river",
+        "SELECT e.id, s.river FROM events e LEFT JOIN stations s ON e.kind = s.river AND e.weight > s.limit_ph",
+        "SELECT e.id, s.river FROM events e JOIN stations s ON e.weight > s.limit_ph",
+        "SELECT id FROM events WHERE kind IN (SELECT river FROM stations)",
+        "SELECT id FROM events WHERE kind NOT IN (SELECT river FROM stations)",
+        "SELECT id FROM events e WHERE EXISTS (SELECT 1 FROM stations s WHERE s.river = e.kind AND s.limit_ph < e.weight)",
+        "SELECT id FROM events WHERE id = 1 OR kind IN (SELECT river FROM stations)",
+        "SELECT id FROM events WHERE weight > (SELECT avg(weight) FROM events)",
+        "SELECT kind FROM events EXCEPT SELECT river FROM stations",
+        "SELECT count(*) AS n FROM events CROSS JOIN stations",
+    ];
+    insta::assert_snapshot!(texts.map(explained).join("\n"));
+}
+
+#[test]
+fn aggregates_of_distinct_values() {
+    insta::assert_snapshot!(explained(
+        "SELECT kind, count(DISTINCT id) AS n, sum(DISTINCT weight) AS s, max(DISTINCT id) AS m FROM events GROUP BY kind"
+    ));
+}

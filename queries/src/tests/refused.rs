@@ -25,21 +25,12 @@ fn constructs_that_cannot_be_kept_current() {
         "SELECT unnest([1, 2]) AS x FROM events",
         "SELECT DISTINCT ON (kind) kind, id FROM events ORDER BY kind, id",
         "SELECT kind, count(*) AS n FROM events GROUP BY ROLLUP (kind)",
-        "SELECT count(DISTINCT kind) AS n FROM events",
         "SELECT median(value) AS m FROM events",
         "SELECT array_agg(value) AS m FROM events",
         "SELECT id FROM events WHERE random() > 0.5",
         "SELECT uuid() AS u FROM events",
-        "SELECT id FROM events WHERE kind IN (SELECT river FROM stations)",
-        "SELECT id FROM events e WHERE NOT EXISTS (SELECT 1 FROM stations s WHERE s.river = e.kind)",
-        "SELECT e.id FROM events e CROSS JOIN stations s",
-        "SELECT e.id FROM events e JOIN stations s ON e.weight > s.limit_ph",
-        "SELECT e.id FROM events e LEFT JOIN stations s ON e.kind = s.river AND e.weight > s.limit_ph",
-        "SELECT e.id FROM events e RIGHT JOIN stations s ON e.kind = s.river",
-        "SELECT e.id FROM events e FULL JOIN stations s ON e.kind = s.river",
-        "SELECT kind FROM events EXCEPT SELECT river FROM stations",
-        "SELECT kind FROM events INTERSECT SELECT river FROM stations",
-        "SELECT id FROM events WHERE weight > (SELECT avg(weight) FROM events)",
+        "SELECT id FROM events e WHERE weight NOT IN (SELECT limit_ph FROM stations s WHERE s.river = e.kind)",
+        "SELECT id, (SELECT river FROM stations) AS r FROM events",
     ];
     assert_snapshot!(texts.map(|sql| format!("{sql}\n{}", refused(sql))).join("\n"));
 }

@@ -158,7 +158,22 @@ impl Views<'_> {
         for alias in ["b", "c"].into_iter().take(sides) {
             let (right, columns, right_rows, right_depth, right_plain) = self.side(nested);
             let right_inputs = inputs(&columns, Some(alias));
-            let outer = self.dice.chance(45);
+            let kind = match self.dice.weighted(&[48, 28, 8, 12, 4]) {
+                0 => "JOIN",
+                1 => "LEFT JOIN",
+                2 => "RIGHT JOIN",
+                3 => "FULL JOIN",
+                _ if rows * right_rows <= ROWS_MAX => "CROSS JOIN",
+                _ => "JOIN",
+            };
+            if kind == "CROSS JOIN" {
+                sql = format!("{sql} CROSS JOIN {right} {alias}");
+                rows *= right_rows;
+                all.extend(right_inputs);
+                depth = depth.max(right_depth);
+                plain &= right_plain;
+                continue;
+            }
             let mut on = Vec::new();
             let mut pairs: Vec<(Input, Input)> = Vec::new();
             for left in &all {
@@ -201,10 +216,11 @@ impl Views<'_> {
             }
             if self.dice.chance(15) {
                 on.push(self.writer(&right_inputs).condition(0));
-            } else if outer && self.dice.chance(15) {
+            } else if kind != "JOIN" && self.dice.chance(15) {
                 on.push(self.writer(&all).condition(0));
+            } else if self.dice.chance(15) {
+                on.push(self.over_both(&all, &right_inputs));
             }
-            let kind = if outer { "LEFT JOIN" } else { "JOIN" };
             sql = format!("{sql} {kind} {right} {alias} ON {}", on.join(" AND "));
             rows = (rows * right_rows / self.keys.max(1)).max(rows);
             all.extend(right_inputs);
@@ -221,11 +237,85 @@ impl Views<'_> {
         }
     }
 
+    /// Writes a condition over both sides of a join that no row fails.
+    fn over_both(&mut self, left: &[Input], right: &[Input]) -> String {
+        let mut pairs = Vec::new();
+        for left in left {
+            pairs.extend(
+                right
+                    .iter()
+                    .filter(|right| right.ty == left.ty)
+                    .map(|right| (left, right)),
+            );
+        }
+        match pairs.is_empty() {
+            true => format!("{} IS NOT NULL OR {} IS NULL", left[0].sql, right[0].sql),
+            false => {
+                let (left, right) = *self.dice.pick(&pairs);
+                let comparison = *self.dice.pick(&["<", "<=", "<>", ">"]);
+                format!("{} {comparison} {}", left.sql, right.sql)
+            }
+        }
+    }
+
+    /// Writes a condition with a subquery, where a relation has a column to compare with.
+    fn subquery(&mut self, inputs: &[Input]) -> Option<String> {
+        let outer = self.dice.pick(inputs).clone();
+        let relation = self.relation();
+        let alike = |column: &&(String, Ty)| column.1 == outer.ty && !matches!(outer.ty, Ty::Bool | Ty::Decimal);
+        let (column, _) = relation.columns.iter().find(alike)?.clone();
+        let filter = if self.dice.chance(50) {
+            let own: Vec<Input> = self::inputs(&relation.columns, Some("s"));
+            let condition = Writer {
+                dice: self.dice,
+                inputs: &own,
+                may_fail: false,
+            };
+            format!(" AND {}", { condition }.condition(0))
+        } else {
+            String::new()
+        };
+        let name = &relation.name;
+        let not = *self.dice.pick(&["", "", "NOT "]);
+        // Inside the subquery, a bare name is the subquery's own.
+        let correlated = outer.sql.contains('.');
+        Some(match self.dice.below(3) {
+            0 if correlated => {
+                let both = self.over_both(inputs, &self::inputs(&relation.columns, Some("s")));
+                let both = if inputs.iter().all(|input| input.sql.contains('.')) && self.dice.chance(40) {
+                    format!(" AND ({both})")
+                } else {
+                    String::new()
+                };
+                format!(
+                    "{not}EXISTS (SELECT 1 FROM {name} s WHERE s.{column} = {}{filter}{both})",
+                    outer.sql
+                )
+            }
+            1 => {
+                let other = self.writer(inputs).condition(0);
+                format!(
+                    "({other} OR {} IN (SELECT s.{column} FROM {name} s WHERE true{filter}))",
+                    outer.sql
+                )
+            }
+            _ => format!(
+                "{} {not}IN (SELECT s.{column} FROM {name} s WHERE true{filter})",
+                outer.sql
+            ),
+        })
+    }
+
     /// Writes a `WHERE`, or nothing.
     fn filter(&mut self, inputs: &[Input]) -> String {
         let mut conjuncts = Vec::new();
         if self.dice.chance(35) {
             conjuncts.push(self.writer(inputs).condition(2));
+        }
+        if self.dice.chance(9)
+            && let Some(condition) = self.subquery(inputs)
+        {
+            conjuncts.push(condition);
         }
         if self.dice.chance(22)
             && let Some(time) = self.writer(inputs).column(Ty::Time)
@@ -301,11 +391,20 @@ impl Views<'_> {
         let (left, right) = (self.filter(&first.inputs), self.filter(&second.inputs));
         let left = self.written(&first, "", &shown, &left, first.rows);
         let right = self.written(&second, "", &others, &right, second.rows);
+        let operation = match self.dice.below(12) {
+            0 => "INTERSECT",
+            1 => "EXCEPT",
+            _ => "UNION",
+        };
         let all = if self.dice.chance(60) { "ALL " } else { "" };
         Written {
-            sql: format!("{} UNION {all}{}", left.sql, right.sql),
+            sql: format!("{} {operation} {all}{}", left.sql, right.sql),
             columns: left.columns,
-            rows: left.rows + right.rows,
+            rows: if operation == "UNION" {
+                left.rows + right.rows
+            } else {
+                left.rows
+            },
             depth: left.depth.max(right.depth),
             plain: left.plain && right.plain,
         }
@@ -391,7 +490,22 @@ impl Views<'_> {
                 writer.expression(ty, 1)
             }
         };
-        let (call, ty, plain) = match self.dice.below(14) {
+        let (call, ty, plain) = match self.dice.below(16) {
+            14 => (
+                format!("count(DISTINCT {})", input.sql),
+                Ty::Big,
+                input.ty != Ty::Double,
+            ),
+            15 => {
+                let function = *self.dice.pick(&["sum", "avg", "count", "stddev"]);
+                let ty = if function == "count" { Ty::Big } else { Ty::Double };
+                // Plain DataFusion tells -0.0 from 0.0.
+                (
+                    format!("{function}(DISTINCT {})", argument(self, Ty::Double)),
+                    ty,
+                    false,
+                )
+            }
             0 => ("count(*)".to_owned(), Ty::Big, true),
             1 => (format!("count({})", input.sql), Ty::Big, true),
             2 | 3 => (format!("sum({})", argument(self, Ty::Big)), Ty::Big, true),

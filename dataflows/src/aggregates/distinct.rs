@@ -1,0 +1,99 @@
+//! `agg(DISTINCT x)`: each value of a group counts once, however often it is there.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::DataType;
+
+use super::{Accumulator, canonical, each};
+use crate::faults::{self, Fault};
+use crate::group_index::GroupIndex;
+
+/// Hands on a value when a group gets its first and when it loses its last.
+///
+/// State: a count for each distinct value of each group, beside the inner state.
+pub(super) struct Distinct {
+    inner: Box<dyn Accumulator>,
+    /// By group and value.
+    values: GroupIndex,
+    counts: Vec<i64>,
+    ids: Vec<u32>,
+}
+
+impl Distinct {
+    pub(super) fn new(inner: Box<dyn Accumulator>, argument: &DataType) -> Self {
+        Distinct {
+            inner,
+            values: GroupIndex::new(&[DataType::UInt32, argument.clone()]),
+            counts: Vec::new(),
+            ids: Vec::new(),
+        }
+    }
+}
+
+impl Accumulator for Distinct {
+    fn resize(&mut self, groups: usize) {
+        self.inner.resize(groups);
+    }
+
+    fn update(&mut self, groups: &[u32], arguments: &[ArrayRef], filter: Option<&BooleanArray>, diffs: &[i64]) {
+        let argument = canonical(&arguments[0]);
+        let nulls = argument.logical_nulls();
+        let mut rows: Vec<u32> = Vec::with_capacity(groups.len());
+        each(nulls.as_ref(), filter, groups.len(), |row| rows.push(row as u32));
+        let column = |rows: Vec<u32>| take(&argument, &UInt32Array::from(rows), None).expect("rows are in range");
+        let keys: [ArrayRef; 2] = [
+            Arc::new(UInt32Array::from_iter_values(
+                rows.iter().map(|&row| groups[row as usize]),
+            )),
+            column(rows.clone()),
+        ];
+        let mut ids = std::mem::take(&mut self.ids);
+        self.values.intern(&keys, rows.len(), &mut ids);
+        self.counts.resize(self.values.groups().max(self.counts.len()), 0);
+        let (mut turned, mut turned_groups, mut turned_diffs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut emptied = Vec::new();
+        for (&row, &id) in rows.iter().zip(&ids) {
+            let count = &mut self.counts[id as usize];
+            let was = *count > 0;
+            *count += diffs[row as usize];
+            // Within a tick a row may be taken back before it comes: only presence counts.
+            let mut is = *count > 0;
+            if faults::active(Fault::ForgottenValue) && diffs[row as usize] < 0 {
+                is = false;
+            }
+            if was != is {
+                turned.push(row);
+                turned_groups.push(groups[row as usize]);
+                turned_diffs.push(if is { 1 } else { -1 });
+            }
+            if *count == 0 {
+                emptied.push(id);
+            }
+        }
+        if !turned.is_empty() {
+            self.inner
+                .update(&turned_groups, &[column(turned)], None, &turned_diffs);
+        }
+        for id in emptied {
+            if self.counts[id as usize] == 0 {
+                self.values.remove(id);
+            }
+        }
+        self.ids = ids;
+    }
+
+    fn output(&self, groups: &[u32]) -> ArrayRef {
+        self.inner.output(groups)
+    }
+
+    fn reset(&mut self, group: u32) {
+        // A group without rows has no values either.
+        self.inner.reset(group);
+    }
+
+    fn bytes(&self) -> usize {
+        self.inner.bytes() + self.values.bytes() + self.counts.capacity() * 8
+    }
+}

@@ -1,0 +1,233 @@
+//! One side of a join: its rows in columns, chained by key.
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, SchemaRef};
+use hashbrown::HashTable;
+
+use crate::columns::{Incoming, NO_SLOT, Rows};
+
+/// Chains longer than this find a row to take back by its hash.
+const CHAIN_INDEXED: u32 = 32;
+
+/// The rows of one side, chained by key.
+pub(super) struct Side {
+    pub(super) keys: Vec<usize>,
+    /// Whether rows are kept, or only how many there are of each key.
+    keeps_rows: bool,
+    pub(super) rows: Rows,
+    /// The first row and the number of rows of each group's chain.
+    heads: Vec<(u32, u32)>,
+    /// How many rows of each group there are, multiplicities included.
+    pub(super) totals: Vec<i64>,
+    pub(super) next: Vec<u32>,
+    previous: Vec<u32>,
+    pub(super) counts: Vec<i64>,
+    hashes: Vec<u64>,
+    group_of: Vec<u32>,
+    /// Rows of long chains, by hash.
+    long: HashTable<u32>,
+}
+
+impl Side {
+    pub(super) fn new(keys: Vec<usize>, schema: &SchemaRef, keeps_rows: bool) -> Self {
+        let types: Vec<DataType> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
+        Side {
+            keys,
+            keeps_rows,
+            rows: Rows::new(&types),
+            heads: Vec::new(),
+            totals: Vec::new(),
+            next: Vec::new(),
+            previous: Vec::new(),
+            counts: Vec::new(),
+            hashes: Vec::new(),
+            group_of: Vec::new(),
+            long: HashTable::new(),
+        }
+    }
+
+    pub(super) fn resize(&mut self, groups: usize) {
+        if self.heads.len() < groups {
+            self.heads.resize(groups, (NO_SLOT, 0));
+            self.totals.resize(groups, 0);
+        }
+    }
+
+    /// Tells whether there are no rows under a key.
+    pub(super) fn is_empty(&self, group: u32) -> bool {
+        match self.keeps_rows {
+            true => self.heads[group as usize].1 == 0,
+            false => self.totals[group as usize] == 0,
+        }
+    }
+
+    /// Returns the slots under a key, and how often each row is there.
+    pub(super) fn chain(&self, group: u32) -> impl Iterator<Item = (u32, i64)> + '_ {
+        let head = match group {
+            NO_SLOT => NO_SLOT,
+            group => self.heads[group as usize].0,
+        };
+        let some = |slot: u32| (slot != NO_SLOT).then_some(slot);
+        let slots = std::iter::successors(some(head), move |&slot| some(self.next[slot as usize]));
+        slots.map(|slot| (slot, self.counts[slot as usize]))
+    }
+
+    /// Applies all changes of a tick: additions first, for a row may precede its retraction.
+    pub(super) fn apply(&mut self, deltas: &[Delta]) {
+        if !self.keeps_rows {
+            for delta in deltas {
+                for (&group, &diff) in delta.groups.iter().zip(&delta.diffs) {
+                    if group != NO_SLOT {
+                        self.totals[group as usize] += diff;
+                    }
+                }
+            }
+            return;
+        }
+        deltas.iter().for_each(|delta| self.add(delta));
+        deltas.iter().for_each(|delta| self.retract(delta));
+    }
+
+    fn add(&mut self, batch: &Delta) {
+        let (mut rows, mut slots) = (Vec::new(), Vec::new());
+        for (row, &diff) in batch.diffs.iter().enumerate() {
+            if diff > 0 && batch.groups[row] != NO_SLOT {
+                rows.push(row as u32);
+                slots.push(self.link(batch.groups[row], batch.hashes[row], diff));
+            }
+        }
+        let incoming = self.rows.incoming(&batch.columns);
+        self.rows.write(&incoming, &rows, &slots);
+    }
+
+    fn retract(&mut self, batch: &Delta) {
+        let incoming = self.rows.incoming(&batch.columns);
+        for (row, &diff) in batch.diffs.iter().enumerate() {
+            let group = batch.groups[row];
+            let mut owed = -diff;
+            while owed > 0 && group != NO_SLOT {
+                let Some(slot) = self.find(group, batch.hashes[row], &incoming, row as u32) else {
+                    tracing::error!(row, "a join was told to take back a row it does not hold");
+                    break;
+                };
+                let taken = owed.min(self.counts[slot as usize]);
+                owed -= taken;
+                self.counts[slot as usize] -= taken;
+                self.totals[group as usize] -= taken;
+                if self.counts[slot as usize] == 0 {
+                    self.unlink(slot);
+                }
+            }
+        }
+    }
+
+    fn link(&mut self, group: u32, hash: u64, count: i64) -> u32 {
+        let slot = self.rows.allocate();
+        let at = slot as usize;
+        if self.next.len() <= at {
+            let length = at + 1;
+            self.next.resize(length, NO_SLOT);
+            self.previous.resize(length, NO_SLOT);
+            self.counts.resize(length, 0);
+            self.hashes.resize(length, 0);
+            self.group_of.resize(length, NO_SLOT);
+        }
+        let (head, length) = self.heads[group as usize];
+        self.next[at] = head;
+        self.previous[at] = NO_SLOT;
+        self.counts[at] = count;
+        self.hashes[at] = hash;
+        self.group_of[at] = group;
+        if head != NO_SLOT {
+            self.previous[head as usize] = slot;
+        }
+        self.heads[group as usize] = (slot, length + 1);
+        self.totals[group as usize] += count;
+        if length + 1 == CHAIN_INDEXED + 1 {
+            self.index_chain(group);
+        } else if length + 1 > CHAIN_INDEXED {
+            let hashes = &self.hashes;
+            self.long.insert_unique(hash, slot, |&slot| hashes[slot as usize]);
+        }
+        slot
+    }
+
+    fn index_chain(&mut self, group: u32) {
+        let mut slot = self.heads[group as usize].0;
+        while slot != NO_SLOT {
+            let hashes = &self.hashes;
+            self.long
+                .insert_unique(hashes[slot as usize], slot, |&slot| hashes[slot as usize]);
+            slot = self.next[slot as usize];
+        }
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let at = slot as usize;
+        let group = self.group_of[at] as usize;
+        let (previous, next) = (self.previous[at], self.next[at]);
+        let (head, length) = self.heads[group];
+        if length > CHAIN_INDEXED {
+            self.unindex(slot);
+            if length == CHAIN_INDEXED + 1 {
+                let mut other = head;
+                while other != NO_SLOT {
+                    if other != slot {
+                        self.unindex(other);
+                    }
+                    other = self.next[other as usize];
+                }
+            }
+        }
+        if previous != NO_SLOT {
+            self.next[previous as usize] = next;
+        }
+        if next != NO_SLOT {
+            self.previous[next as usize] = previous;
+        }
+        self.heads[group] = (if head == slot { next } else { head }, length - 1);
+        self.rows.free(slot);
+    }
+
+    fn unindex(&mut self, slot: u32) {
+        if let Ok(entry) = self.long.find_entry(self.hashes[slot as usize], |&other| other == slot) {
+            entry.remove();
+        }
+    }
+
+    fn find(&self, group: u32, hash: u64, incoming: &Incoming, row: u32) -> Option<u32> {
+        let (head, length) = self.heads[group as usize];
+        let matches = |slot: u32| self.hashes[slot as usize] == hash && self.rows.equals(incoming, row, slot);
+        if length > CHAIN_INDEXED {
+            return self
+                .long
+                .find(hash, |&slot| self.group_of[slot as usize] == group && matches(slot))
+                .copied();
+        }
+        let mut slot = head;
+        while slot != NO_SLOT {
+            if matches(slot) {
+                return Some(slot);
+            }
+            slot = self.next[slot as usize];
+        }
+        None
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.rows.bytes()
+            + self.heads.capacity() * 8
+            + self.totals.capacity() * 8
+            + self.next.capacity() * (4 + 4 + 8 + 8 + 4)
+            + self.long.capacity() * 5
+    }
+}
+
+/// The changes of one side in one part: columns, diffs, and each row's group and hash.
+pub(super) struct Delta {
+    pub(super) columns: Vec<ArrayRef>,
+    pub(super) diffs: Vec<i64>,
+    /// [`NO_SLOT`] where a NULL in the key means the row pairs with nothing.
+    pub(super) groups: Vec<u32>,
+    pub(super) hashes: Vec<u64>,
+}
