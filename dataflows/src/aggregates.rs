@@ -8,9 +8,11 @@ mod exact;
 mod numeric;
 mod ordered;
 
-use arrow::array::{Array, ArrayRef, BooleanArray};
+use std::ops::Range;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow::buffer::NullBuffer;
-use arrow::compute::SortOptions;
+use arrow::compute::{SortOptions, concat, take};
 use arrow::datatypes::DataType;
 
 use crate::plan::AggregateFunction;
@@ -63,11 +65,101 @@ pub trait Accumulator: Send {
     /// Returns the current result of each of `groups`.
     fn output(&self, groups: &[u32]) -> ArrayRef;
 
+    /// Follows frames from row to row and returns the result after each step.
+    ///
+    /// Row `i` of `arguments` is applied `steps.diffs[i]` times.
+    fn slide(&mut self, steps: &Steps, arguments: &[ArrayRef], filter: Option<&BooleanArray>) -> ArrayRef {
+        let mut results: Vec<ArrayRef> = Vec::new();
+        let mut chosen: Vec<u32> = Vec::with_capacity(steps.groups.len());
+        let mut previous = None;
+        for (group, reset, rows) in steps.iter() {
+            if reset {
+                self.reset(group);
+            }
+            // A step without rows, in a partition the last one was in, changes nothing.
+            if reset || !rows.is_empty() || previous != Some(group) {
+                let arguments: Vec<ArrayRef> = arguments
+                    .iter()
+                    .map(|column| column.slice(rows.start, rows.len()))
+                    .collect();
+                let filter = filter.map(|filter| filter.slice(rows.start, rows.len()));
+                let groups = vec![group; rows.len()];
+                self.update(&groups, &arguments, filter.as_ref(), &steps.diffs[rows]);
+                results.push(self.output(&[group]));
+            }
+            chosen.push(results.len() as u32 - 1);
+            previous = Some(group);
+        }
+        if results.is_empty() {
+            return self.output(&[]);
+        }
+        let results: Vec<&dyn Array> = results.iter().map(AsRef::as_ref).collect();
+        let results = concat(&results).expect("results have one type");
+        take(&results, &UInt32Array::from(chosen), None).expect("steps have a result each")
+    }
+
     /// Forgets everything about a group.
     fn reset(&mut self, group: u32);
 
     /// Returns the memory it holds, in bytes.
     fn bytes(&self) -> usize;
+}
+
+/// How the frames of window functions move: which rows come and go before each result.
+#[derive(Clone, Debug, Default)]
+pub struct Steps {
+    groups: Vec<u32>,
+    resets: Vec<bool>,
+    ends: Vec<usize>,
+    /// How often each row is applied.
+    pub diffs: Vec<i64>,
+}
+
+impl Steps {
+    /// Ends a step of a group, of the rows in `diffs` since the last; with `reset` the group starts empty.
+    pub fn push(&mut self, group: u32, reset: bool) {
+        self.groups.push(group);
+        self.resets.push(reset);
+        self.ends.push(self.diffs.len());
+    }
+
+    /// Returns each step's group, whether it starts empty, and its rows.
+    fn iter(&self) -> impl Iterator<Item = (u32, bool, Range<usize>)> + '_ {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let rows = starts.zip(&self.ends).map(|(start, &end)| start..end);
+        let groups = self.groups.iter().zip(&self.resets);
+        groups.zip(rows).map(|((&group, &reset), rows)| (group, reset, rows))
+    }
+}
+
+/// Slides accumulators that read one value a row and give one a group.
+#[inline]
+fn slide<S, T>(
+    state: &mut S,
+    steps: &Steps,
+    (nulls, filter): (Option<&NullBuffer>, Option<&BooleanArray>),
+    reset: impl Fn(&mut S, u32),
+    add: impl Fn(&mut S, u32, usize, i64),
+    result: impl Fn(&S, u32) -> T,
+) -> Vec<T> {
+    let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
+    let counts = |row: usize| {
+        filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row))
+            && nulls.is_none_or(|nulls| nulls.is_valid(row))
+    };
+    let mut results = Vec::with_capacity(steps.groups.len());
+    for (group, afresh, rows) in steps.iter() {
+        if afresh {
+            reset(state, group);
+        }
+        for row in rows {
+            if counts(row) {
+                add(state, group, row, steps.diffs[row]);
+            }
+        }
+        results.push(result(state, group));
+    }
+    results
 }
 
 /// Builds the accumulator of a call.

@@ -3,18 +3,18 @@
 //! Slots are dense `u32`s that are reused once freed, so a row costs its values
 //! and nothing else; nothing is allocated a row. Reading back is one gather a column.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, BinaryViewArray, StringViewArray, make_array, new_null_array};
-use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{ArrowNativeType, DataType};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
+use arrow::datatypes::{ArrowNativeType, DataType, IntervalUnit};
 use arrow::row::{RowConverter, SortField};
+
+use crate::arena::Arena;
 
 /// The slot that stands for "no row": gathering it gives NULL.
 pub const NO_SLOT: u32 = u32::MAX;
-
-/// Arenas below this size are not worth compacting.
-const COMPACT_BYTES_MIN: usize = 64 * 1024;
 
 /// A set of rows of fixed column types, addressed by slot.
 pub struct Rows {
@@ -120,6 +120,26 @@ impl Rows {
     /// Reads slots back as columns; [`NO_SLOT`] reads as NULL in every column.
     pub fn gather(&self, slots: &[u32]) -> Vec<ArrayRef> {
         self.columns.iter().map(|column| column.gather(slots)).collect()
+    }
+
+    /// Reads some columns of slots back; see [`Rows::gather`].
+    pub fn gather_columns(&self, columns: &[usize], slots: &[u32]) -> Vec<ArrayRef> {
+        columns
+            .iter()
+            .map(|&column| self.columns[column].gather(slots))
+            .collect()
+    }
+
+    /// Compares two slots column by column, ascending, NULL first: the one byte order.
+    pub fn order(&self, left: u32, right: u32) -> Ordering {
+        let orders = self
+            .columns
+            .iter()
+            .map(|column| column.order(left as usize, right as usize));
+        orders
+            .into_iter()
+            .find(|order| *order != Ordering::Equal)
+            .unwrap_or(Ordering::Equal)
     }
 
     /// Returns the 8-byte values of the only column when rows are one such column without any NULL.
@@ -381,6 +401,45 @@ impl Column {
         }
     }
 
+    fn order(&self, left: usize, right: usize) -> Ordering {
+        let valid = |slot: usize| self.valid.get(slot).is_none_or(|valid| *valid);
+        match (valid(left), valid(right)) {
+            (true, true) => self.order_values(left, right),
+            (left, right) => left.cmp(&right),
+        }
+    }
+
+    fn order_values(&self, left: usize, right: usize) -> Ordering {
+        use DataType::*;
+        match &self.values {
+            Values::One(values) => match self.data_type {
+                Int8 => (values[left] as i8).cmp(&(values[right] as i8)),
+                _ => values[left].cmp(&values[right]),
+            },
+            Values::Two(values) => match self.data_type {
+                Int16 => (values[left] as i16).cmp(&(values[right] as i16)),
+                _ => values[left].cmp(&values[right]),
+            },
+            Values::Four(values) => match self.data_type {
+                UInt32 => values[left].cmp(&values[right]),
+                Float32 => f32::from_bits(values[left]).total_cmp(&f32::from_bits(values[right])),
+                _ => (values[left] as i32).cmp(&(values[right] as i32)),
+            },
+            Values::Eight(values) => match self.data_type {
+                UInt64 => values[left].cmp(&values[right]),
+                Float64 => f64::from_bits(values[left]).total_cmp(&f64::from_bits(values[right])),
+                Interval(IntervalUnit::DayTime) => day_time(values[left]).cmp(&day_time(values[right])),
+                _ => (values[left] as i64).cmp(&(values[right] as i64)),
+            },
+            Values::Sixteen(values) => match self.data_type {
+                Interval(_) => month_day_nano(values[left]).cmp(&month_day_nano(values[right])),
+                _ => wide(values[left]).cmp(&wide(values[right])),
+            },
+            Values::Bytes(arena) | Values::Encoded(_, arena) => arena.read(left).cmp(arena.read(right)),
+            Values::Null => Ordering::Equal,
+        }
+    }
+
     fn clear(&mut self, slot: u32) {
         if let Values::Bytes(arena) | Values::Encoded(_, arena) = &mut self.values {
             arena.write(slot as usize, &[]);
@@ -462,6 +521,20 @@ impl Column {
     }
 }
 
+/// Days, then milliseconds.
+fn day_time(word: u64) -> (i32, i32) {
+    (word as i32, (word >> 32) as i32)
+}
+
+/// Months, days, then nanoseconds.
+fn month_day_nano(words: [u64; 2]) -> (i32, i32, i64) {
+    (words[0] as i32, (words[0] >> 32) as i32, words[1] as i64)
+}
+
+fn wide(words: [u64; 2]) -> i128 {
+    i128::from(words[1] as i64) << 64 | i128::from(words[0])
+}
+
 fn write_fixed<T: Copy + Default>(
     values: &mut Vec<T>,
     end: usize,
@@ -538,113 +611,5 @@ impl<'a> ByteValues<'a> {
             ByteValues::Text(array) => array.value(row).as_bytes(),
             ByteValues::Binary(array) => array.value(row),
         }
-    }
-}
-
-/// Byte strings by slot in one buffer, compacted once half of it is garbage.
-#[derive(Default)]
-struct Arena {
-    buffer: Vec<u8>,
-    spans: Vec<Span>,
-    garbage: usize,
-}
-
-/// Where a slot's bytes are. What is no longer than the room left by those before it takes their place.
-#[derive(Clone, Copy, Default)]
-struct Span {
-    start: u64,
-    length: u32,
-    room: u32,
-}
-
-impl Span {
-    fn range(self) -> std::ops::Range<usize> {
-        self.start as usize..self.start as usize + self.length as usize
-    }
-}
-
-impl Arena {
-    fn read(&self, slot: usize) -> &[u8] {
-        match self.spans.get(slot) {
-            Some(span) => &self.buffer[span.range()],
-            None => &[],
-        }
-    }
-
-    fn write(&mut self, slot: usize, value: &[u8]) {
-        if slot >= self.spans.len() {
-            self.spans.resize(slot + 1, Span::default());
-        }
-        let length = u32::try_from(value.len()).expect("a value is shorter than 4 GiB");
-        let span = &mut self.spans[slot];
-        self.garbage += span.length as usize;
-        span.length = length;
-        if length <= span.room {
-            self.garbage -= length as usize;
-            self.buffer[span.range()].copy_from_slice(value);
-        } else {
-            (span.start, span.room) = (self.buffer.len() as u64, length);
-            self.buffer.extend_from_slice(value);
-        }
-        if self.garbage > COMPACT_BYTES_MIN && self.garbage * 2 > self.buffer.len() {
-            self.compact();
-        }
-    }
-
-    fn compact(&mut self) {
-        let mut buffer = Vec::with_capacity(self.buffer.len() - self.garbage);
-        for span in &mut self.spans {
-            let bytes = &self.buffer[span.range()];
-            (span.start, span.room) = (buffer.len() as u64, span.length);
-            buffer.extend_from_slice(bytes);
-        }
-        self.buffer = buffer;
-        self.garbage = 0;
-    }
-
-    fn gather(&self, slots: &[u32], data_type: &DataType, nulls: Option<NullBuffer>) -> ArrayRef {
-        let valid = |i: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(i));
-        match data_type {
-            DataType::Utf8View => {
-                let text = slots.iter().enumerate().map(|(i, &slot)| {
-                    valid(i).then(|| str::from_utf8(self.read(slot as usize)).expect("UTF-8 went in"))
-                });
-                return Arc::new(StringViewArray::from_iter(text));
-            }
-            DataType::BinaryView => {
-                let bytes = slots
-                    .iter()
-                    .enumerate()
-                    .map(|(i, &slot)| valid(i).then(|| self.read(slot as usize)));
-                return Arc::new(BinaryViewArray::from_iter(bytes));
-            }
-            _ => {}
-        }
-        let lengths = slots
-            .iter()
-            .map(|&slot| self.spans.get(slot as usize).map_or(0, |span| span.length as usize));
-        let total: usize = lengths.clone().sum();
-        let mut values = Vec::with_capacity(total);
-        for &slot in slots {
-            values.extend_from_slice(self.read(slot as usize));
-        }
-        let offsets = match data_type {
-            DataType::LargeUtf8 | DataType::LargeBinary => {
-                OffsetBuffer::<i64>::from_lengths(lengths).into_inner().into_inner()
-            }
-            _ => OffsetBuffer::<i32>::from_lengths(lengths).into_inner().into_inner(),
-        };
-        let data = ArrayData::builder(data_type.clone())
-            .len(slots.len())
-            .add_buffer(offsets)
-            .add_buffer(Buffer::from_vec(values))
-            .nulls(nulls)
-            .build()
-            .expect("bytes that were valid when they went in");
-        make_array(data)
-    }
-
-    fn bytes(&self) -> usize {
-        self.buffer.capacity() + self.spans.capacity() * size_of::<Span>()
     }
 }

@@ -24,6 +24,8 @@ pub enum Fault {
     StalePresence,
     /// `DISTINCT` in an aggregate forgets a value although another row still has it.
     ForgottenValue,
+    /// A window does not take back the last of the rows it tells anew.
+    StaleWindow,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

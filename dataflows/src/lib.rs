@@ -2,9 +2,10 @@
 //!
 //! `update` is what travels and `plan` what is to be done. `workers` runs plans:
 //! `render` turns each into `operators`, which pass `parts` to each other and keep
-//! their state in `columns` under a `group_index`, adding up by `aggregates` and
+//! their state in `columns` (byte strings in an `arena`) under a `group_index`, adding up by `aggregates` and
 //! evaluating expressions by `evaluate`; `tiers` says when small batches become one. `json` is how rows leave.
 pub mod aggregates;
+mod arena;
 pub mod columns;
 pub mod evaluate;
 #[doc(hidden)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::compute::SortOptions;
 use arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion::common::ScalarValue;
 use datafusion::physical_expr::PhysicalExpr;
 
 /// The position of a node in [`Plan::nodes`].
@@ -87,8 +88,130 @@ pub enum Operator {
         /// Whether NULL equals NULL in a key (`IS NOT DISTINCT FROM`).
         null_equals_null: bool,
     },
+    /// Orders each partition's rows, by all columns where the order leaves it open, and
+    /// emits them with one more column a call; or only those of some ranks.
+    Window {
+        /// Positions of the partitioning columns.
+        partition: Vec<usize>,
+        /// Positions of the order columns.
+        order: Vec<(usize, SortOptions)>,
+        /// The window functions.
+        calls: Vec<WindowCall>,
+        /// The ranks that are wanted; all when absent.
+        keep: Option<Keep>,
+    },
     /// Adds its inputs up, multiplicities included (`UNION ALL`).
     Union,
+}
+
+/// One window function over the rows of a partition.
+#[derive(Clone, Debug)]
+pub struct WindowCall {
+    /// What it computes.
+    pub function: WindowFunction,
+    /// The SQL text, for plans.
+    pub text: String,
+    /// The name, type and nullability of the result.
+    pub field: FieldRef,
+}
+
+/// The window functions Sangam maintains.
+#[derive(Clone, Debug)]
+pub enum WindowFunction {
+    /// `row_number()`, `rank()` or `dense_rank()`
+    Ranking(Ranking),
+    /// `percent_rank()`
+    PercentRank,
+    /// `cume_dist()`
+    CumeDist,
+    /// `ntile(n)`
+    Ntile(u64),
+    /// `lag(x, n, default)`, or `lead` with negative rows.
+    Shift {
+        /// Position of `x`.
+        argument: usize,
+        /// How many rows earlier the value stands.
+        rows: i64,
+        /// The value where there is no such row, of the argument's type.
+        default: ScalarValue,
+        /// Whether rows with NULL are passed over.
+        ignore_nulls: bool,
+    },
+    /// `first_value(x)`, `last_value(x)` or `nth_value(x, n)` of the frame.
+    Nth {
+        /// Position of `x`.
+        argument: usize,
+        /// Which row of the frame: the first is 1, the last -1.
+        nth: i64,
+        /// Whether rows with NULL are passed over.
+        ignore_nulls: bool,
+        /// The rows looked at.
+        frame: Frame,
+    },
+    /// An aggregate over the frame.
+    Aggregate {
+        /// The aggregate; its own order is that of the partition.
+        call: AggregateCall,
+        /// The rows looked at.
+        frame: Frame,
+    },
+}
+
+/// How rows are numbered within a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ranking {
+    /// Each row its own number.
+    RowNumber,
+    /// Rows of equal order share the number of the first.
+    Rank,
+    /// Rows of equal order share a number, the next have the next.
+    DenseRank,
+}
+
+/// The ranks of the rows that are wanted: those after `skip`, `fetch` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// How rows are ranked.
+    pub by: Ranking,
+    /// Ranks passed over (`OFFSET`).
+    pub skip: u64,
+    /// Ranks kept (`LIMIT`).
+    pub fetch: u64,
+}
+
+/// The rows around one that a window function looks at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    /// What the bounds count.
+    pub units: FrameUnits,
+    /// The first row.
+    pub start: FrameBound,
+    /// The last row.
+    pub end: FrameBound,
+}
+
+/// What the bounds of a frame count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameUnits {
+    /// Rows.
+    Rows,
+    /// The value of the one order column, or rows of equal order.
+    Range,
+    /// Runs of rows of equal order.
+    Groups,
+}
+
+/// One end of a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FrameBound {
+    /// The partition's end on this side.
+    Unbounded,
+    /// This far before the row: a count, or what is taken from the order's value.
+    Preceding(ScalarValue),
+    /// The row; under RANGE and GROUPS all rows of equal order.
+    CurrentRow,
+    /// This far behind the row.
+    Following(ScalarValue),
 }
 
 /// A vectorised expression with the text an operator of the system knows it by.
@@ -189,6 +312,16 @@ pub enum JoinKind {
     Anti,
     /// None; every left row, with a column that says whether it has a partner.
     Mark,
+}
+
+impl WindowFunction {
+    /// Returns the aggregate a function computes over its frame, if it is one.
+    pub fn aggregate(&self) -> Option<&AggregateCall> {
+        match self {
+            WindowFunction::Aggregate { call, .. } => Some(call),
+            _ => None,
+        }
+    }
 }
 
 impl Plan {

@@ -14,9 +14,10 @@ use crate::operators::join::Join;
 use crate::operators::linear::{Stage, linear};
 use crate::operators::temporal::Temporal;
 use crate::operators::ticked::{Route, ticked};
+use crate::operators::window::Window;
 use crate::operators::{Rows, SharedCell};
 use crate::parts::{Part, Parts};
-use crate::plan::{Node, NodeId, Operator, Plan};
+use crate::plan::{AggregateCall, Node, NodeId, Operator, Plan};
 use crate::update::{Tick, Updates};
 
 /// Checks what only rendering would find out, so that no worker ever meets it.
@@ -25,10 +26,13 @@ use crate::update::{Tick, Updates};
 /// When an aggregate is not maintained over its argument's type.
 pub fn check(plan: &Plan) -> Result<(), Unsupported> {
     for node in &plan.nodes {
-        if let Operator::Aggregate { calls, .. } = &node.operator {
-            for call in calls {
-                accumulator(&spec(call, &plan.nodes[node.inputs[0]].schema, false))?;
-            }
+        let aggregates: Vec<&AggregateCall> = match &node.operator {
+            Operator::Aggregate { calls, .. } => calls.iter().collect(),
+            Operator::Window { calls, .. } => calls.iter().filter_map(|call| call.function.aggregate()).collect(),
+            _ => continue,
+        };
+        for call in aggregates {
+            accumulator(&spec(call, &plan.nodes[node.inputs[0]].schema, false))?;
         }
     }
     Ok(())
@@ -119,6 +123,26 @@ pub(crate) fn render<'scope>(
                 let right = (input(1), Route::ByColumns(on.iter().map(|(_, right)| *right).collect()));
                 ticked(scope, &name, vec![left, right], shared, false, Box::new(operator))
             }
+            Operator::Window {
+                partition,
+                order,
+                calls,
+                keep,
+            } => {
+                let reads = &plan.nodes[node.inputs[0]];
+                let schema = Arc::clone(&node.schema);
+                let operator = Window::new(
+                    partition.clone(),
+                    order,
+                    calls,
+                    *keep,
+                    &reads.schema,
+                    schema,
+                    reads.append_only,
+                )?;
+                let route = Route::ByColumns(partition.clone());
+                ticked(scope, &name, vec![(input(0), route)], shared, false, Box::new(operator))
+            }
             Operator::Union => scope.concatenate((0..node.inputs.len()).map(input)),
         };
         streams[id] = Some(stream);
@@ -162,6 +186,8 @@ fn title(operator: &Operator) -> &'static str {
         Operator::Aggregate { calls, .. } if calls.is_empty() => "distinct",
         Operator::Aggregate { .. } => "aggregate",
         Operator::Join { .. } => "join",
+        Operator::Window { calls, .. } if calls.is_empty() => "top",
+        Operator::Window { .. } => "window",
         Operator::Union => "union",
     }
 }

@@ -1,6 +1,9 @@
 //! Executes shared plans with DataFusion, over given rows at a given tick.
 
 mod checked;
+mod ordered;
+mod planner;
+mod windows;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,6 +33,7 @@ use crate::problem::{Problem, QueryError};
 use crate::rewrites::plain_types::plain;
 use crate::rewrites::temporal;
 use crate::view::View;
+use windows::WholePartitions;
 
 /// The rows of relations at one tick, by name.
 pub type Relations = HashMap<String, (SchemaRef, Vec<RecordBatch>)>;
@@ -99,6 +103,7 @@ fn rules_for_views() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     vec![
         Arc::new(CombinePartialFinalAggregate::new()),
         Arc::new(EnsureRequirements::new()),
+        Arc::new(WholePartitions),
     ]
 }
 
@@ -150,7 +155,7 @@ fn memory(name: &str, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Arc
 
 /// Executes an optimised logical plan.
 pub(crate) async fn execute(session: &SessionState, plan: &LogicalPlan) -> Result<Vec<RecordBatch>, QueryError> {
-    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(checked::Planner)]);
+    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(planner::Planner)]);
     let physical = planner.create_physical_plan(plan, session).await.map_err(failed)?;
     collect(physical, session.task_ctx()).await.map_err(failed)
 }
@@ -161,7 +166,7 @@ pub(crate) async fn execute_within(
     plan: &LogicalPlan,
     bytes_max: usize,
 ) -> Result<Vec<RecordBatch>, QueryError> {
-    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(checked::Planner)]);
+    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(planner::Planner)]);
     let physical = planner.create_physical_plan(plan, session).await.map_err(failed)?;
     let memory = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes_max)));
     let context = TaskContext::from(session).with_runtime(memory.build_arc().map_err(failed)?);

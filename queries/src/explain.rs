@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+use arrow::compute::SortOptions;
 use dataflows::plan::{
-    AggregateCall, AggregateFunction as Function, JoinKind, NodeId, Operator, Plan, TemporalBound, TemporalComparison,
+    AggregateCall, AggregateFunction as Function, JoinKind, Keep, NodeId, Operator, Plan, Ranking, TemporalBound,
+    TemporalComparison, WindowCall,
 };
 
 use crate::catalog::{Catalog, Relation};
@@ -167,8 +169,54 @@ impl Explaining<'_> {
                     vec![format!("state: {keeps}; bound: {}", self.bound(id))],
                 )
             }
+            Operator::Window {
+                partition,
+                order,
+                calls,
+                keep,
+            } => self.window(id, (partition, order, calls, keep.as_ref()), &name),
             Operator::Union => ("union all".to_owned(), vec![]),
         }
+    }
+
+    fn window(
+        &self,
+        id: NodeId,
+        (partition, order, calls, keep): (&[usize], &[(usize, SortOptions)], &[WindowCall], Option<&Keep>),
+        name: &impl Fn(usize) -> String,
+    ) -> (String, Vec<String>) {
+        let mut what = Vec::new();
+        if !partition.is_empty() {
+            let keys: Vec<String> = partition.iter().map(|key| name(*key)).collect();
+            what.push(format!("by {}", keys.join(", ")));
+        }
+        if !order.is_empty() {
+            what.push(format!("in order of {}", order_text(order, name)));
+        }
+        if let Some(keep) = keep {
+            let ranks = match keep.by {
+                Ranking::RowNumber => "rows",
+                Ranking::Rank => "ranks",
+                Ranking::DenseRank => "dense ranks",
+            };
+            what.push(match (keep.skip, keep.fetch) {
+                (0, fetch) => format!("the first {fetch} {ranks}"),
+                (skip, u64::MAX) => format!("all but the first {skip} {ranks}"),
+                (skip, fetch) => format!("{fetch} {ranks} after the first {skip}"),
+            });
+        }
+        let texts: Vec<&str> = calls.iter().map(|call| call.text.as_str()).collect();
+        let (title, texts) = match texts.is_empty() {
+            true => ("top", String::new()),
+            false => ("window", format!(": {}", texts.join(", "))),
+        };
+        let bounded = keep
+            .is_some_and(|keep| keep.fetch < u64::MAX && self.plan.nodes[self.plan.nodes[id].inputs[0]].append_only);
+        let state = match bounded {
+            true => "state: the rows of these ranks, in order".to_owned(),
+            false => format!("state: every row, in order, and its results; bound: {}", self.bound(id)),
+        };
+        (format!("{title} {}{texts}", what.join(", ")), vec![state])
     }
 
     /// Returns what a node's column is known by: its name, or what it holds where only a rewrite named it.
@@ -182,6 +230,13 @@ impl Explaining<'_> {
                 column_index(expression).map_or_else(|| expression.text.clone(), below)
             }
             Operator::Filter { .. } | Operator::TemporalFilter { .. } => below(column),
+            Operator::Window { calls, .. } => {
+                let width = node.schema.fields().len() - calls.len();
+                match column.checked_sub(width) {
+                    None => below(column),
+                    Some(call) => calls[call].text.clone(),
+                }
+            }
             Operator::Aggregate { keys, calls } => match column.checked_sub(keys.len()) {
                 None => below(keys[column]),
                 Some(call) => call_text(&calls[call], &below),
@@ -253,6 +308,12 @@ impl Explaining<'_> {
         for (id, node) in self.plan.nodes.iter().enumerate() {
             let what = match &node.operator {
                 Operator::Join { .. } => "a join keeps all its rows",
+                Operator::Window { keep: Some(keep), .. }
+                    if keep.fetch < u64::MAX && self.plan.nodes[node.inputs[0]].append_only =>
+                {
+                    continue;
+                }
+                Operator::Window { .. } => "a window keeps all its rows",
                 Operator::TemporalFilter { bounds, .. } if !bounds.iter().any(leaves) => continue,
                 Operator::Aggregate { keys, calls } if !keys.is_empty() && calls.is_empty() => {
                     "DISTINCT keeps every distinct row"
@@ -316,6 +377,14 @@ fn keeps_values(call: &AggregateCall) -> bool {
     )
 }
 
+fn order_text(order: &[(usize, SortOptions)], name: &impl Fn(usize) -> String) -> String {
+    let keys: Vec<String> = order
+        .iter()
+        .map(|(column, options)| format!("{}{}", name(*column), if options.descending { " DESC" } else { "" }))
+        .collect();
+    keys.join(", ")
+}
+
 fn call_text(call: &AggregateCall, name: &impl Fn(usize) -> String) -> String {
     let function = match call.function {
         Function::CountRows | Function::Count => "count",
@@ -331,15 +400,9 @@ fn call_text(call: &AggregateCall, name: &impl Fn(usize) -> String) -> String {
         Function::LastValue => "last_value",
     };
     let argument = call.argument.map_or_else(|| "*".to_owned(), name);
-    let order: Vec<String> = call
-        .order
-        .iter()
-        .map(|(column, options)| format!("{}{}", name(*column), if options.descending { " DESC" } else { "" }))
-        .collect();
-    let order = if order.is_empty() {
-        String::new()
-    } else {
-        format!(" ORDER BY {}", order.join(", "))
+    let order = match call.order.is_empty() {
+        true => String::new(),
+        false => format!(" ORDER BY {}", order_text(&call.order, name)),
     };
     let filter = call
         .filter

@@ -1,5 +1,7 @@
 //! Turns a shared logical plan into the incremental plan.
 
+mod windows;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use dataflows::plan::{
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
+use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment, Sort};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Aggregate, Expr, Filter, Join, LogicalPlan, Projection, TableScan, Values};
 use datafusion::physical_expr::expressions::Column;
@@ -55,11 +57,13 @@ pub(crate) fn lower(plan: &LogicalPlan, catalog: &Catalog, session: &SessionStat
         root = lowering.rename(root, &schema);
     }
     let key = lowering.keys[root].clone();
+    let mut plan = Plan {
+        nodes: lowering.nodes,
+        root,
+    };
+    windows::keep_ranks(&mut plan);
     Ok(Lowered {
-        plan: Plan {
-            nodes: lowering.nodes,
-            root,
-        },
+        plan,
         key,
         warnings: lowering.warnings,
     })
@@ -129,6 +133,9 @@ impl Lowering<'_> {
                 Ok(self.constant(rows))
             }
             LogicalPlan::Values(values) => self.values(values),
+            LogicalPlan::Limit(limit) => self.limit(limit),
+            LogicalPlan::Sort(sort) if sort.fetch.is_some() => self.top(sort, 0, sort.fetch),
+            LogicalPlan::Window(window) => self.window(window),
             other => Err(match refusals::construct(other) {
                 Some((problem, _)) => problem,
                 None => {
@@ -240,6 +247,12 @@ impl Lowering<'_> {
                 })
                 .collect();
             return self.project(node, expressions);
+        }
+        if let Operator::Window { calls, .. } = &mut self.nodes[node].operator {
+            let width = schema.fields().len() - calls.len();
+            for (call, field) in calls.iter_mut().zip(&schema.fields()[width..]) {
+                call.field = field.clone();
+            }
         }
         let renamed = &mut self.nodes[node];
         renamed.schema = schema.clone();
@@ -405,13 +418,7 @@ impl Lowering<'_> {
             .order_by
             .iter()
             .filter(|_| ordered)
-            .map(|order| {
-                let options = SortOptions {
-                    descending: !order.asc,
-                    nulls_first: order.nulls_first,
-                };
-                Ok((position(&order.expr, below)?, options))
-            })
+            .map(|order| Ok((position(&order.expr, below)?, sort_options(order))))
             .collect::<Result<Vec<_>, Problem>>()?;
         let ignore_nulls = !ordered || params.null_treatment == Some(NullTreatment::IgnoreNulls);
         let type_at = |column: usize| below.field(column).data_type().clone();
@@ -591,6 +598,13 @@ fn moved(physical: &Arc<dyn PhysicalExpr>, chosen: &[usize], schema: &SchemaRef)
     transformed
         .map(|transformed| transformed.data)
         .unwrap_or_else(|_| physical.clone())
+}
+
+fn sort_options(key: &Sort) -> SortOptions {
+    SortOptions {
+        descending: !key.asc,
+        nulls_first: key.nulls_first,
+    }
 }
 
 fn position(expression: &Expr, schema: &DFSchema) -> Result<usize, Problem> {

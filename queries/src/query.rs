@@ -8,15 +8,13 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use dataflows::Tick;
-use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
-use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::expr::Sort;
-use datafusion::logical_expr::{Distinct, Expr, LogicalPlan};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::logical_expr::LogicalPlan;
 
 use crate::batch::{Relations, execute_within, failed, over, with_schema};
 use crate::catalog::{Catalog, relation_name};
 use crate::problem::{Problem, QueryError};
-use crate::rewrites::{self, temporal};
+use crate::rewrites::{self, temporal, windows};
 use crate::view::{located, optimise};
 
 /// A checked query, ready to run over any tick.
@@ -41,7 +39,7 @@ impl Catalog {
     pub fn plan_query(&self, sql: &str) -> Result<Query, Problem> {
         let statement = self.parse(sql)?;
         let session = self.session();
-        let planned = self.logical(&session, statement).and_then(distinct_on);
+        let planned = self.logical(&session, statement).and_then(windows::first_rows);
         let logical = planned.map_err(|error| located(error.into(), sql))?;
         // The tick decides the plan that runs; this one says whether there will be one.
         optimise(&session, logical.clone())
@@ -89,32 +87,6 @@ impl Catalog {
             .collect::<Result<_, _>>()?;
         Ok((schema, batches))
     }
-}
-
-/// Completes the order of `DISTINCT ON` by the columns it shows.
-///
-/// DataFusion takes each column's first value on its own: with one total order
-/// they come from one row.
-fn distinct_on(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
-    let plan = plan.transform_up_with_subqueries(|plan| {
-        let LogicalPlan::Distinct(Distinct::On(mut distinct)) = plan else {
-            return Ok(Transformed::no(plan));
-        };
-        let mut order = distinct.sort_expr.take().unwrap_or_default();
-        for shown in &distinct.select_expr {
-            let shown = shown.clone().unalias();
-            if !order.iter().any(|sort| sort.expr == shown) && !matches!(shown, Expr::Literal(..)) {
-                order.push(Sort {
-                    expr: shown,
-                    asc: true,
-                    nulls_first: true,
-                });
-            }
-        }
-        distinct.sort_expr = Some(order);
-        Ok(Transformed::yes(LogicalPlan::Distinct(Distinct::On(distinct))))
-    })?;
-    Ok(plan.data)
 }
 
 /// Numbers columns of one name, so that each can be told: `x`, `x_2`.

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 
 use dataflows::plan::AggregateFunction as Function;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::expr::AggregateFunction;
-use datafusion::logical_expr::{Distinct, Expr, Join, LogicalPlan, Volatility};
+use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, WindowFunction};
+use datafusion::logical_expr::{Expr, Join, LogicalPlan, Volatility, WindowFunctionDefinition};
 
 use crate::catalog::{Catalog, Relation, relation_name};
 use crate::functions::aggregates::function_of;
@@ -18,6 +18,21 @@ use crate::rewrites::temporal;
 
 /// Functions whose value is the moment's and that are not `now()`.
 const MOMENTS: &[&str] = &["current_date", "current_time", "today"];
+
+/// The window functions beside aggregates.
+pub(crate) const WINDOW_FUNCTIONS: &[&str] = &[
+    "row_number",
+    "rank",
+    "dense_rank",
+    "percent_rank",
+    "cume_dist",
+    "ntile",
+    "lag",
+    "lead",
+    "first_value",
+    "last_value",
+    "nth_value",
+];
 
 /// Collects every construct of a view's text that is not maintained.
 pub(crate) fn written(plan: &LogicalPlan, catalog: &Catalog, sql: &str) -> Vec<Problem> {
@@ -95,20 +110,6 @@ pub(crate) fn shared(plan: &LogicalPlan, sql: &str) -> Vec<Problem> {
 pub(crate) fn construct(plan: &LogicalPlan) -> Option<(Problem, &'static str)> {
     let refuse = |what: &str| Problem::not_maintained(what);
     Some(match plan {
-        LogicalPlan::Sort(_) => (
-            refuse("ORDER BY in a view").hint("A view is a set of rows: order them when you read them."),
-            "order",
-        ),
-        LogicalPlan::Limit(_) => (
-            refuse("LIMIT in a view")
-                .hint("Limit the rows when you read them, or keep one row a group with last_value(x ORDER BY at)."),
-            "limit",
-        ),
-        LogicalPlan::Window(_) => (
-            refuse("a window function (OVER)")
-                .hint("Group by date_bin, or keep one row a group with first_value or last_value(x ORDER BY at)."),
-            "over",
-        ),
         LogicalPlan::RecursiveQuery(_) => (
             refuse("WITH RECURSIVE").hint("Join the relation with itself once for each step that is needed."),
             "recursive",
@@ -116,10 +117,6 @@ pub(crate) fn construct(plan: &LogicalPlan) -> Option<(Problem, &'static str)> {
         LogicalPlan::Unnest(_) => (
             refuse("unnest").hint("Send one row for each element to the source."),
             "unnest",
-        ),
-        LogicalPlan::Distinct(Distinct::On(_)) => (
-            refuse("DISTINCT ON").hint("Group by the key and take last_value(x ORDER BY at) of each column."),
-            "distinct",
         ),
         LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.iter().any(is_grouping_set) => (
             refuse("GROUPING SETS, ROLLUP or CUBE").hint("Write a view for each grouping, or UNION ALL of them."),
@@ -137,6 +134,7 @@ fn is_grouping_set(expression: &Expr) -> bool {
 fn function(expression: &Expr) -> Option<(Problem, String)> {
     match expression {
         Expr::AggregateFunction(call) => aggregate(call).map(|problem| (problem, call.func.name().to_owned())),
+        Expr::WindowFunction(call) => over(call).map(|problem| (problem, call.fun.name().to_owned())),
         Expr::ScalarFunction(call) => {
             let name = call.func.name();
             let problem = if MOMENTS.contains(&name) {
@@ -198,6 +196,41 @@ fn aggregate(call: &AggregateFunction) -> Option<Problem> {
         );
     }
     None
+}
+
+/// Names what is wrong with a call that has an `OVER`.
+fn over(call: &WindowFunction) -> Option<Problem> {
+    match &call.fun {
+        WindowFunctionDefinition::AggregateUDF(function) => aggregate(&AggregateFunction {
+            func: function.clone(),
+            params: AggregateFunctionParams {
+                args: call.params.args.clone(),
+                distinct: call.params.distinct,
+                filter: call.params.filter.clone(),
+                order_by: vec![],
+                null_treatment: call.params.null_treatment,
+            },
+        }),
+        WindowFunctionDefinition::WindowUDF(function) => {
+            (!WINDOW_FUNCTIONS.contains(&function.name())).then(|| window_function(function.name()))
+        }
+    }
+}
+
+/// Refuses a window function that is not known here.
+pub(crate) fn window_function(name: &str) -> Problem {
+    Problem::not_maintained(format!("the window function {name}()"))
+        .hint(format!("Use {} or an aggregate.", WINDOW_FUNCTIONS.join(", ")))
+}
+
+/// Refuses an argument that differs from row to row where one number is wanted.
+pub(crate) fn computed_argument(name: &str) -> Problem {
+    Problem::not_maintained(format!("{name}() with a computed second argument")).hint("Write a number there.")
+}
+
+/// Refuses a limit that is no number.
+pub(crate) fn computed_limit() -> Problem {
+    Problem::not_maintained("LIMIT by an expression").hint("Write a number, or filter by row_number() OVER (…).")
 }
 
 fn join_kind(join: &Join) -> Option<Problem> {

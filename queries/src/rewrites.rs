@@ -2,16 +2,20 @@
 //!
 //! They settle what SQL leaves open, once, for both engines: `plain_types`
 //! chooses the types that leave a view, `temporal` reads comparisons with
-//! `now()`, `joins` says every join by a few, `canonical` gives float keys one form, `ties` completes partial
-//! orders, `columns` has aggregates and joins refer to plain columns, and
+//! `now()`, `joins` says every join by a few, `order` says which rows a limit keeps,
+//! `windows` puts rows in a total order for window functions, `canonical` gives float
+//! keys one form, `ties` completes the orders inside aggregates, `columns` has aggregates and joins refer to plain columns, and
 //! `checked` drops the rows on which an expression fails.
 pub(crate) mod canonical;
 pub(crate) mod checked;
 pub(crate) mod columns;
 pub(crate) mod joins;
+pub(crate) mod order;
+pub(crate) mod ordered;
 pub(crate) mod plain_types;
 pub(crate) mod temporal;
 pub(crate) mod ties;
+pub(crate) mod windows;
 
 use std::sync::Arc;
 
@@ -25,6 +29,8 @@ pub(crate) fn view(plan: LogicalPlan, time_zone: &Arc<str>) -> Result<LogicalPla
     let plan = plain_types::rewrite(plan, time_zone)?;
     let plan = temporal::rewrite(plan, time_zone)?;
     let plan = joins::rewrite(plan)?;
+    let plan = order::rewrite(plan)?;
+    let plan = windows::rewrite(plan)?;
     let plan = canonical::rewrite(plan)?;
     let plan = ties::rewrite(plan)?;
     let plan = columns::rewrite(plan)?;
@@ -34,6 +40,8 @@ pub(crate) fn view(plan: LogicalPlan, time_zone: &Arc<str>) -> Result<LogicalPla
 /// Applies the rewrites that also hold for plans with nodes we do not maintain.
 pub(crate) fn query(plan: LogicalPlan, time_zone: &Arc<str>) -> Result<LogicalPlan> {
     let plan = plain_types::rewrite(plan, time_zone)?;
+    let plan = order::complete_ties(plan)?;
+    let plan = windows::rewrite(plan)?;
     let plan = canonical::rewrite(plan)?;
     ties::rewrite(plan)
 }

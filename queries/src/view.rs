@@ -50,7 +50,14 @@ impl Catalog {
             return Err(problems);
         }
         let mut warnings = unnamed(&written);
-        let shared = optimise(&session, written)
+        if matches!(written, LogicalPlan::Sort(_)) {
+            warnings.push(
+                "ORDER BY without LIMIT says nothing in a view, which is a set of rows: order them when you read them"
+                    .to_owned(),
+            );
+        }
+        let shared = rewrites::windows::first_rows(written)
+            .and_then(|plan| optimise(&session, plan))
             .and_then(|plan| rewrites::view(plan, self.zone()))
             .map_err(|error| one(located(error.into(), sql)))?;
         let problems = refusals::shared(&shared, sql);

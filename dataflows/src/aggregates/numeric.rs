@@ -8,7 +8,7 @@ use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, DataType, Decimal128Type, Float64Type, Int64Type, UInt64Type};
 
 use super::exact::ExactSums;
-use super::{Accumulator, counts_all, each};
+use super::{Accumulator, Steps, counts_all, each, slide};
 
 /// `count(*)` and `count(x)`.
 #[derive(Default)]
@@ -40,6 +40,19 @@ impl Accumulator for Counts {
         Arc::new(Int64Array::from_iter_values(
             groups.iter().map(|&group| self.counts[group as usize]),
         ))
+    }
+
+    fn slide(&mut self, steps: &Steps, arguments: &[ArrayRef], filter: Option<&BooleanArray>) -> ArrayRef {
+        let nulls = arguments.first().and_then(|argument| argument.logical_nulls());
+        let counts = slide(
+            &mut self.counts,
+            steps,
+            (nulls.as_ref(), filter),
+            |counts, group| counts[group as usize] = 0,
+            |counts, group, _, diff| counts[group as usize] += diff,
+            |counts, group| counts[group as usize],
+        );
+        Arc::new(Int64Array::from(counts))
     }
 
     fn reset(&mut self, group: u32) {
@@ -147,6 +160,29 @@ impl<T: Wrapping> Accumulator for WrappingSums<T> {
         Arc::new(PrimitiveArray::<T>::new(totals.into(), nulls).with_data_type(self.output.clone()))
     }
 
+    fn slide(&mut self, steps: &Steps, arguments: &[ArrayRef], filter: Option<&BooleanArray>) -> ArrayRef {
+        let argument = arguments[0].as_primitive::<T>();
+        let values = argument.values();
+        let sums = slide(
+            &mut self.sums,
+            steps,
+            (argument.nulls(), filter),
+            |sums, group| sums[group as usize] = WrappingSum::default(),
+            |sums, group, row, diff| {
+                let sum = &mut sums[group as usize];
+                sum.total = T::add_times(sum.total, values[row], diff);
+                sum.count += diff;
+            },
+            |sums, group| {
+                Some(sums[group as usize])
+                    .filter(|sum| sum.count != 0)
+                    .map(|sum| sum.total)
+            },
+        );
+        let sums: PrimitiveArray<T> = sums.into_iter().collect();
+        Arc::new(sums.with_data_type(self.output.clone()))
+    }
+
     fn reset(&mut self, group: u32) {
         if let Some(sum) = self.sums.get_mut(group as usize) {
             *sum = WrappingSum::default();
@@ -229,6 +265,25 @@ impl Moments {
         matches!(self.moment, Moment::Variance { .. })
     }
 
+    #[inline]
+    fn add(&mut self, group: u32, value: f64, diff: i64) {
+        self.counts[group as usize] += diff;
+        if !value.is_finite() {
+            self.special(group, value, diff);
+            return;
+        }
+        self.sums.add_times(group, value, diff);
+        if self.squared() {
+            let square = value * value;
+            if square.is_finite() {
+                self.squares.add_times(group, square, diff);
+                self.squares.add_times(group, f64::mul_add(value, value, -square), diff);
+            } else {
+                self.special(group, f64::NAN, diff);
+            }
+        }
+    }
+
     #[cold]
     fn special(&mut self, group: u32, value: f64, count: i64) {
         let specials = self.specials.entry(group).or_default();
@@ -293,25 +348,23 @@ impl Accumulator for Moments {
     fn update(&mut self, groups: &[u32], arguments: &[ArrayRef], filter: Option<&BooleanArray>, diffs: &[i64]) {
         let argument = arguments[0].as_primitive::<Float64Type>();
         let values = argument.values();
-        let squared = self.squared();
         each(argument.nulls(), filter, diffs.len(), |row| {
-            let (group, value, diff) = (groups[row], values[row], diffs[row]);
-            self.counts[group as usize] += diff;
-            if !value.is_finite() {
-                self.special(group, value, diff);
-                return;
-            }
-            self.sums.add_times(group, value, diff);
-            if squared {
-                let square = value * value;
-                if square.is_finite() {
-                    self.squares.add_times(group, square, diff);
-                    self.squares.add_times(group, f64::mul_add(value, value, -square), diff);
-                } else {
-                    self.special(group, f64::NAN, diff);
-                }
-            }
+            self.add(groups[row], values[row], diffs[row]);
         });
+    }
+
+    fn slide(&mut self, steps: &Steps, arguments: &[ArrayRef], filter: Option<&BooleanArray>) -> ArrayRef {
+        let argument = arguments[0].as_primitive::<Float64Type>();
+        let values = argument.values();
+        let results = slide(
+            self,
+            steps,
+            (argument.nulls(), filter),
+            |moments, group| moments.reset(group),
+            |moments, group, row, diff| moments.add(group, values[row], diff),
+            |moments, group| moments.value(group),
+        );
+        Arc::new(Float64Array::from(results))
     }
 
     fn output(&self, groups: &[u32]) -> ArrayRef {

@@ -4,62 +4,22 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use async_trait::async_trait;
 use dataflows::evaluate::pieces;
-use datafusion::catalog::Session;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
-use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use crate::rewrites::checked::Checked;
-use crate::text::text;
-
-/// Plans `Checked` nodes.
-pub(super) struct Planner;
-
-#[async_trait]
-impl ExtensionPlanner for Planner {
-    async fn plan_extension(
-        &self,
-        planner: &dyn PhysicalPlanner,
-        node: &dyn UserDefinedLogicalNode,
-        logical_inputs: &[&LogicalPlan],
-        physical_inputs: &[Arc<dyn ExecutionPlan>],
-        session: &dyn Session,
-        context: &PhysicalPlanningContext,
-    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let Some(checked) = node.as_any().downcast_ref::<Checked>() else {
-            return Ok(None);
-        };
-        let schema = logical_inputs[0].schema();
-        let expressions = checked
-            .expressions
-            .iter()
-            .map(|expression| planner.create_physical_expr(expression, schema, session, context))
-            .collect::<Result<Vec<_>>>()?;
-        let texts = checked.expressions.iter().map(text).collect();
-        Ok(Some(Arc::new(CheckedExec {
-            expressions,
-            texts,
-            input: physical_inputs[0].clone(),
-        })))
-    }
-}
-
 #[derive(Clone, Debug)]
-struct CheckedExec {
-    expressions: Vec<Arc<dyn PhysicalExpr>>,
-    texts: Vec<String>,
-    input: Arc<dyn ExecutionPlan>,
+pub(super) struct CheckedExec {
+    pub(super) expressions: Vec<Arc<dyn PhysicalExpr>>,
+    pub(super) texts: Vec<String>,
+    pub(super) input: Arc<dyn ExecutionPlan>,
 }
 
 impl CheckedExec {

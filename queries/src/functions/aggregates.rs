@@ -79,8 +79,8 @@ impl Shared {
         }
     }
 
-    /// Returns our accumulator; none where DataFusion's own must do.
-    fn exact(&self, arguments: &AccumulatorArgs) -> Option<Box<dyn aggregates::Accumulator>> {
+    /// Returns our accumulator, able to take values back unless `append_only`; none where DataFusion's own must do.
+    fn exact(&self, arguments: &AccumulatorArgs, append_only: bool) -> Option<Box<dyn aggregates::Accumulator>> {
         let order = arguments
             .order_bys
             .iter()
@@ -92,7 +92,7 @@ impl Shared {
             distinct: arguments.is_distinct && !ends(self.function),
             order,
             ignore_nulls: arguments.ignore_nulls,
-            append_only: true,
+            append_only,
             output: arguments.return_field.data_type().clone(),
         };
         aggregates::accumulator(&spec).ok()
@@ -157,7 +157,7 @@ impl AggregateUDFImpl for Shared {
     }
 
     fn accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        match self.exact(&arguments) {
+        match self.exact(&arguments, true) {
             Some(inner) => Ok(Box::new(OneGroup {
                 name: self.name().to_owned(),
                 inner: Mutex::new(inner),
@@ -171,11 +171,11 @@ impl AggregateUDFImpl for Shared {
     }
 
     fn groups_accumulator_supported(&self, arguments: AccumulatorArgs) -> bool {
-        self.exact(&arguments).is_some() || self.standard.groups_accumulator_supported(arguments)
+        self.exact(&arguments, true).is_some() || self.standard.groups_accumulator_supported(arguments)
     }
 
     fn create_groups_accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        match self.exact(&arguments) {
+        match self.exact(&arguments, true) {
             Some(inner) => Ok(Box::new(Groups {
                 name: self.name().to_owned(),
                 inner,
@@ -188,7 +188,13 @@ impl AggregateUDFImpl for Shared {
     }
 
     fn create_sliding_accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        self.standard.create_sliding_accumulator(arguments)
+        match self.exact(&arguments, false) {
+            Some(inner) => Ok(Box::new(OneGroup {
+                name: self.name().to_owned(),
+                inner: Mutex::new(inner),
+            })),
+            None => self.standard.create_sliding_accumulator(arguments),
+        }
     }
 }
 
@@ -285,6 +291,18 @@ impl Accumulator for OneGroup {
         inner.resize(1);
         inner.update(&vec![0; rows], values, None, &vec![1; rows]);
         Ok(())
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let rows = values.first().map_or(0, |column| column.len());
+        let inner = self.inner();
+        inner.resize(1);
+        inner.update(&vec![0; rows], values, None, &vec![-1; rows]);
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {

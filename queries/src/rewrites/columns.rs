@@ -55,13 +55,13 @@ fn one_column(input: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 /// The columns a projection computes for the node above it.
-struct Computed {
+pub(super) struct Computed {
     prefix: &'static str,
     expressions: Vec<Expr>,
 }
 
 impl Computed {
-    fn new(prefix: &'static str) -> Self {
+    pub(super) fn new(prefix: &'static str) -> Self {
         Computed {
             prefix,
             expressions: Vec::new(),
@@ -69,7 +69,7 @@ impl Computed {
     }
 
     /// Returns the column that holds an expression, adding it once.
-    fn column(&mut self, expression: &Expr) -> Expr {
+    pub(super) fn column(&mut self, expression: &Expr) -> Expr {
         let expression = expression.clone().unalias();
         let known = self.expressions.iter().position(|other| *other == expression);
         let index = known.unwrap_or_else(|| {
@@ -79,7 +79,11 @@ impl Computed {
         Expr::Column(Column::new_unqualified(format!("{}{index}", self.prefix)))
     }
 
-    fn named(self) -> impl Iterator<Item = Expr> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.expressions.is_empty()
+    }
+
+    pub(super) fn named(self) -> impl Iterator<Item = Expr> {
         let prefix = self.prefix;
         self.expressions
             .into_iter()
@@ -116,7 +120,7 @@ fn rewrite_aggregate(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
         .enumerate()
         .map(|(index, call)| over_columns(call, &mut computed, &input_schema).alias(format!("__call_{index}")))
         .collect();
-    let input = if computed.expressions.is_empty() {
+    let input = if computed.is_empty() {
         aggregate.input
     } else {
         Arc::new(LogicalPlan::Projection(Projection::try_new(
@@ -259,7 +263,7 @@ fn with_keys<'a>(
             }
         })
         .collect();
-    if computed.expressions.is_empty() {
+    if computed.is_empty() {
         return Ok((input, keys));
     }
     let schema = input.schema().clone();

@@ -18,12 +18,10 @@ fn refused(sql: &str) -> String {
 #[test]
 fn constructs_that_cannot_be_kept_current() {
     let texts = [
-        "SELECT id FROM events ORDER BY id",
-        "SELECT id FROM events LIMIT 3",
-        "SELECT id, row_number() OVER (PARTITION BY kind ORDER BY id) AS n FROM events",
+        "SELECT id, sum(value) OVER (ORDER BY id ROWS BETWEEN 1 FOLLOWING AND 1 PRECEDING) AS n FROM events",
+        "SELECT id, median(value) OVER (PARTITION BY kind ORDER BY id) AS n FROM events",
         "WITH RECURSIVE r AS (SELECT id FROM events UNION ALL SELECT id + 1 FROM r WHERE id < 9) SELECT * FROM r",
         "SELECT unnest([1, 2]) AS x FROM events",
-        "SELECT DISTINCT ON (kind) kind, id FROM events ORDER BY kind, id",
         "SELECT kind, count(*) AS n FROM events GROUP BY ROLLUP (kind)",
         "SELECT median(value) AS m FROM events",
         "SELECT array_agg(value) AS m FROM events",

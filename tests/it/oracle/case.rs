@@ -598,6 +598,8 @@ fn kind(operator: &Operator) -> &'static str {
         Operator::Aggregate { calls, .. } if calls.is_empty() => "distinct",
         Operator::Aggregate { .. } => "aggregate",
         Operator::Join { .. } => "join",
+        Operator::Window { calls, .. } if calls.is_empty() => "top",
+        Operator::Window { .. } => "window",
         Operator::Union => "union",
     }
 }

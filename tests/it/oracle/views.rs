@@ -27,12 +27,12 @@ pub(crate) struct Written {
 }
 
 /// The `FROM` of a query.
-struct From {
-    sql: String,
+pub(super) struct From {
+    pub(super) sql: String,
     /// Goes before the whole query.
     with: String,
-    inputs: Vec<Input>,
-    rows: usize,
+    pub(super) inputs: Vec<Input>,
+    pub(super) rows: usize,
     depth: usize,
     plain: bool,
 }
@@ -74,16 +74,18 @@ impl Views<'_> {
     }
 
     fn query(&mut self, nested: usize) -> Written {
-        match self.dice.weighted(&[24, 34, 8, 10, 14]) {
+        match self.dice.weighted(&[22, 30, 7, 9, 12, 14, 8]) {
             0 => self.linear(nested),
             1 => self.grouped(nested, true),
             2 => self.grouped(nested, false),
             3 => self.distinct(nested),
-            _ => self.union(nested),
+            4 => self.union(nested),
+            5 => self.windowed(nested),
+            _ => self.top(nested),
         }
     }
 
-    fn writer<'w>(&'w mut self, inputs: &'w [Input]) -> Writer<'w> {
+    pub(super) fn writer<'w>(&'w mut self, inputs: &'w [Input]) -> Writer<'w> {
         Writer {
             dice: self.dice,
             inputs,
@@ -95,7 +97,7 @@ impl Views<'_> {
         self.dice.pick(self.relations).clone()
     }
 
-    fn from(&mut self, nested: usize) -> From {
+    pub(super) fn from(&mut self, nested: usize) -> From {
         match self.dice.weighted(&[45, 33, if nested > 0 { 22 } else { 0 }]) {
             0 => {
                 let relation = self.relation();
@@ -307,7 +309,7 @@ impl Views<'_> {
     }
 
     /// Writes a `WHERE`, or nothing.
-    fn filter(&mut self, inputs: &[Input]) -> String {
+    pub(super) fn filter(&mut self, inputs: &[Input]) -> String {
         let mut conjuncts = Vec::new();
         if self.dice.chance(35) {
             conjuncts.push(self.writer(inputs).condition(2));
@@ -341,7 +343,7 @@ impl Views<'_> {
     }
 
     /// Writes what a `SELECT` shows: some columns as they are, some computed.
-    fn shown(&mut self, inputs: &[Input], computed: bool) -> Vec<(String, String, Ty)> {
+    pub(super) fn shown(&mut self, inputs: &[Input], computed: bool) -> Vec<(String, String, Ty)> {
         let count = self.dice.between(1, 4) as usize;
         let mut shown: Vec<(String, String, Ty)> = Vec::new();
         for index in 0..count {
@@ -543,7 +545,7 @@ impl Views<'_> {
         (format!("{call}{filter}"), ty, plain)
     }
 
-    fn written(
+    pub(super) fn written(
         &mut self,
         from: &From,
         distinct: &str,

@@ -1,0 +1,261 @@
+//! The rows of each partition in their order, and what a tick changes of them.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use arrow::array::ArrayRef;
+use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::row::{RowConverter, SortField};
+
+use super::sequence::Sequence;
+use crate::arena::Arena;
+use crate::columns::Rows;
+use crate::group_index::GroupIndex;
+use crate::parts::Part;
+
+/// Rows by partition, ordered by the order columns and then by all columns.
+///
+/// State: each row once, however many calls read it, with its order columns as bytes.
+pub(super) struct Partitions {
+    keys: Vec<usize>,
+    order: Vec<usize>,
+    index: GroupIndex,
+    sequences: Vec<Sequence>,
+    pub(super) rows: Rows,
+    /// Encodes the order columns; none without an order.
+    converter: Option<RowConverter>,
+    orders: Arena,
+}
+
+/// A row that came or went.
+pub(super) struct Change {
+    /// Where it stands now, or where what came after it stands now.
+    pub(super) position: usize,
+    pub(super) slot: u32,
+    pub(super) came: bool,
+}
+
+/// What a tick changed.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// By partition, then by position.
+    changes: Vec<Change>,
+    touched: Vec<(u32, Range<usize>)>,
+}
+
+impl Changes {
+    /// Returns the partitions touched, ascending, and their changes, by position.
+    pub(super) fn by_partition(&self) -> impl Iterator<Item = (u32, &[Change])> + '_ {
+        self.touched
+            .iter()
+            .map(|(partition, range)| (*partition, &self.changes[range.clone()]))
+    }
+
+    /// Returns the slots of the rows that came (true) or went.
+    pub(super) fn slots(&self, came: bool) -> Vec<u32> {
+        let changes = self.changes.iter().filter(|change| change.came == came);
+        changes.map(|change| change.slot).collect()
+    }
+}
+
+/// One row of a tick.
+struct Entry {
+    partition: u32,
+    slot: u32,
+    diff: i64,
+}
+
+impl Partitions {
+    pub(super) fn new(keys: Vec<usize>, order: &[(usize, SortOptions)], input: &SchemaRef) -> Self {
+        let type_of = |column: usize| input.field(column).data_type().clone();
+        let types: Vec<DataType> = input.fields().iter().map(|field| field.data_type().clone()).collect();
+        let fields: Vec<SortField> = order
+            .iter()
+            .map(|(column, options)| SortField::new_with_options(type_of(*column), *options))
+            .collect();
+        Partitions {
+            index: GroupIndex::new(&keys.iter().map(|&key| type_of(key)).collect::<Vec<_>>()),
+            keys,
+            order: order.iter().map(|(column, _)| *column).collect(),
+            sequences: Vec::new(),
+            rows: Rows::new(&types),
+            converter: (!fields.is_empty())
+                .then(|| RowConverter::new(fields).expect("queries refuses orders that arrow-row cannot encode")),
+            orders: Arena::default(),
+        }
+    }
+
+    /// Returns one more than the largest partition in use.
+    pub(super) fn count(&self) -> usize {
+        self.sequences.len()
+    }
+
+    pub(super) fn sequence(&self, partition: u32) -> &Sequence {
+        &self.sequences[partition as usize]
+    }
+
+    /// Returns the order columns of a row as bytes.
+    pub(super) fn order(&self, slot: u32) -> &[u8] {
+        self.orders.read(slot as usize)
+    }
+
+    fn compare(&self, left: u32, right: u32) -> Ordering {
+        self.order(left)
+            .cmp(self.order(right))
+            .then_with(|| self.rows.order(left, right))
+    }
+
+    /// Takes a tick's rows in. What went keeps its slot until [`Partitions::forget`].
+    pub(super) fn apply(&mut self, parts: Vec<Part>) -> Changes {
+        let mut entries = Vec::new();
+        for part in parts {
+            self.store(part, &mut entries);
+        }
+        entries.sort_unstable_by(|left, right| {
+            let partitions = left.partition.cmp(&right.partition);
+            partitions.then_with(|| self.compare(left.slot, right.slot))
+        });
+        let mut changes = Changes::default();
+        let mut entries = entries.as_slice();
+        while let Some(first) = entries.first() {
+            let alike = |entry: &Entry| {
+                entry.partition == first.partition && self.compare(entry.slot, first.slot) == Ordering::Equal
+            };
+            let (same, rest) = entries.split_at(entries.iter().take_while(|entry| alike(entry)).count());
+            entries = rest;
+            let start = match changes.touched.last() {
+                Some((partition, range)) if *partition == first.partition => range.start,
+                _ => {
+                    changes.touched.push((first.partition, changes.changes.len()..0));
+                    changes.changes.len()
+                }
+            };
+            self.settle(first.partition, same, &mut changes.changes);
+            let last = changes.touched.len() - 1;
+            changes.touched[last].1 = start..changes.changes.len();
+        }
+        for (partition, _) in &changes.touched {
+            self.sequences[*partition as usize].settle();
+        }
+        changes
+    }
+
+    /// Gives each row of a part a slot, those to be taken back, too.
+    fn store(&mut self, part: Part, entries: &mut Vec<Entry>) {
+        let (batch, diffs) = part.into_updates().into_parts();
+        let mut partitions = Vec::new();
+        match self.keys.as_slice() {
+            [] => partitions.resize(batch.num_rows(), 0),
+            keys => {
+                let keys: Vec<ArrayRef> = keys.iter().map(|&key| batch.column(key).clone()).collect();
+                self.index.intern(&keys, batch.num_rows(), &mut partitions);
+            }
+        }
+        let count = if self.keys.is_empty() { 1 } else { self.index.groups() };
+        self.sequences
+            .resize_with(count.max(self.sequences.len()), Sequence::default);
+        let (mut rows, mut slots) = (Vec::new(), Vec::new());
+        for (row, (&partition, &diff)) in partitions.iter().zip(&diffs).enumerate() {
+            // Equal rows have a place each.
+            let copies = if diff > 0 { diff } else { diff.signum().abs() };
+            for _ in 0..copies {
+                let slot = self.rows.allocate();
+                rows.push(row as u32);
+                slots.push(slot);
+                entries.push(Entry {
+                    partition,
+                    slot,
+                    diff: diff.min(1),
+                });
+            }
+        }
+        let incoming = self.rows.incoming(batch.columns());
+        self.rows.write(&incoming, &rows, &slots);
+        if let Some(converter) = &self.converter {
+            let columns: Vec<ArrayRef> = self.order.iter().map(|&column| batch.column(column).clone()).collect();
+            let encoded = converter
+                .convert_columns(&columns)
+                .expect("the columns have the planned types");
+            for (&row, &slot) in rows.iter().zip(&slots) {
+                self.orders.write(slot as usize, encoded.row(row as usize).data());
+            }
+        }
+    }
+
+    /// Puts what equal rows come to into their partition's order.
+    fn settle(&mut self, partition: u32, same: &[Entry], changes: &mut Vec<Change>) {
+        let mut net: i64 = same.iter().map(|entry| entry.diff).sum();
+        let slot = same[0].slot;
+        if net < 0 {
+            let sequence = &self.sequences[partition as usize];
+            let position = sequence.partition_point(|other| self.compare(other, slot) == Ordering::Less);
+            while net < 0 {
+                let found = self.sequences[partition as usize]
+                    .get(position)
+                    .filter(|other| self.compare(*other, slot) == Ordering::Equal);
+                if found.is_none() {
+                    tracing::error!(net, "a window was told to take back a row it does not hold");
+                    break;
+                }
+                let slot = self.sequences[partition as usize].remove(position);
+                changes.push(Change {
+                    position,
+                    slot,
+                    came: false,
+                });
+                net += 1;
+            }
+            net = 0;
+        }
+        for entry in same {
+            if entry.diff < 0 || net == 0 {
+                self.free(entry.slot);
+                continue;
+            }
+            net -= 1;
+            let sequence = &self.sequences[partition as usize];
+            let position = sequence.partition_point(|other| self.compare(other, entry.slot) != Ordering::Greater);
+            self.sequences[partition as usize].insert(position, entry.slot);
+            changes.push(Change {
+                position,
+                slot: entry.slot,
+                came: true,
+            });
+        }
+    }
+
+    fn free(&mut self, slot: u32) {
+        self.orders.write(slot as usize, &[]);
+        self.rows.free(slot);
+    }
+
+    /// Frees the slots of rows that went.
+    pub(super) fn forget(&mut self, slots: &[u32]) {
+        slots.iter().for_each(|&slot| self.free(slot));
+    }
+
+    /// Drops a partition's rows from a position on, for good, and returns their freed slots.
+    pub(super) fn truncate(&mut self, partition: u32, position: usize) -> Vec<u32> {
+        let dropped = self.sequences[partition as usize].truncate(position);
+        self.forget(&dropped);
+        dropped
+    }
+
+    /// Forgets a partition without rows; its number may be handed out again.
+    pub(super) fn drop_empty(&mut self, partition: u32) {
+        self.sequences[partition as usize] = Sequence::default();
+        if !self.keys.is_empty() {
+            self.index.remove(partition);
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let sequences: usize = self.sequences.iter().map(Sequence::bytes).sum();
+        self.index.bytes()
+            + self.rows.bytes()
+            + self.orders.bytes()
+            + sequences
+            + self.sequences.capacity() * size_of::<Sequence>()
+    }
+}
