@@ -24,6 +24,8 @@ pub enum Fault {
     StalePresence,
     /// `DISTINCT` in an aggregate forgets a value although another row still has it.
     ForgottenValue,
+    /// A recursion keeps what followed from a row that was taken back.
+    StaleReach,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

@@ -12,6 +12,7 @@ use crate::aggregates::{Unsupported, accumulator};
 use crate::operators::aggregate::{Aggregate, spec};
 use crate::operators::join::Join;
 use crate::operators::linear::{Stage, linear};
+use crate::operators::recursion::recursion;
 use crate::operators::temporal::Temporal;
 use crate::operators::ticked::{Route, ticked};
 use crate::operators::{Rows, SharedCell};
@@ -120,6 +121,18 @@ pub(crate) fn render<'scope>(
                 ticked(scope, &name, vec![left, right], shared, false, Box::new(operator))
             }
             Operator::Union => scope.concatenate((0..node.inputs.len()).map(input)),
+            Operator::Recursive {
+                name: cte,
+                distinct,
+                body,
+            } => {
+                let schema_of = |position: usize| Arc::clone(&plan.nodes[node.inputs[position]].schema);
+                let inputs = (0..node.inputs.len())
+                    .map(|position| (input(position), schema_of(position)))
+                    .collect();
+                recursion(scope, &name, (cte, *distinct, body), inputs, &node.schema, shared)
+            }
+            Operator::Loop | Operator::Outer { .. } => unreachable!("these stand inside a recursion only"),
         };
         streams[id] = Some(stream);
     }
@@ -163,6 +176,9 @@ fn title(operator: &Operator) -> &'static str {
         Operator::Aggregate { .. } => "aggregate",
         Operator::Join { .. } => "join",
         Operator::Union => "union",
+        Operator::Recursive { .. } => "recursion",
+        Operator::Loop => "loop",
+        Operator::Outer { .. } => "outer",
     }
 }
 

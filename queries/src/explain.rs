@@ -1,5 +1,7 @@
 //! Prints a view's incremental plan: operators, keys, what state each keeps and what bounds it.
 
+mod recursion;
+
 use std::fmt::Write;
 
 use dataflows::plan::{
@@ -16,6 +18,7 @@ impl View {
         let explaining = Explaining {
             plan: &self.plan,
             catalog,
+            around: None,
         };
         let mut text = format!("view {}\n", self.name);
         let columns: Vec<String> = self
@@ -46,6 +49,7 @@ impl View {
         Explaining {
             plan: &self.plan,
             catalog,
+            around: None,
         }
         .unbounded()
     }
@@ -54,17 +58,27 @@ impl View {
 struct Explaining<'a> {
     plan: &'a Plan,
     catalog: &'a Catalog,
+    /// Where the plan is the body of a recursion: what explains its inputs, and their nodes there.
+    around: Option<(&'a Explaining<'a>, &'a [NodeId])>,
 }
 
 impl Explaining<'_> {
     fn node(&self, id: NodeId, depth: usize, text: &mut String) {
         let node = &self.plan.nodes[id];
+        if let Operator::Outer { input } = &node.operator
+            && let Some((around, node)) = self.outer(*input)
+        {
+            return around.node(node, depth, text);
+        }
         let indent = "  ".repeat(depth);
         let (what, state) = self.describe(id);
         let note = if node.append_only { " [append-only]" } else { "" };
         let _ = writeln!(text, "{indent}{what}{note}");
         for line in state {
             let _ = writeln!(text, "{indent}  - {line}");
+        }
+        if let Operator::Recursive { body, .. } = &node.operator {
+            return self.recursion_inputs(&node.inputs, body, depth + 1, text);
         }
         for input in &node.inputs {
             self.node(*input, depth + 1, text);
@@ -168,6 +182,9 @@ impl Explaining<'_> {
                 )
             }
             Operator::Union => ("union all".to_owned(), vec![]),
+            Operator::Recursive { name, distinct, .. } => self.recursion(id, name, *distinct),
+            Operator::Loop => ("the rows of the round before".to_owned(), vec![]),
+            Operator::Outer { .. } => ("what is around".to_owned(), vec![]),
         }
     }
 
@@ -182,6 +199,10 @@ impl Explaining<'_> {
                 column_index(expression).map_or_else(|| expression.text.clone(), below)
             }
             Operator::Filter { .. } | Operator::TemporalFilter { .. } => below(column),
+            Operator::Outer { input } => match self.outer(*input) {
+                Some((around, node)) => around.name(node, column),
+                None => field.clone(),
+            },
             Operator::Aggregate { keys, calls } => match column.checked_sub(keys.len()) {
                 None => below(keys[column]),
                 Some(call) => call_text(&calls[call], &below),
@@ -243,6 +264,11 @@ impl Explaining<'_> {
                 },
                 _ => format!("the rows of view {relation}"),
             }),
+            Operator::Outer { input } => {
+                if let Some((around, node)) = self.outer(*input) {
+                    around.bounds(node, found);
+                }
+            }
             _ => node.inputs.iter().for_each(|input| self.bounds(*input, found)),
         }
     }
@@ -253,6 +279,7 @@ impl Explaining<'_> {
         for (id, node) in self.plan.nodes.iter().enumerate() {
             let what = match &node.operator {
                 Operator::Join { .. } => "a join keeps all its rows",
+                Operator::Recursive { .. } => "a recursion keeps all its rows",
                 Operator::TemporalFilter { bounds, .. } if !bounds.iter().any(leaves) => continue,
                 Operator::Aggregate { keys, calls } if !keys.is_empty() && calls.is_empty() => {
                     "DISTINCT keeps every distinct row"

@@ -109,10 +109,6 @@ pub(crate) fn construct(plan: &LogicalPlan) -> Option<(Problem, &'static str)> {
                 .hint("Group by date_bin, or keep one row a group with first_value or last_value(x ORDER BY at)."),
             "over",
         ),
-        LogicalPlan::RecursiveQuery(_) => (
-            refuse("WITH RECURSIVE").hint("Join the relation with itself once for each step that is needed."),
-            "recursive",
-        ),
         LogicalPlan::Unnest(_) => (
             refuse("unnest").hint("Send one row for each element to the source."),
             "unnest",

@@ -599,5 +599,7 @@ fn kind(operator: &Operator) -> &'static str {
         Operator::Aggregate { .. } => "aggregate",
         Operator::Join { .. } => "join",
         Operator::Union => "union",
+        Operator::Recursive { .. } => "recursion",
+        Operator::Loop | Operator::Outer { .. } => "inside a recursion",
     }
 }

@@ -74,6 +74,11 @@ impl Views<'_> {
     }
 
     fn query(&mut self, nested: usize) -> Written {
+        if self.dice.chance(8)
+            && let Some(written) = self.recursive()
+        {
+            return written;
+        }
         match self.dice.weighted(&[24, 34, 8, 10, 14]) {
             0 => self.linear(nested),
             1 => self.grouped(nested, true),
@@ -83,7 +88,7 @@ impl Views<'_> {
         }
     }
 
-    fn writer<'w>(&'w mut self, inputs: &'w [Input]) -> Writer<'w> {
+    pub(super) fn writer<'w>(&'w mut self, inputs: &'w [Input]) -> Writer<'w> {
         Writer {
             dice: self.dice,
             inputs,
@@ -91,7 +96,7 @@ impl Views<'_> {
         }
     }
 
-    fn relation(&mut self) -> Readable {
+    pub(super) fn relation(&mut self) -> Readable {
         self.dice.pick(self.relations).clone()
     }
 
@@ -567,7 +572,7 @@ impl Views<'_> {
     }
 }
 
-fn inputs(columns: &[(String, Ty)], alias: Option<&str>) -> Vec<Input> {
+pub(super) fn inputs(columns: &[(String, Ty)], alias: Option<&str>) -> Vec<Input> {
     columns
         .iter()
         .map(|(name, ty)| Input {
