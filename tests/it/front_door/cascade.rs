@@ -82,7 +82,7 @@ fn taking_a_link_back_takes_back_what_depended_on_it() {
             .collect()
     };
     let whole = paths(&session);
-    assert_eq!(whole.len(), 10, "{whole:?}");
+    assert_eq!(whole.len(), 11, "{whole:?}");
     assert!(whole.contains(&("a > b > d > a".to_owned(), 0.5)), "{whole:?}");
     session.send("links", Operation::Delete, &links[..1], &[]);
     session.check();

@@ -24,9 +24,13 @@ impl Views<'_> {
                 }
             }
         }
-        if pairs.is_empty() || edges.rows > 100 {
+        // How many rows walks of some hops come to, about.
+        let walks = |hops: u32| edges.rows * (1 + edges.rows / self.keys).pow(hops);
+        if pairs.is_empty() || walks(1) > 600 {
             return None;
         }
+        let many = walks(2) > 600;
+        let rows = if many { walks(1) } else { walks(2) };
         let (from, to, ty) = self.dice.pick(&pairs).clone();
         let name = format!("r{}", self.dice.below(1_000_000));
         let all = self.dice.chance(45);
@@ -47,8 +51,9 @@ impl Views<'_> {
             });
             conjuncts.push(self.writer(&both).condition(1));
         }
-        if all || carried.iter().any(|carried| carried.name == "hop") {
-            let hops = self.dice.between(1, if all { 2 } else { 3 });
+        let hops = carried.iter().any(|carried| carried.name == "hop");
+        if hops {
+            let hops = if many { 1 } else { self.dice.between(1, 2) };
             conjuncts.push(format!("{name}.hop < {hops}"));
         }
         let step = match ty {
@@ -87,11 +92,7 @@ impl Views<'_> {
             .map(|(index, carried)| (format!("x{}", index + 1), carried.ty));
         Some(Written {
             sql,
-            rows: if all {
-                edges.rows * self.keys
-            } else {
-                self.keys * self.keys
-            },
+            rows: if hops { rows } else { self.keys * self.keys },
             depth: edges.depth,
             // Plain DataFusion tells -0.0 from 0.0, where each row counts once.
             plain: plain && carried.iter().all(|carried| carried.ty != Ty::Double) && ty != Ty::Double,

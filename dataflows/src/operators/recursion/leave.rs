@@ -53,9 +53,13 @@ pub(super) fn leave<'scope>(
         let mut undone: HashMap<Row, i64> = HashMap::new();
         move |(input, frontier), output| {
             input.for_each(|capability, updates| {
-                let changes = waiting.entry(*capability.time()).or_default();
-                changes.capability.get_or_insert_with(|| capability.retain(0));
+                let capability = capability.retain(0);
                 for ((_, row), round, diff) in updates.drain(..) {
+                    // One message may carry changes of several ticks, none before its own.
+                    let changes = waiting.entry(round.outer).or_default();
+                    changes
+                        .capability
+                        .get_or_insert_with(|| capability.delayed(&round.outer));
                     match round.inner > ROUNDS_MAX {
                         true => changes.cut.push((row, diff)),
                         false => changes.rows.push((row, diff)),
