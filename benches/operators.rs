@@ -1,4 +1,4 @@
-//! How many updates a second do grouped SUM/COUNT and an equi-join sustain, from the SQL text, compared
+//! How many updates a second do grouped SUM/COUNT, an equi-join and a recursion sustain, from the SQL text, compared
 //! with hand-written typed differential dataflow?
 //!
 //! `cargo bench --bench operators`. Batches in, the operator's delta batches out,
@@ -6,6 +6,8 @@
 
 #[path = "support/facts.rs"]
 mod facts;
+#[path = "support/reach.rs"]
+mod reach;
 #[path = "support/rivals.rs"]
 mod rivals;
 #[path = "support/rounds.rs"]
@@ -26,6 +28,7 @@ use dataflows::Updates;
 use queries::View;
 
 use facts::{Facts, TICK_ROWS};
+use reach::{Graph, Took};
 use rounds::{Contender, compete};
 use views::Running;
 
@@ -52,6 +55,9 @@ fn main() -> ExitCode {
     }
     if picked("join") {
         held &= join();
+    }
+    if picked("recursion") {
+        held &= recursion();
     }
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -110,6 +116,33 @@ fn join() -> bool {
             Contender::new("join, 2 workers", || joined(&integers, &table, 2)).against("join"),
         ],
     )
+}
+
+/// What is reached over 100k edges: while they come, and while one of them goes and comes back.
+fn recursion() -> bool {
+    let graph = Graph::generate(100_000, 200);
+    let reached = graph.reached() as i64;
+    let checked = |took: Took| {
+        assert_eq!(took.reached, reached, "the nodes that can be reached");
+        took
+    };
+    let contenders = |of: fn(&Took) -> Duration, floor: f64| {
+        let graph = &graph;
+        vec![
+            Contender::new(DIFFERENTIAL, move || of(&checked(reach::differential(graph)))),
+            Contender::new("WITH RECURSIVE", move || of(&checked(reach::view(graph, 1)))).at_least(floor, DIFFERENTIAL),
+            Contender::new("WITH RECURSIVE, 2 workers", move || of(&checked(reach::view(graph, 2))))
+                .against("WITH RECURSIVE"),
+        ]
+    };
+    let loads = compete(
+        "reach over 100k edges",
+        graph.edges.len(),
+        contenders(|took| took.loading, 0.3),
+    );
+    let title = "reach over 100k edges, one taken back and sent again";
+    let follows = compete(title, 2 * graph.changed.len(), contenders(|took| took.changing, 0.3));
+    loads && follows
 }
 
 fn planned_groups(ticks: &[RecordBatch]) -> View {

@@ -58,12 +58,17 @@ impl Running {
 
     /// Sends one tick of one source, first waiting while too many are unanswered.
     pub fn send(&mut self, source: &Arc<str>, rows: &RecordBatch, see: &mut impl FnMut(&Updates)) {
+        self.send_updates(source, Updates::inserts(rows.clone()), see);
+    }
+
+    /// The same with rows that may be taken back.
+    pub fn send_updates(&mut self, source: &Arc<str>, updates: Updates, see: &mut impl FnMut(&Updates)) {
         while self.missing >= IN_FLIGHT * self.workers.count() {
             self.hear(see);
         }
         self.tick += 1;
         self.missing += self.workers.count();
-        let inputs = vec![(Arc::clone(source), Updates::inserts(rows.clone()))];
+        let inputs = vec![(Arc::clone(source), updates)];
         self.workers.tick(TickInput {
             tick: self.tick,
             inputs,

@@ -26,6 +26,8 @@ pub enum Fault {
     ForgottenValue,
     /// A window does not take back the last of the rows it tells anew.
     StaleWindow,
+    /// A recursion keeps what followed from a row that was taken back.
+    StaleReach,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

@@ -23,4 +23,5 @@ pub mod workers;
 
 pub use operators::OperatorStats;
 pub use operators::linear::error_schema;
+pub use operators::recursion::can_recur;
 pub use update::{Tick, Updates};

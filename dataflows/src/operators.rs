@@ -1,13 +1,14 @@
 //! The operators, one file each, over batches with diffs.
 //!
 //! `linear` filters and projects, `temporal` lets rows go as time passes,
-//! `aggregate` groups, `join` pairs, `window` orders. Stateful ones run under `ticked`, which
+//! `aggregate` groups, `join` pairs, `window` orders, `recursion` goes round. Stateful ones run under `ticked`, which
 //! hands them each tick once its inputs are complete; `exchange` brings equal
 //! keys to one worker.
 pub(crate) mod aggregate;
 pub(crate) mod exchange;
 pub(crate) mod join;
 pub(crate) mod linear;
+pub(crate) mod recursion;
 pub(crate) mod temporal;
 pub(crate) mod ticked;
 pub(crate) mod window;

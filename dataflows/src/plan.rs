@@ -12,6 +12,10 @@ use datafusion::physical_expr::PhysicalExpr;
 /// The position of a node in [`Plan::nodes`].
 pub type NodeId = usize;
 
+/// How often a recursive term is applied at most: rows that still follow then are cut off, and an
+/// error row says so.
+pub const ROUNDS_MAX: u32 = 1_000;
+
 /// One view's dataflow: nodes in topological order, every input before its reader.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -102,6 +106,24 @@ pub enum Operator {
     },
     /// Adds its inputs up, multiplicities included (`UNION ALL`).
     Union,
+    /// Holds the rows of its first input, and what `body` makes of them, of that, and so on
+    /// (`WITH RECURSIVE`).
+    Recursive {
+        /// The name its author gave it.
+        name: String,
+        /// Whether each row counts once (`UNION`), or as often as it follows (`UNION ALL`).
+        distinct: bool,
+        /// The recursive term: linear in [`Operator::Loop`], which it reads once. Beside that and
+        /// [`Operator::Outer`], it filters, projects, joins, and makes distinct.
+        body: Box<Plan>,
+    },
+    /// Inside a recursion's body: the rows of the recursion.
+    Loop,
+    /// Inside a recursion's body: an input of the recursion, the same in every round.
+    Outer {
+        /// Its position among the recursion's inputs.
+        input: usize,
+    },
 }
 
 /// One window function over the rows of a partition.

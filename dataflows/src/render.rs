@@ -12,6 +12,7 @@ use crate::aggregates::{Unsupported, accumulator};
 use crate::operators::aggregate::{Aggregate, spec};
 use crate::operators::join::Join;
 use crate::operators::linear::{Stage, linear};
+use crate::operators::recursion::recursion;
 use crate::operators::temporal::Temporal;
 use crate::operators::ticked::{Route, ticked};
 use crate::operators::window::Window;
@@ -144,6 +145,18 @@ pub(crate) fn render<'scope>(
                 ticked(scope, &name, vec![(input(0), route)], shared, false, Box::new(operator))
             }
             Operator::Union => scope.concatenate((0..node.inputs.len()).map(input)),
+            Operator::Recursive {
+                name: cte,
+                distinct,
+                body,
+            } => {
+                let schema_of = |position: usize| Arc::clone(&plan.nodes[node.inputs[position]].schema);
+                let inputs = (0..node.inputs.len())
+                    .map(|position| (input(position), schema_of(position)))
+                    .collect();
+                recursion(scope, &name, (cte, *distinct, body), inputs, &node.schema, shared)
+            }
+            Operator::Loop | Operator::Outer { .. } => unreachable!("these stand inside a recursion only"),
         };
         streams[id] = Some(stream);
     }
@@ -189,6 +202,9 @@ fn title(operator: &Operator) -> &'static str {
         Operator::Window { calls, .. } if calls.is_empty() => "top",
         Operator::Window { .. } => "window",
         Operator::Union => "union",
+        Operator::Recursive { .. } => "recursion",
+        Operator::Loop => "loop",
+        Operator::Outer { .. } => "outer",
     }
 }
 

@@ -1,5 +1,7 @@
 //! Prints a view's incremental plan: operators, keys, what state each keeps and what bounds it.
 
+mod recursion;
+
 use std::fmt::Write;
 
 use arrow::compute::SortOptions;
@@ -18,6 +20,7 @@ impl View {
         let explaining = Explaining {
             plan: &self.plan,
             catalog,
+            around: None,
         };
         let mut text = format!("view {}\n", self.name);
         let columns: Vec<String> = self
@@ -48,6 +51,7 @@ impl View {
         Explaining {
             plan: &self.plan,
             catalog,
+            around: None,
         }
         .unbounded()
     }
@@ -56,17 +60,27 @@ impl View {
 struct Explaining<'a> {
     plan: &'a Plan,
     catalog: &'a Catalog,
+    /// Where the plan is the body of a recursion: what explains its inputs, and their nodes there.
+    around: Option<(&'a Explaining<'a>, &'a [NodeId])>,
 }
 
 impl Explaining<'_> {
     fn node(&self, id: NodeId, depth: usize, text: &mut String) {
         let node = &self.plan.nodes[id];
+        if let Operator::Outer { input } = &node.operator
+            && let Some((around, node)) = self.outer(*input)
+        {
+            return around.node(node, depth, text);
+        }
         let indent = "  ".repeat(depth);
         let (what, state) = self.describe(id);
         let note = if node.append_only { " [append-only]" } else { "" };
         let _ = writeln!(text, "{indent}{what}{note}");
         for line in state {
             let _ = writeln!(text, "{indent}  - {line}");
+        }
+        if let Operator::Recursive { body, .. } = &node.operator {
+            return self.recursion_inputs(&node.inputs, body, depth + 1, text);
         }
         for input in &node.inputs {
             self.node(*input, depth + 1, text);
@@ -176,6 +190,9 @@ impl Explaining<'_> {
                 keep,
             } => self.window(id, (partition, order, calls, keep.as_ref()), &name),
             Operator::Union => ("union all".to_owned(), vec![]),
+            Operator::Recursive { name, distinct, .. } => self.recursion(id, name, *distinct),
+            Operator::Loop => ("the rows of the round before".to_owned(), vec![]),
+            Operator::Outer { .. } => ("what is around".to_owned(), vec![]),
         }
     }
 
@@ -237,6 +254,10 @@ impl Explaining<'_> {
                     Some(call) => calls[call].text.clone(),
                 }
             }
+            Operator::Outer { input } => match self.outer(*input) {
+                Some((around, node)) => around.name(node, column),
+                None => field.clone(),
+            },
             Operator::Aggregate { keys, calls } => match column.checked_sub(keys.len()) {
                 None => below(keys[column]),
                 Some(call) => call_text(&calls[call], &below),
@@ -298,6 +319,11 @@ impl Explaining<'_> {
                 },
                 _ => format!("the rows of view {relation}"),
             }),
+            Operator::Outer { input } => {
+                if let Some((around, node)) = self.outer(*input) {
+                    around.bounds(node, found);
+                }
+            }
             _ => node.inputs.iter().for_each(|input| self.bounds(*input, found)),
         }
     }
@@ -314,6 +340,7 @@ impl Explaining<'_> {
                     continue;
                 }
                 Operator::Window { .. } => "a window keeps all its rows",
+                Operator::Recursive { .. } => "a recursion keeps all its rows",
                 Operator::TemporalFilter { bounds, .. } if !bounds.iter().any(leaves) => continue,
                 Operator::Aggregate { keys, calls } if !keys.is_empty() && calls.is_empty() => {
                     "DISTINCT keeps every distinct row"

@@ -2,7 +2,8 @@
 //!
 //! `types` reads column types, `functions` are Sangam's own, `catalog` knows
 //! the names and the one list of optimiser rules, `view` plans a view's text,
-//! `refusals` says what cannot be maintained, `rewrites` give both engines one
+//! `refusals` says what cannot be maintained (`recursion` what of
+//! `WITH RECURSIVE`), `rewrites` give both engines one
 //! answer, `lower` produces the incremental plan (`expiry` knows
 //! what leaves by itself), `text` and `explain` print it;
 //! `batch` executes the same shared plan with DataFusion and `query` answers
@@ -16,6 +17,7 @@ mod lower;
 mod predicate;
 mod problem;
 mod query;
+mod recursion;
 mod refusals;
 mod rewrites;
 mod text;

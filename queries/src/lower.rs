@@ -1,6 +1,7 @@
 //! Turns a shared logical plan into the incremental plan.
 
 mod windows;
+mod recursive;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::expiry;
 use crate::explain::leaves;
 use crate::functions::aggregates::{ends, function_of};
 use crate::problem::{Problem, ProblemKind};
+use crate::recursion::work_table;
 use crate::refusals;
 use crate::rewrites::checked::checked;
 use crate::rewrites::columns::counts_rows;
@@ -49,6 +51,7 @@ pub(crate) fn lower(plan: &LogicalPlan, catalog: &Catalog, session: &SessionStat
         nodes: Vec::new(),
         keys: Vec::new(),
         repeated: repeated(plan)?,
+        around: None,
         warnings: Vec::new(),
     };
     let mut root = lowering.plan(plan)?;
@@ -77,11 +80,20 @@ struct Lowering<'a> {
     keys: Vec<Option<Vec<usize>>>,
     /// The plans that stand more than once, and their nodes once there are some: each is computed once.
     repeated: HashMap<LogicalPlan, Option<NodeId>>,
+    /// What stands around the recursive term that is being lowered.
+    around: Option<recursive::Around>,
     warnings: Vec<String>,
 }
 
 impl Lowering<'_> {
     fn plan(&mut self, plan: &LogicalPlan) -> Result<NodeId, Problem> {
+        if let Some(outer) = self.outer(plan) {
+            return outer;
+        }
+        if self.around.is_some() {
+            // A recursion's rows are its own, even if another reads some of the same name.
+            return self.operator(plan);
+        }
         if let Some(Some(node)) = self.repeated.get(plan) {
             return Ok(*node);
         }
@@ -136,6 +148,7 @@ impl Lowering<'_> {
             LogicalPlan::Limit(limit) => self.limit(limit),
             LogicalPlan::Sort(sort) if sort.fetch.is_some() => self.top(sort, 0, sort.fetch),
             LogicalPlan::Window(window) => self.window(window),
+            LogicalPlan::RecursiveQuery(query) => self.recursive(query),
             other => Err(match refusals::construct(other) {
                 Some((problem, _)) => problem,
                 None => {
@@ -170,24 +183,32 @@ impl Lowering<'_> {
 
     fn scan(&mut self, scan: &TableScan) -> Result<NodeId, Problem> {
         let name = relation_name(&scan.table_name);
-        let Some(relation) = self.catalog.relation(&name) else {
-            // A table function scans what the catalog does not know.
-            return Err(Problem::not_maintained(format!("the table function {name}()"))
-                .hint("Write its rows out with VALUES, or send them to a source."));
+        let (get, schema) = if let Some(table) = work_table(scan) {
+            if self.around.as_ref().is_none_or(|around| around.name != table) {
+                // DataFusion takes a term that reads it in a subquery only for a plain one.
+                return Err(Problem::not_maintained(format!(
+                    "a subquery over \"{table}\" inside its own recursive term"
+                ))
+                .hint(format!("Join \"{table}\" in FROM.")));
+            }
+            let schema = scan.source.schema();
+            (self.node(Operator::Loop, vec![], schema.clone(), true, None), schema)
+        } else {
+            let Some(relation) = self.catalog.relation(&name) else {
+                // A table function scans what the catalog does not know.
+                return Err(Problem::not_maintained(format!("the table function {name}()"))
+                    .hint("Write its rows out with VALUES, or send them to a source."));
+            };
+            let schema = relation.schema().clone();
+            let key = relation.key().and_then(|key| {
+                key.iter()
+                    .map(|column| schema.index_of(column).ok())
+                    .collect::<Option<Vec<_>>>()
+            });
+            let operator = Operator::Get { relation: name };
+            let get = self.node(operator, vec![], schema.clone(), relation.append_only(), key);
+            (get, schema)
         };
-        let schema = relation.schema().clone();
-        let key = relation.key().and_then(|key| {
-            key.iter()
-                .map(|column| schema.index_of(column).ok())
-                .collect::<Option<Vec<_>>>()
-        });
-        let get = self.node(
-            Operator::Get { relation: name },
-            vec![],
-            schema.clone(),
-            relation.append_only(),
-            key,
-        );
         match &scan.projection {
             Some(columns) if !columns.iter().copied().eq(0..schema.fields().len()) => {
                 let expressions = columns
@@ -559,7 +580,12 @@ pub(crate) fn nullable(schema: &DFSchema) -> SchemaRef {
 fn passes_through(operator: &Operator) -> bool {
     matches!(
         operator,
-        Operator::Get { .. } | Operator::Filter { .. } | Operator::TemporalFilter { .. } | Operator::Union
+        Operator::Get { .. }
+            | Operator::Filter { .. }
+            | Operator::TemporalFilter { .. }
+            | Operator::Union
+            | Operator::Loop
+            | Operator::Outer { .. }
     )
 }
 

@@ -110,10 +110,6 @@ pub(crate) fn shared(plan: &LogicalPlan, sql: &str) -> Vec<Problem> {
 pub(crate) fn construct(plan: &LogicalPlan) -> Option<(Problem, &'static str)> {
     let refuse = |what: &str| Problem::not_maintained(what);
     Some(match plan {
-        LogicalPlan::RecursiveQuery(_) => (
-            refuse("WITH RECURSIVE").hint("Join the relation with itself once for each step that is needed."),
-            "recursive",
-        ),
         LogicalPlan::Unnest(_) => (
             refuse("unnest").hint("Send one row for each element to the source."),
             "unnest",

@@ -7,7 +7,7 @@ use datafusion::logical_expr::LogicalPlan;
 
 use crate::catalog::Catalog;
 use crate::problem::Problem;
-use crate::{lower, refusals, rewrites};
+use crate::{lower, recursion, refusals, rewrites};
 
 /// A `SELECT` that is kept current.
 #[derive(Clone, Debug)]
@@ -40,6 +40,9 @@ impl Catalog {
     pub fn plan_view(&self, name: &str, sql: &str) -> Result<View, Vec<Problem>> {
         let one = |problem: Problem| vec![problem];
         let statement = self.parse(sql).map_err(one)?;
+        if let Some(problem) = recursion::passed_over(&statement) {
+            return Err(one(problem.on_line_of(sql, "recursive")));
+        }
         let session = self.session();
         let written = self
             .logical(&session, statement)
@@ -56,10 +59,15 @@ impl Catalog {
                     .to_owned(),
             );
         }
-        let shared = rewrites::windows::first_rows(written)
+        let optimised = rewrites::windows::first_rows(written)
             .and_then(|plan| optimise(&session, plan))
-            .and_then(|plan| rewrites::view(plan, self.zone()))
             .map_err(|error| one(located(error.into(), sql)))?;
+        let problems = recursion::refused(&optimised).map_err(|error| one(located(error.into(), sql)))?;
+        if !problems.is_empty() {
+            let line = |problem: Problem| problem.on_line_of(sql, "recursive");
+            return Err(problems.into_iter().map(line).collect());
+        }
+        let shared = rewrites::view(optimised, self.zone()).map_err(|error| one(located(error.into(), sql)))?;
         let problems = refusals::shared(&shared, sql);
         if !problems.is_empty() {
             return Err(problems.into_iter().map(|problem| located(problem, sql)).collect());

@@ -3,10 +3,11 @@
 //!
 //! `ledger` keeps the books and asks DataFusion for the answer, `bodies` writes
 //! rows in every form, `water` drives the views of `config/water`, `shop` a small
-//! deployment of every kind of source, `follow` the protocol of `/ws`, `answers`
+//! deployment of every kind of source, `cascade` recursion, `follow` the protocol of `/ws`, `answers`
 //! the forms of `/sql`, `doors` the rest.
 mod answers;
 mod bodies;
+mod cascade;
 mod doors;
 mod follow;
 mod ledger;

@@ -1,6 +1,7 @@
 //! Tests from outside: one binary, because each links the whole of DataFusion.
 mod front_door;
 mod oracle;
+mod pipelined;
 mod program;
 mod real_data;
 mod robust;

@@ -1,7 +1,7 @@
 //! The property test: whatever the deployment and whatever happens, at every
 //! tick every view is what DataFusion answers over the rows that are there.
 //!
-//! `sources` and `views` (with `ranked` and `expressions`) make a `deployment` up, `values`
+//! `sources` and `views` (with `ranked`, `recursions` and `expressions`) make a `deployment` up, `values`
 //! its rows and `traffic` what is sent when. `ledger` keeps the test's own books
 //! of what each source must hold, `failing` predicts the rows on which
 //! expressions fail, `bag` compares, and `case` plays it all through.
@@ -16,6 +16,7 @@ mod expressions;
 mod failing;
 mod ledger;
 mod ranked;
+mod recursions;
 mod sources;
 mod traffic;
 mod values;
@@ -59,6 +60,7 @@ fn views_are_right_at_every_tick() {
             Fault::StalePresence,
             Fault::ForgottenValue,
             Fault::StaleWindow,
+            Fault::StaleReach,
         ] {
             is_found(fault, first);
         }

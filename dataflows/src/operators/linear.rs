@@ -19,6 +19,7 @@ use crate::plan::Expression;
 use crate::update::{Tick, Updates};
 
 /// One step over a batch.
+#[derive(Clone)]
 pub(crate) enum Stage {
     /// Keeps the rows for which the expression is true.
     Filter(Expression),

@@ -3,12 +3,14 @@
 //! Both engines compare keys by their bytes then. `DISTINCT` and `UNION` are
 //! aggregates without calls by now.
 
+use std::sync::Arc;
+
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
-use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, LogicalPlan, RecursiveQuery};
 
-use super::{changed, named_as};
+use super::{changed, column_of, named_as, restore};
 use crate::functions::canonical::canonical;
 
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -75,6 +77,33 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             } else {
                 Ok(Transformed::no(LogicalPlan::Join(join)))
             }
+        }
+        // `UNION` tells rows apart by their bytes here, round by round.
+        LogicalPlan::RecursiveQuery(query) if query.is_distinct => {
+            let floats = query
+                .schema
+                .fields()
+                .iter()
+                .any(|field| field.data_type().is_floating());
+            if !floats {
+                return Ok(Transformed::no(LogicalPlan::RecursiveQuery(query)));
+            }
+            let term = |plan: &Arc<LogicalPlan>| -> Result<Arc<LogicalPlan>> {
+                let schema = plan.schema();
+                let columns = (0..schema.fields().len()).map(|index| {
+                    let column = column_of(schema, index);
+                    match schema.field(index).data_type().is_floating() {
+                        true => canonical(column),
+                        false => column,
+                    }
+                });
+                Ok(Arc::new(restore(plan.as_ref().clone(), schema, columns.collect())?))
+            };
+            changed(LogicalPlan::RecursiveQuery(RecursiveQuery {
+                static_term: term(&query.static_term)?,
+                recursive_term: term(&query.recursive_term)?,
+                ..query
+            }))
         }
         other => Ok(Transformed::no(other)),
     }

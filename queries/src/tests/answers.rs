@@ -246,3 +246,30 @@ fn strings_and_times_leave_in_plain_types() {
     assert_eq!(types[..2], ["Utf8", "Utf8"]);
     assert!(types[2].starts_with("Timestamp(µs"), "{}", types[2]);
 }
+
+#[test]
+fn recursions_go_on_by_each_row_once_or_as_often_as_it_follows() {
+    let catalog = catalog();
+    // Edges id > value: a circle, and two ways from 1 to 4.
+    let edges = [(1, 2), (1, 3), (2, 4), (3, 4), (4, 2)];
+    let rows: Vec<_> = edges.iter().map(|(from, to)| (*from, None, Some(*to), None)).collect();
+    let rows = events(&catalog, &rows);
+    let sql = "WITH RECURSIVE r(n) AS (SELECT id FROM events WHERE id = 1 UNION SELECT e.value FROM r JOIN events e ON e.id = r.n) \
+               SELECT n FROM r";
+    assert_eq!(answer(&catalog, sql, &rows, TICK), "| n |\n| 1 |\n| 2 |\n| 3 |\n| 4 |");
+    assert_eq!(plain(&catalog, sql, &rows, TICK), answer(&catalog, sql, &rows, TICK));
+    let sql = "WITH RECURSIVE r(n, hops) AS (SELECT DISTINCT id, 0 FROM events WHERE id = 1 UNION ALL \
+               SELECT e.value, hops + 1 FROM r JOIN events e ON e.id = r.n WHERE hops < 3) SELECT n, count(*) AS ways FROM r GROUP BY n";
+    assert_eq!(
+        answer(&catalog, sql, &rows, TICK),
+        "| n | ways |\n| 1 | 1    |\n| 2 | 3    |\n| 3 | 1    |\n| 4 | 2    |"
+    );
+    // `UNION` knows one zero and one NaN.
+    let odd = [0.0, -0.0, f64::NAN, f64::from_bits(0x7ff8_0000_0000_0001)];
+    let rows: Vec<_> = odd.iter().map(|weight| (1, None, None, Some(*weight))).collect();
+    let sql = "WITH RECURSIVE w(x) AS (SELECT weight FROM events UNION SELECT -x FROM w) SELECT x FROM w";
+    assert_eq!(
+        answer(&catalog, sql, &events(&catalog, &rows), TICK),
+        "| x   |\n| 0.0 |\n| NaN |"
+    );
+}

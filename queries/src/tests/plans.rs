@@ -198,3 +198,21 @@ fn aggregates_of_distinct_values() {
         "SELECT kind, count(DISTINCT id) AS n, sum(DISTINCT weight) AS s, max(DISTINCT id) AS m FROM events GROUP BY kind"
     ));
 }
+
+#[test]
+fn recursions() {
+    let texts = [
+        "WITH RECURSIVE reach AS (SELECT station, river FROM stations UNION \
+         SELECT r.station, s.river FROM reach r JOIN stations s ON s.station = r.river) SELECT * FROM reach",
+        "WITH RECURSIVE spread(kind, risk, hops, path) AS (SELECT kind, weight, 0, kind AS path FROM events WHERE value > 0 \
+         UNION ALL SELECT s.river, risk * 0.5 + s.limit_ph, hops + 1, path || '>' || s.river FROM spread \
+         JOIN stations s ON s.station = kind WHERE hops < 3 AND NOT EXISTS (SELECT 1 FROM readings r WHERE r.station = s.river)) \
+         SELECT kind, sum(risk) AS risk FROM spread GROUP BY kind",
+        "WITH RECURSIVE n AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM n WHERE x < 9) SELECT a.x, b.x AS y FROM n a JOIN n b ON a.x = b.x + 1",
+        "WITH RECURSIVE w(weight) AS (SELECT weight FROM events UNION SELECT DISTINCT w.weight / 2 FROM w, \
+         (SELECT max(limit_ph) AS most FROM stations) m WHERE weight > 1 AND weight < m.most) SELECT weight FROM w",
+        "WITH RECURSIVE r AS (SELECT id FROM events UNION SELECT e.value FROM r JOIN events e ON e.id = r.id \
+         LEFT JOIN stations s ON s.station = e.kind WHERE e.value IN (SELECT id FROM events) OR s.river IS NULL) SELECT id FROM r",
+    ];
+    insta::assert_snapshot!(texts.map(explained).join("\n"));
+}

@@ -20,7 +20,6 @@ fn constructs_that_cannot_be_kept_current() {
     let texts = [
         "SELECT id, sum(value) OVER (ORDER BY id ROWS BETWEEN 1 FOLLOWING AND 1 PRECEDING) AS n FROM events",
         "SELECT id, median(value) OVER (PARTITION BY kind ORDER BY id) AS n FROM events",
-        "WITH RECURSIVE r AS (SELECT id FROM events UNION ALL SELECT id + 1 FROM r WHERE id < 9) SELECT * FROM r",
         "SELECT unnest([1, 2]) AS x FROM events",
         "SELECT kind, count(*) AS n FROM events GROUP BY ROLLUP (kind)",
         "SELECT median(value) AS m FROM events",
@@ -86,4 +85,53 @@ fn an_unknown_relation_is_told_apart() {
     let problems = catalog().plan_view("v", "SELECT *\nFROM hourly").unwrap_err();
     assert_eq!(problems[0].kind, crate::ProblemKind::UnknownRelation("hourly".into()));
     assert_eq!(problems[0].line, Some(2));
+}
+
+#[test]
+fn recursive_terms_that_are_not_linear() {
+    let term = |union: &str, term: &str| {
+        format!("WITH RECURSIVE r AS (SELECT id, value FROM events UNION{union} {term}) SELECT id FROM r")
+    };
+    let texts = [
+        term("", "SELECT a.id, b.value FROM r a JOIN r b ON a.value = b.id"),
+        term(" ALL", "SELECT id, count(*) FROM r WHERE id < 9 GROUP BY id"),
+        term(" ALL", "SELECT DISTINCT value, id FROM r WHERE id < 9"),
+        term(
+            "",
+            "SELECT id, value FROM r WHERE id < 9 UNION ALL SELECT id, value FROM events",
+        ),
+        term("", "SELECT e.id, e.value FROM events e LEFT JOIN r ON r.id = e.value"),
+        term("", "SELECT e.id, r.value FROM events e FULL JOIN r ON r.id = e.value"),
+        term(
+            "",
+            "SELECT e.id, r.value FROM r LEFT JOIN events e ON r.id = e.value AND e.weight > r.value",
+        ),
+        term("", "SELECT id, value FROM events EXCEPT SELECT id, value FROM r"),
+        term(
+            " ALL",
+            "SELECT e.id, e.value FROM events e LEFT SEMI JOIN r ON r.id = e.value",
+        ),
+        term("", "SELECT id, value FROM events WHERE id IN (SELECT value FROM r)"),
+        term(
+            "",
+            "SELECT r.id, r.value FROM r WHERE EXISTS (SELECT 1 FROM events e WHERE e.id = r.value AND e.value < r.id)",
+        ),
+        term(
+            "",
+            "SELECT e.id, r.value FROM r JOIN readings d ON d.count = r.id AND d.at > now() - make_time(r.id)",
+        ),
+        term("", "SELECT id, sum(value) OVER (ORDER BY id) FROM r"),
+        term("", "(SELECT id, value FROM r LIMIT 3)"),
+        term("", "SELECT id, value + 1 FROM r WHERE value < 9 ORDER BY id"),
+        term("", "SELECT id, value + 1 FROM r WHERE value < 9 LIMIT 3"),
+        term(
+            "",
+            "SELECT 1 AS id, 2 AS value FROM r WHERE false UNION ALL SELECT 1, 2",
+        ),
+        term(
+            "",
+            "SELECT id, value FROM (WITH RECURSIVE s AS (SELECT id, value FROM r UNION SELECT id + 1, value FROM s WHERE id < 9) SELECT * FROM s) s",
+        ),
+    ];
+    assert_snapshot!(texts.map(|sql| format!("{sql}\n{}", refused(&sql))).join("\n"));
 }

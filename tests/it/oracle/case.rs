@@ -346,9 +346,11 @@ impl<'a> Case<'a> {
             if !reads_change && !self.temporal[index] && self.count > 0 {
                 continue;
             }
-            let rows = catalog
-                .batch(view, &self.inputs, self.tick)
+            // A recursion that never ends must be told from one that takes its time.
+            let rows = self
+                .patiently(catalog.batch(view, &self.inputs, self.tick))
                 .await
+                .map_err(|what| format!("{}, in batch: {what}", view.name))?
                 .map_err(|error| format!("{}: {error}", view.name))?;
             let bag = self.readers[at].bag(&rows)?;
             self.changed[at] = bag != self.expected[at] || self.count == 0;
@@ -601,5 +603,7 @@ fn kind(operator: &Operator) -> &'static str {
         Operator::Window { calls, .. } if calls.is_empty() => "top",
         Operator::Window { .. } => "window",
         Operator::Union => "union",
+        Operator::Recursive { .. } => "recursion",
+        Operator::Loop | Operator::Outer { .. } => "inside a recursion",
     }
 }

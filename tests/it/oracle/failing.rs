@@ -12,9 +12,11 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::source_as_provider;
+use datafusion::error::DataFusionError;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use queries::{Catalog, Relations, View};
@@ -37,6 +39,7 @@ impl Place {
     /// Finds the places of a view.
     pub(crate) fn all(view: &View, time_zone: &str) -> Vec<Place> {
         let (mut places, mut seen) = (Vec::new(), HashSet::new());
+        let recursions = recursions(&view.logical);
         let mut config = SessionConfig::new();
         config.options_mut().execution.time_zone = Some(time_zone.to_owned());
         let state = SessionContext::new_with_config(config).state();
@@ -72,7 +75,7 @@ impl Place {
                     .collect();
                 places.push(Place {
                     input: View {
-                        logical: input.clone(),
+                        logical: whole(input.clone(), &recursions)?,
                         schema,
                         ..view.clone()
                     },
@@ -114,6 +117,39 @@ impl Place {
         }
         Ok(reasons)
     }
+}
+
+/// Finds the recursions of a plan, each with all it holds.
+fn recursions(plan: &LogicalPlan) -> HashMap<String, LogicalPlan> {
+    let mut found = HashMap::new();
+    plan.apply(|plan| {
+        if let LogicalPlan::RecursiveQuery(query) = plan {
+            found.insert(query.name.clone(), plan.clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .expect("plans can be walked");
+    found
+}
+
+/// Has a part of a recursive term read all the rows of its recursion instead of a round's: each round's
+/// meet the term once, and it is linear.
+fn whole(plan: LogicalPlan, recursions: &HashMap<String, LogicalPlan>) -> Result<LogicalPlan, DataFusionError> {
+    let replaced = plan.transform_up(|plan| {
+        let LogicalPlan::TableScan(scan) = &plan else {
+            return Ok(Transformed::no(plan));
+        };
+        let (Ok(_), Some(recursion)) = (
+            source_as_provider(&scan.source),
+            recursions.get(scan.table_name.table()),
+        ) else {
+            return Ok(Transformed::no(plan));
+        };
+        let rows = LogicalPlanBuilder::from(recursion.clone()).alias(scan.table_name.clone())?;
+        let columns: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
+        Ok(Transformed::yes(rows.project(columns)?.build()?))
+    });
+    Ok(replaced?.data)
 }
 
 /// Evaluates expressions over one row; returns why the first failing one does.

@@ -74,6 +74,11 @@ impl Views<'_> {
     }
 
     fn query(&mut self, nested: usize) -> Written {
+        if self.dice.chance(8)
+            && let Some(written) = self.recursive()
+        {
+            return written;
+        }
         match self.dice.weighted(&[22, 30, 7, 9, 12, 14, 8]) {
             0 => self.linear(nested),
             1 => self.grouped(nested, true),
@@ -93,7 +98,7 @@ impl Views<'_> {
         }
     }
 
-    fn relation(&mut self) -> Readable {
+    pub(super) fn relation(&mut self) -> Readable {
         self.dice.pick(self.relations).clone()
     }
 
@@ -569,7 +574,7 @@ impl Views<'_> {
     }
 }
 
-fn inputs(columns: &[(String, Ty)], alias: Option<&str>) -> Vec<Input> {
+pub(super) fn inputs(columns: &[(String, Ty)], alias: Option<&str>) -> Vec<Input> {
     columns
         .iter()
         .map(|(name, ty)| Input {
