@@ -16,12 +16,21 @@ pub const IN_FLIGHT: usize = 4;
 
 /// Plans a view over sources that only insert.
 pub fn plan(sources: &[(&str, SchemaRef)], sql: &str) -> View {
+    plan_over(sources, sql, true)
+}
+
+/// Plans a view over sources whose rows may be taken back.
+pub fn plan_retracting(sources: &[(&str, SchemaRef)], sql: &str) -> View {
+    plan_over(sources, sql, false)
+}
+
+fn plan_over(sources: &[(&str, SchemaRef)], sql: &str, append_only: bool) -> View {
     let mut catalog = Catalog::new("UTC").expect("a time zone");
     for (name, schema) in sources {
         let source = SourceRelation {
             name: (*name).to_owned(),
             schema: Arc::clone(schema),
-            append_only: true,
+            append_only,
             key: None,
             retain_us: None,
             expires_after_us: None,

@@ -1,7 +1,7 @@
 //! Turns a shared logical plan into the incremental plan.
 
-mod windows;
 mod recursive;
+mod windows;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -166,7 +166,7 @@ fn first_row(distinct: DistinctOn) -> Result<LogicalPlan> {
         params: WindowFunctionParams {
             args: Vec::new(),
             partition_by: distinct.on_expr.clone(),
-            window_frame: WindowFrame::new(Some(!order_by.is_empty())),
+            window_frame: WindowFrame::new((!order_by.is_empty()).then_some(true)),
             order_by,
             filter: None,
             null_treatment: None,

@@ -164,7 +164,11 @@ impl Views<'_> {
         let mut shown = self.shown(&from.inputs, false);
         for index in 0..self.dice.between(1, 3) {
             let (sql, ty) = self.over(&from.inputs);
-            shown.push((sql, format!("w{index}"), ty));
+            let mut name = format!("w{index}");
+            while shown.iter().any(|(_, taken, _)| *taken == name) {
+                name.push('w');
+            }
+            shown.push((sql, name, ty));
         }
         let filter = self.filter(&from.inputs);
         let rank = match self.dice.chance(35) {
@@ -177,6 +181,7 @@ impl Views<'_> {
                     true => place,
                     false => format!("CAST({place} AS bigint)"),
                 };
+                shown.retain(|(_, name, _)| name != "place");
                 shown.push((place, "place".to_owned(), Ty::Big));
                 let wanted = self.dice.between(1, 4);
                 Some(*self.dice.pick(&["<=", "=", "<"])).map(|comparison| format!("place {comparison} {wanted}"))
