@@ -219,13 +219,11 @@ impl Window {
 
     /// Builds the batches of what is taken back and what is new, and remembers the new results.
     fn emit(&mut self, changes: &Changes, spans: &[Span], computed: &[ArrayRef]) -> Vec<Part> {
-        let slots: Vec<u32> = spans
-            .iter()
-            .flat_map(|span| {
-                let sequence = self.partitions.sequence(span.partition);
-                sequence.from(span.rows.start).take(span.rows.len())
-            })
-            .collect();
+        let mut slots: Vec<u32> = Vec::with_capacity(spans.iter().map(|span| span.rows.len()).sum());
+        for span in spans {
+            let sequence = self.partitions.sequence(span.partition);
+            slots.extend(sequence.from(span.rows.start).take(span.rows.len()));
+        }
         let wanted = self.wanted(spans, computed, slots.len());
         let all: Vec<u32> = (0..slots.len() as u32).collect();
         let incoming = self.results.incoming(computed);

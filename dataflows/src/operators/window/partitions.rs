@@ -8,7 +8,7 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 
-use super::sequence::Sequence;
+use super::sequence::{Place, Sequence};
 use crate::arena::Arena;
 use crate::columns::Rows;
 use crate::group_index::GroupIndex;
@@ -25,6 +25,8 @@ pub(super) struct Partitions {
     pub(super) rows: Rows,
     /// Encodes the order columns; none without an order.
     converter: Option<RowConverter>,
+    /// Whether the first of them is a byte that says whether it is NULL, and then its value.
+    fixed: bool,
     orders: Arena,
 }
 
@@ -62,7 +64,7 @@ impl Changes {
 /// One row of a tick.
 struct Entry {
     partition: u32,
-    slot: u32,
+    place: Place,
     diff: i64,
 }
 
@@ -78,6 +80,9 @@ impl Partitions {
             index: GroupIndex::new(&keys.iter().map(|&key| type_of(key)).collect::<Vec<_>>()),
             keys,
             order: order.iter().map(|(column, _)| *column).collect(),
+            fixed: order
+                .first()
+                .is_some_and(|(column, _)| type_of(*column).primitive_width().is_some()),
             sequences: Vec::new(),
             rows: Rows::new(&types),
             converter: (!fields.is_empty())
@@ -100,10 +105,11 @@ impl Partitions {
         self.orders.read(slot as usize)
     }
 
-    fn compare(&self, left: u32, right: u32) -> Ordering {
-        self.order(left)
-            .cmp(self.order(right))
-            .then_with(|| self.rows.order(left, right))
+    fn compare(&self, left: &Place, right: &Place) -> Ordering {
+        left.prefix.cmp(&right.prefix).then_with(|| {
+            let orders = self.order(left.slot).cmp(self.order(right.slot));
+            orders.then_with(|| self.rows.order(left.slot, right.slot))
+        })
     }
 
     /// Takes a tick's rows in. What went keeps its slot until [`Partitions::forget`].
@@ -114,13 +120,13 @@ impl Partitions {
         }
         entries.sort_unstable_by(|left, right| {
             let partitions = left.partition.cmp(&right.partition);
-            partitions.then_with(|| self.compare(left.slot, right.slot))
+            partitions.then_with(|| self.compare(&left.place, &right.place))
         });
         let mut changes = Changes::default();
         let mut entries = entries.as_slice();
         while let Some(first) = entries.first() {
             let alike = |entry: &Entry| {
-                entry.partition == first.partition && self.compare(entry.slot, first.slot) == Ordering::Equal
+                entry.partition == first.partition && self.compare(&entry.place, &first.place) == Ordering::Equal
             };
             let (same, rest) = entries.split_at(entries.iter().take_while(|entry| alike(entry)).count());
             entries = rest;
@@ -165,7 +171,7 @@ impl Partitions {
                 slots.push(slot);
                 entries.push(Entry {
                     partition,
-                    slot,
+                    place: Place { prefix: 0, slot },
                     diff: diff.min(1),
                 });
             }
@@ -177,8 +183,11 @@ impl Partitions {
             let encoded = converter
                 .convert_columns(&columns)
                 .expect("the columns have the planned types");
-            for (&row, &slot) in rows.iter().zip(&slots) {
-                self.orders.write(slot as usize, encoded.row(row as usize).data());
+            let start = entries.len() - rows.len();
+            for ((&row, &slot), entry) in rows.iter().zip(&slots).zip(&mut entries[start..]) {
+                let encoded = encoded.row(row as usize).data();
+                self.orders.write(slot as usize, encoded);
+                entry.place.prefix = prefix(encoded, self.fixed);
             }
         }
     }
@@ -186,15 +195,16 @@ impl Partitions {
     /// Puts what equal rows come to into their partition's order.
     fn settle(&mut self, partition: u32, same: &[Entry], changes: &mut Vec<Change>) {
         let mut net: i64 = same.iter().map(|entry| entry.diff).sum();
-        let slot = same[0].slot;
+        let place = same[0].place;
         if net < 0 {
             let sequence = &self.sequences[partition as usize];
-            let position = sequence.partition_point(|other| self.compare(other, slot) == Ordering::Less);
+            let position = sequence.search(|other| self.compare(other, &place) == Ordering::Less);
             while net < 0 {
-                let found = self.sequences[partition as usize]
-                    .get(position)
-                    .filter(|other| self.compare(*other, slot) == Ordering::Equal);
-                if found.is_none() {
+                let held = self.sequences[partition as usize].get(position);
+                let alike = |slot: &u32| {
+                    self.order(*slot) == self.order(place.slot) && self.rows.order(*slot, place.slot).is_eq()
+                };
+                if held.filter(alike).is_none() {
                     tracing::error!(net, "a window was told to take back a row it does not hold");
                     break;
                 }
@@ -208,18 +218,18 @@ impl Partitions {
             }
             net = 0;
         }
-        for entry in same {
-            if entry.diff < 0 || net == 0 {
-                self.free(entry.slot);
+        for Entry { place, diff, .. } in same {
+            if *diff < 0 || net == 0 {
+                self.free(place.slot);
                 continue;
             }
             net -= 1;
             let sequence = &self.sequences[partition as usize];
-            let position = sequence.partition_point(|other| self.compare(other, entry.slot) != Ordering::Greater);
-            self.sequences[partition as usize].insert(position, entry.slot);
+            let position = sequence.search(|other| self.compare(other, place) != Ordering::Greater);
+            self.sequences[partition as usize].insert(position, *place);
             changes.push(Change {
                 position,
-                slot: entry.slot,
+                slot: place.slot,
                 came: true,
             });
         }
@@ -251,11 +261,23 @@ impl Partitions {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let sequences: usize = self.sequences.iter().map(Sequence::bytes).sum();
-        self.index.bytes()
-            + self.rows.bytes()
-            + self.orders.bytes()
-            + sequences
-            + self.sequences.capacity() * size_of::<Sequence>()
+        // Chunks are about three quarters full.
+        let places = self.rows.len() * size_of::<Place>() * 4 / 3;
+        let sequences = self.sequences.capacity() * size_of::<Sequence>();
+        self.index.bytes() + self.rows.bytes() + self.orders.bytes() + places + sequences
     }
+}
+
+/// Returns a number that orders rows as the first bytes of their order do.
+fn prefix(order: &[u8], fixed: bool) -> u64 {
+    let value = match (fixed, order) {
+        (true, [0, ..]) => return 0,
+        (true, [u8::MAX, ..]) => return u64::MAX,
+        (true, [_, value @ ..]) => value,
+        _ => order,
+    };
+    let mut bytes = [0; 8];
+    let length = value.len().min(8);
+    bytes[..length].copy_from_slice(&value[..length]);
+    u64::from_be_bytes(bytes)
 }

@@ -1,13 +1,24 @@
-//! Slots in an order that somebody else decides.
+//! Rows in an order that somebody else decides.
 
-/// Slots of one chunk, at most.
+/// Places of one chunk, at most.
 const CHUNK: usize = 512;
 
-/// An ordered list of slots, in chunks: a change moves one chunk's slots, not all.
+/// A row, and what decides nearly all comparisons with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Not greater than that of a later row.
+    pub(super) prefix: u64,
+    pub(super) slot: u32,
+}
+
+/// An ordered list of places, in chunks: a change moves one chunk's places, not all.
 #[derive(Default)]
 pub(super) struct Sequence {
-    chunks: Vec<Vec<u32>>,
-    /// The position of each chunk's first slot; true once [`Sequence::settle`] was called.
+    /// The first chunk stands here: for most partitions there is no other.
+    first: Vec<Place>,
+    /// The others, none of them empty.
+    more: Vec<Vec<Place>>,
+    /// The position of each chunk's first place; true once [`Sequence::settle`] was called.
     starts: Vec<usize>,
     length: usize,
 }
@@ -17,69 +28,94 @@ impl Sequence {
         self.length
     }
 
-    /// Returns the first position whose slot is not `before`, which holds for a prefix of the slots.
-    pub(super) fn partition_point(&self, mut before: impl FnMut(u32) -> bool) -> usize {
-        // What comes in order comes at the end.
-        match self.chunks.last().and_then(|chunk| chunk.last()) {
-            None => return 0,
-            Some(&last) if before(last) => return self.length,
-            _ => {}
+    fn chunks(&self) -> usize {
+        1 + self.more.len()
+    }
+
+    fn chunk(&self, index: usize) -> &[Place] {
+        match index {
+            0 => &self.first,
+            index => &self.more[index - 1],
         }
-        let chunk = self
-            .chunks
-            .partition_point(|chunk| chunk.last().is_some_and(|&last| before(last)));
-        let within = self.chunks[chunk].partition_point(|&slot| before(slot));
-        self.start(chunk) + within
+    }
+
+    fn chunk_mut(&mut self, index: usize) -> &mut Vec<Place> {
+        match index {
+            0 => &mut self.first,
+            index => &mut self.more[index - 1],
+        }
+    }
+
+    /// Returns the first position whose slot is not `before`, which holds for the first slots and then no more.
+    pub(super) fn partition_point(&self, mut before: impl FnMut(u32) -> bool) -> usize {
+        self.search(|place| before(place.slot))
+    }
+
+    /// The same with whole places.
+    #[inline]
+    pub(super) fn search(&self, mut before: impl FnMut(&Place) -> bool) -> usize {
+        if self.more.is_empty() {
+            return self.first.partition_point(before);
+        }
+        // What comes in order comes at the end.
+        let last = self.chunk(self.more.len());
+        if last.last().is_some_and(&mut before) {
+            return self.length;
+        }
+        if !self.first.last().is_some_and(&mut before) {
+            return self.first.partition_point(before);
+        }
+        let chunk = self.more.partition_point(|chunk| chunk.last().is_some_and(&mut before));
+        self.start(chunk + 1) + self.more[chunk].partition_point(before)
     }
 
     fn start(&self, chunk: usize) -> usize {
         match self.starts.get(chunk) {
-            Some(start) if self.starts.len() == self.chunks.len() => *start,
-            _ => self.chunks[..chunk].iter().map(Vec::len).sum(),
+            Some(start) if self.starts.len() == self.chunks() => *start,
+            _ => (0..chunk).map(|chunk| self.chunk(chunk).len()).sum(),
         }
     }
 
     /// Returns a position's chunk, and the place in it; the end of the last chunk for the end.
     fn place(&self, position: usize) -> (usize, usize) {
-        if self.starts.len() == self.chunks.len() {
+        if self.more.is_empty() {
+            return (0, position);
+        }
+        if self.starts.len() == self.chunks() {
             let chunk = self
                 .starts
                 .partition_point(|&start| start <= position)
                 .saturating_sub(1);
-            return (chunk, position - self.starts.get(chunk).copied().unwrap_or(0));
+            return (chunk, position - self.starts[chunk]);
         }
         let mut rest = position;
-        for (index, chunk) in self.chunks.iter().enumerate() {
-            if rest < chunk.len() || (rest == chunk.len() && index + 1 == self.chunks.len()) {
-                return (index, rest);
+        for chunk in 0..self.more.len() {
+            let length = self.chunk(chunk).len();
+            if rest < length {
+                return (chunk, rest);
             }
-            rest -= chunk.len();
+            rest -= length;
         }
-        (0, 0)
+        (self.more.len(), rest)
     }
 
-    pub(super) fn insert(&mut self, position: usize, slot: u32) {
+    pub(super) fn insert(&mut self, position: usize, place: Place) {
         let (index, within) = self.place(position);
         self.starts.clear();
         self.length += 1;
-        let Some(chunk) = self.chunks.get_mut(index) else {
-            self.chunks.push(vec![slot]);
-            return;
-        };
+        let chunk = self.chunk_mut(index);
         if chunk.len() < CHUNK {
-            chunk.insert(within, slot);
+            chunk.insert(within, place);
         } else if within == chunk.len() {
             // Full and in order: the next chunk will fill up, too.
-            self.chunks.insert(index + 1, vec![slot]);
+            self.more.insert(index, vec![place]);
         } else {
-            let upper = chunk.split_off(CHUNK / 2);
-            if within <= CHUNK / 2 {
-                chunk.insert(within, slot);
+            let mut upper = chunk.split_off(CHUNK / 2);
+            match within.checked_sub(CHUNK / 2 + 1) {
+                None => chunk.insert(within, place),
+                Some(_) => upper.insert(within - CHUNK / 2, place),
             }
-            self.chunks.insert(index + 1, upper);
-            if within > CHUNK / 2 {
-                self.chunks[index + 1].insert(within - CHUNK / 2, slot);
-            }
+            self.more.insert(index, upper);
         }
     }
 
@@ -87,9 +123,12 @@ impl Sequence {
         let (index, within) = self.place(position);
         self.starts.clear();
         self.length -= 1;
-        let slot = self.chunks[index].remove(within);
-        if self.chunks[index].is_empty() {
-            self.chunks.remove(index);
+        let slot = self.chunk_mut(index).remove(within).slot;
+        if self.chunk(index).is_empty() && !self.more.is_empty() {
+            match index {
+                0 => self.first = self.more.remove(0),
+                index => drop(self.more.remove(index - 1)),
+            }
         }
         slot
     }
@@ -100,10 +139,10 @@ impl Sequence {
             return Vec::new();
         }
         let (index, within) = self.place(position);
-        let mut dropped = self.chunks[index].split_off(within);
-        dropped.extend(self.chunks.drain(index + 1..).flatten());
-        if self.chunks[index].is_empty() {
-            self.chunks.remove(index);
+        let mut dropped: Vec<u32> = self.chunk_mut(index).drain(within..).map(|place| place.slot).collect();
+        dropped.extend(self.more.drain(index..).flatten().map(|place| place.slot));
+        if index > 0 && within == 0 {
+            self.more.pop();
         }
         self.length = position;
         self.starts.clear();
@@ -113,36 +152,28 @@ impl Sequence {
 
     /// Prepares for being read by position.
     pub(super) fn settle(&mut self) {
-        if self.starts.len() == self.chunks.len() {
+        if self.more.is_empty() || self.starts.len() == self.chunks() {
             return;
         }
         self.starts.clear();
         let mut start = 0;
-        for chunk in &self.chunks {
+        for chunk in 0..self.chunks() {
             self.starts.push(start);
-            start += chunk.len();
+            start += self.chunk(chunk).len();
         }
     }
 
     pub(super) fn get(&self, position: usize) -> Option<u32> {
-        let (chunk, within) = self.place(position);
-        self.chunks.get(chunk)?.get(within).copied()
+        let (chunk, within) = self.place(position.min(self.length));
+        self.chunk(chunk).get(within).map(|place| place.slot)
     }
 
     /// Returns the slots from a position on.
     pub(super) fn from(&self, position: usize) -> impl Iterator<Item = u32> + '_ {
-        let (chunk, within) = match position < self.length {
-            true => self.place(position),
-            false => (self.chunks.len(), 0),
-        };
-        let first = self.chunks.get(chunk).map_or(&[][..], |chunk| &chunk[within..]);
-        let rest = self.chunks.get(chunk + 1..).unwrap_or_default();
-        first.iter().chain(rest.iter().flatten()).copied()
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        let chunks: usize = self.chunks.iter().map(|chunk| chunk.capacity() * 4).sum();
-        chunks + self.chunks.capacity() * size_of::<Vec<u32>>() + self.starts.capacity() * 8
+        let (chunk, within) = self.place(position.min(self.length));
+        let rest = &self.more[chunk.min(self.more.len())..];
+        let places = self.chunk(chunk)[within..].iter().chain(rest.iter().flatten());
+        places.map(|place| place.slot)
     }
 }
 
@@ -164,7 +195,7 @@ mod tests {
                 let value = dice(20_000) as u32 * 2;
                 let at = sequence.partition_point(|slot| slot < value);
                 assert_eq!(at, plain.partition_point(|slot| *slot < value), "round {round}");
-                sequence.insert(at, value);
+                sequence.insert(at, Place { prefix: 0, slot: value });
                 plain.insert(at, value);
             } else {
                 let at = dice(plain.len());
