@@ -135,9 +135,12 @@ fn recursions(plan: &LogicalPlan) -> HashMap<String, LogicalPlan> {
 /// Has a part of a recursive term read all the rows of its recursion instead of a round's: each round's
 /// meet the term once, and it is linear.
 fn whole(plan: LogicalPlan, recursions: &HashMap<String, LogicalPlan>) -> Result<LogicalPlan, DataFusionError> {
-    let replaced = plan.transform_up(|plan| {
-        let LogicalPlan::TableScan(scan) = &plan else {
-            return Ok(Transformed::no(plan));
+    let replaced = plan.transform_down(|plan| {
+        let scan = match &plan {
+            LogicalPlan::TableScan(scan) => scan,
+            // One that stands here as a whole reads its own rows round by round.
+            LogicalPlan::RecursiveQuery(_) => return Ok(Transformed::new(plan, false, TreeNodeRecursion::Jump)),
+            _ => return Ok(Transformed::no(plan)),
         };
         let (Ok(_), Some(recursion)) = (
             source_as_provider(&scan.source),
@@ -147,7 +150,8 @@ fn whole(plan: LogicalPlan, recursions: &HashMap<String, LogicalPlan>) -> Result
         };
         let rows = LogicalPlanBuilder::from(recursion.clone()).alias(scan.table_name.clone())?;
         let columns: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
-        Ok(Transformed::yes(rows.project(columns)?.build()?))
+        let rows = rows.project(columns)?.build()?;
+        Ok(Transformed::new(rows, true, TreeNodeRecursion::Jump))
     });
     Ok(replaced?.data)
 }
