@@ -165,7 +165,8 @@ impl Database {
             return Ok(engine.clone());
         }
         let engine = Engine::start(self.deployment()?.clone()).map_err(|error| Told(format!("{error:#}")))?;
-        self.tick = 0;
+        // The first tick, of what is there without any row.
+        self.tick = 1;
         for step in self.steps.clone() {
             self.tick = self.runtime.block_on(send(&engine, &step))?.0;
         }
