@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimestampMicrosecondTyp
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use connectors::Decoded;
 use queries::Relations;
-use sangam::config::{self, Deployment};
+use sangam::config::{self, Deployment, ViewDef};
 use sangam::engine::{Engine, Operation, Snapshot};
 
 use crate::oracle::bag::{Reader, Sum};
@@ -45,6 +45,8 @@ pub(crate) struct Proof {
     pub(crate) deployment: Deployment,
     pub(crate) sides: Vec<Side>,
     readers: Vec<Reader>,
+    /// For each view, how long its batch answers took.
+    batch_took: Vec<Duration>,
     /// For each view, at how many checkpoints it answered something.
     filled: Vec<usize>,
     pub(crate) checkpoints: usize,
@@ -93,6 +95,7 @@ impl Proof {
         Proof {
             sides,
             readers: schemas.map(Reader::new).collect(),
+            batch_took: vec![Duration::ZERO; deployment.views.len()],
             filled: vec![0; deployment.views.len()],
             checkpoints: 0,
             plain: 0,
@@ -176,7 +179,9 @@ impl Proof {
         let mut expected: Vec<(Vec<RecordBatch>, Sum)> = Vec::new();
         for (at, definition) in self.deployment.views.iter().enumerate() {
             let view = &definition.view;
+            let started = Instant::now();
             let answer = self.deployment.catalog.batch(view, &inputs, tick).await;
+            self.batch_took[at] += started.elapsed();
             let answer = answer.unwrap_or_else(|error| panic!("{what}: {}: {error}", view.name));
             let sum = self.readers[at].sum(&answer).expect("rows of the view");
             self.filled[at] += usize::from(answers(&answer));
@@ -219,6 +224,33 @@ impl Proof {
             .filter(|operator| operator.view == view)
             .map(|operator| operator.stats.state_rows)
             .sum()
+    }
+
+    /// What came of it, in a few lines; `count` things were fed.
+    pub(crate) fn print(&self, count: usize, things: &str) {
+        for side in &self.sides {
+            println!(
+                "  {} worker(s): {:.1?}, {:.0} {things}/s through all {} queries",
+                side.workers,
+                side.took,
+                count as f64 / side.took.as_secs_f64(),
+                self.deployment.views.len()
+            );
+        }
+        let mut slowest: Vec<(&Duration, &ViewDef)> = self.batch_took.iter().zip(&self.deployment.views).collect();
+        slowest.sort_by_key(|(took, _)| std::cmp::Reverse(*took));
+        let slowest: Vec<String> = slowest
+            .iter()
+            .take(3)
+            .map(|(took, view)| format!("{} {took:.1?}", view.view.name))
+            .collect();
+        println!(
+            "  {} checkpoints, {} answers compared with plain DataFusion as well; batch answers took {:.1?} ({})",
+            self.checkpoints,
+            self.plain,
+            self.batch_took.iter().sum::<Duration>(),
+            slowest.join(", ")
+        );
     }
 
     /// Views that never answered anything.
