@@ -32,7 +32,10 @@ const SHARES: [(&str, usize); 3] = [("person", 1), ("auction", 3), ("bid", 46)];
 const EPOCH: usize = 50;
 
 /// Queries that are refused so far.
-const WAITING: &[&str] = &["q5", "q6", "q9", "q11", "q18", "q19"];
+const WAITING: &[&str] = &["q5", "q11"];
+
+/// Queries whose text leaves open which of equal rows come first; plain DataFusion answers as it likes.
+const TIES: &[&str] = &["q19"];
 
 /// Queries over windows of time: what they hold does not grow with the events.
 const BOUNDED: &[&str] = &["q5", "q7", "q8", "q11", "q12"];
@@ -121,7 +124,7 @@ fn all_queries_are_right_at_every_checkpoint() {
     if number("SANGAM_NEXMARK_ALONE").is_some() {
         alone(&deployment, &tables, &side_input);
     }
-    let mut proof = Proof::start(deployment, &[1, 2]);
+    let mut proof = Proof::start(deployment, &[1, 2], TIES);
     block_on(async {
         let _honest = crate::HONEST.read().await;
         proof.feed(&[looked_up(&side_input)]).await;
@@ -196,7 +199,7 @@ fn alone(deployment: &Deployment, tables: &[RecordBatch], side_input: &RecordBat
     for definition in &deployment.views {
         let mut only = deployment.clone();
         only.views = vec![definition.clone()];
-        let mut proof = Proof::start(only, &[1]);
+        let mut proof = Proof::start(only, &[1], TIES);
         block_on(async {
             proof.feed(&[looked_up(side_input)]).await;
             proof.feed(&posts).await;

@@ -43,8 +43,7 @@ impl Accumulator for Counts {
     }
 
     fn slide(&mut self, steps: &Steps, arguments: &[ArrayRef], filter: Option<&BooleanArray>) -> ArrayRef {
-        let nulls = no_nulls(arguments);
-        let unsigned = self.unsigned;
+        let nulls = arguments.first().and_then(|argument| argument.logical_nulls());
         let counts = slide(
             &mut self.counts,
             steps,
@@ -53,9 +52,6 @@ impl Accumulator for Counts {
             |counts, group, _, diff| counts[group as usize] += diff,
             |counts, group| counts[group as usize],
         );
-        if unsigned {
-            return Arc::new(UInt64Array::from_iter_values(counts.into_iter().map(|count| count.max(0) as u64)));
-        }
         Arc::new(Int64Array::from(counts))
     }
 
