@@ -416,9 +416,7 @@ impl Check<'_, '_> {
                 "`arrival` stands beside `retractions`",
                 "A row could not be taken back without knowing when it arrived: give the source a `key`.",
             );
-        } else if file.time.as_ref().is_some_and(|time| time.column == *name)
-            || file.version.as_ref() == Some(name)
-        {
+        } else if file.time.as_ref().is_some_and(|time| time.column == *name) || file.version.as_ref() == Some(name) {
             self.refuse(
                 &["arrival"],
                 format!("`arrival` names \"{name}\", which rows bring along"),

@@ -333,14 +333,19 @@ fn a_benchmark_must_end_under_the_event_clock() {
     assert_says(&source(""), "give it `events`");
     // What the table does not have stays NULL.
     assert_eq!(source("events = 1000"), "all is well");
-    assert_says(&source("events = 1000\nrate = 0"), "sources/person.toml:6: rate is not from 1 to 1000000");
+    assert_says(
+        &source("events = 1000\nrate = 0"),
+        "sources/person.toml:6: rate is not from 1 to 1000000",
+    );
 }
 
 #[test]
 fn an_arrival_column_is_filled_by_nobody_else() {
     let source = |column: &str, rest: &str| {
         let columns = format!("columns = {{ k = \"bigint not null\", a = \"{column}\" }}");
-        source_problems(&format!("{columns}\narrival = \"a\"\n{rest}[connector]\ntype = \"http\"\n"))
+        source_problems(&format!(
+            "{columns}\narrival = \"a\"\n{rest}[connector]\ntype = \"http\"\n"
+        ))
     };
     assert_eq!(source("timestamp", ""), "all is well");
     assert_eq!(source("timestamp", "key = [\"k\"]\n"), "all is well");

@@ -56,7 +56,10 @@ fn deployment(dir: &Path, events: usize) -> Deployment {
         for entry in std::fs::read_dir(from.join(folder)).expect("the deployment") {
             let path = entry.expect("an entry").path();
             let text = std::fs::read_to_string(&path).expect("a text");
-            let text = text.replace("events = 1_000_000", &format!("events = {events}\nrate = {}", events / SECONDS));
+            let text = text.replace(
+                "events = 1_000_000",
+                &format!("events = {events}\nrate = {}", events / SECONDS),
+            );
             let name = path.file_stem().expect("a name").to_string_lossy();
             if !WAITING.contains(&name.as_ref()) {
                 std::fs::write(dir.join(folder).join(path.file_name().expect("a name")), text).expect("our own folder");
@@ -68,7 +71,10 @@ fn deployment(dir: &Path, events: usize) -> Deployment {
     for name in WAITING {
         let text = std::fs::read_to_string(from.join(format!("views/{name}.sql"))).expect("a text");
         let planned = deployment.catalog.plan_view(name, &text);
-        assert!(planned.is_err(), "{name} is refused no longer: strike it from the waiting");
+        assert!(
+            planned.is_err(),
+            "{name} is refused no longer: strike it from the waiting"
+        );
     }
     assert_eq!(deployment.views.len() + WAITING.len(), 23);
     deployment
@@ -151,7 +157,13 @@ fn all_queries_are_right_at_every_checkpoint() {
             }
             ledger.insert("side_input".to_owned(), (side_input.schema(), vec![side_input.clone()]));
             let plain = checkpoint % 5 == 0;
-            proof.check(ledger, plain, &format!("after {checkpoint}/{CHECKPOINTS} of {events} events")).await;
+            proof
+                .check(
+                    ledger,
+                    plain,
+                    &format!("after {checkpoint}/{CHECKPOINTS} of {events} events"),
+                )
+                .await;
             let of = |names: &[&str]| names.iter().map(|view| proof.state_rows(0, view)).collect::<Vec<_>>();
             state.push(of(BOUNDED));
             assert_eq!(of(STATELESS).iter().sum::<u64>(), 0, "rows that pass through are held");
@@ -159,7 +171,10 @@ fn all_queries_are_right_at_every_checkpoint() {
         for (at, view) in BOUNDED.iter().enumerate() {
             // Windows are let go after 40 of the 100 seconds.
             let (middle, end) = (state[CHECKPOINTS * 3 / 5 - 1][at], state[CHECKPOINTS - 1][at]);
-            assert!(end <= middle + middle / 2, "{view} held {middle} rows after 60 seconds, {end} after 100");
+            assert!(
+                end <= middle + middle / 2,
+                "{view} held {middle} rows after 60 seconds, {end} after 100"
+            );
         }
     });
     let silent = proof.silent();
@@ -245,9 +260,16 @@ fn the_deployment_runs_by_itself() {
         assert_eq!(of, tick);
         for definition in &deployment.views {
             let view = &definition.view;
-            let expected = deployment.catalog.batch(view, &inputs, tick).await.expect("a batch answer");
+            let expected = deployment
+                .catalog
+                .batch(view, &inputs, tick)
+                .await
+                .expect("a batch answer");
             let reader = Reader::new(&view.schema);
-            let (want, have) = (reader.bag(&expected).expect("rows"), reader.bag(&relations[&view.name].1).expect("rows"));
+            let (want, have) = (
+                reader.bag(&expected).expect("rows"),
+                reader.bag(&relations[&view.name].1).expect("rows"),
+            );
             if let Some(difference) = reader.difference(&want, &have) {
                 panic!("{}:\n{difference}", view.name);
             }

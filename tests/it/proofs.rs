@@ -107,7 +107,11 @@ impl Proof {
     }
 
     fn names(&self) -> Vec<String> {
-        self.deployment.views.iter().map(|view| view.view.name.clone()).collect()
+        self.deployment
+            .views
+            .iter()
+            .map(|view| view.view.name.clone())
+            .collect()
     }
 
     /// The tick at which rows must count: that of their newest time, or the next.
@@ -188,8 +192,8 @@ impl Proof {
             let answer = answer.unwrap_or_else(|error| panic!("{what}: {}: {error}", view.name));
             let sum = self.readers[at].sum(&answer).expect("rows of the view");
             self.filled[at] += usize::from(answers(&answer));
-            let means_the_same = !OURS.iter().any(|function| view.sql.contains(function))
-                && !self.ties.contains(&view.name.as_str());
+            let means_the_same =
+                !OURS.iter().any(|function| view.sql.contains(function)) && !self.ties.contains(&view.name.as_str());
             if plain && means_the_same {
                 let stock = self.deployment.catalog.plain_batch(&view.sql, &inputs, tick).await;
                 let stock = stock.unwrap_or_else(|error| panic!("{what}: plain DataFusion: {}: {error}", view.name));
@@ -261,7 +265,10 @@ impl Proof {
     /// Views that never answered anything.
     pub(crate) fn silent(&self) -> Vec<String> {
         let views = self.names().into_iter().zip(&self.filled);
-        views.filter(|(_, filled)| **filled == 0).map(|(name, _)| name).collect()
+        views
+            .filter(|(_, filled)| **filled == 0)
+            .map(|(name, _)| name)
+            .collect()
     }
 
     pub(crate) fn stop(self) {
@@ -282,7 +289,9 @@ fn answers(batches: &[RecordBatch]) -> bool {
 /// Compares our batch answer with that of plain DataFusion, whose sums of floats may differ in their
 /// last bits, and whose numbers may be of other types: decimals of a few digits where ours are doubles.
 fn agree(reader: &Reader, schema: &SchemaRef, ours: &[RecordBatch], stock: &[RecordBatch]) -> Result<(), String> {
-    let Some(first) = stock.iter().chain(ours).next() else { return Ok(()) };
+    let Some(first) = stock.iter().chain(ours).next() else {
+        return Ok(());
+    };
     let types = |schema: &SchemaRef| -> Vec<DataType> {
         schema.fields().iter().map(|field| field.data_type().clone()).collect()
     };

@@ -22,7 +22,10 @@ fn scripts_say_what_is_true() {
         .expect("the scripts")
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|ending| ending == "slt"))
-        .filter(|path| only.as_deref().is_none_or(|only| path.file_stem().is_some_and(|name| name == only)))
+        .filter(|path| {
+            only.as_deref()
+                .is_none_or(|only| path.file_stem().is_some_and(|name| name == only))
+        })
         .collect();
     scripts.sort();
     assert!(!scripts.is_empty(), "no script");
@@ -32,7 +35,10 @@ fn scripts_say_what_is_true() {
         let name = script.file_stem().unwrap_or_default().to_string_lossy();
         if WAITING.contains(&name.as_ref()) {
             let mut runner = sqllogictest::Runner::new(|| async { Ok(Database::new()) });
-            assert!(runner.run_file(script).is_err(), "{name} is true: strike it from the waiting");
+            assert!(
+                runner.run_file(script).is_err(),
+                "{name} is true: strike it from the waiting"
+            );
             runner.shutdown();
             continue;
         }
@@ -63,13 +69,19 @@ fn the_closed_list_is_tested_line_by_line() {
         std::fs::read_to_string(path).expect("a text")
     };
     let reference = read("docs/sql.md");
-    let (_, list) = reference.split_once("| construct | why | instead |").expect("the closed list");
+    let (_, list) = reference
+        .split_once("| construct | why | instead |")
+        .expect("the closed list");
     let mut listed: Vec<&str> = list
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
         .collect();
     let script = read("tests/it/slt/refused.slt");
-    let mut refused: Vec<&str> = script.lines().skip(1).filter_map(|line| line.strip_prefix("# ")).collect();
+    let mut refused: Vec<&str> = script
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.strip_prefix("# "))
+        .collect();
     listed.sort_unstable();
     refused.sort_unstable();
     assert_eq!(listed, refused);

@@ -81,14 +81,18 @@ async fn play(mut proof: Proof, mut tables: Vec<Table>) -> Proof {
             let posts = table.enter(step);
             proof.feed(&posts).await;
         }
-        proof.check(relations(&tables), step % 3 == 0, &format!("up, step {step}")).await;
+        proof
+            .check(relations(&tables), step % 3 == 0, &format!("up, step {step}"))
+            .await;
     }
     for step in 0..STEPS {
         for table in tables.iter_mut().filter(|table| table.is_refreshed()) {
             let posts = table.leave(step);
             proof.feed(&posts).await;
         }
-        proof.check(relations(&tables), step % 3 == 0, &format!("down, step {step}")).await;
+        proof
+            .check(relations(&tables), step % 3 == 0, &format!("down, step {step}"))
+            .await;
     }
     // Not the benchmark's, but ours: whatever was taken back is forgotten.
     for table in tables.iter_mut().filter(|table| !table.is_refreshed()) {
@@ -116,7 +120,9 @@ async fn play(mut proof: Proof, mut tables: Vec<Table>) -> Proof {
 }
 
 fn relations(tables: &[Table]) -> Relations {
-    let relations = tables.iter().map(|table| (table.name.to_owned(), (table.schema(), table.rows())));
+    let relations = tables
+        .iter()
+        .map(|table| (table.name.to_owned(), (table.schema(), table.rows())));
     relations.collect()
 }
 
@@ -126,7 +132,11 @@ fn alone(tables: &[Table], texts: &[(String, String)]) {
         let dir = tempfile::tempdir().expect("a folder of our own");
         let mut proof = Proof::start(deployment(dir.path(), tables, std::slice::from_ref(text)), &[1], &[]);
         let read = proof.deployment.views[0].view.inputs.clone();
-        let mut tables: Vec<Table> = tables.iter().filter(|table| read.iter().any(|read| read == table.name)).cloned().collect();
+        let mut tables: Vec<Table> = tables
+            .iter()
+            .filter(|table| read.iter().any(|read| read == table.name))
+            .cloned()
+            .collect();
         let rows: usize = tables.iter().map(Table::len).sum();
         block_on(async {
             let mut seconds = Vec::new();

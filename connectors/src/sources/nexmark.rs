@@ -97,7 +97,9 @@ impl NexmarkConfig {
 
     fn house(&self, setting: &Setting<'_>) -> Result<House, ConfigError> {
         if !(1..=1_000_000).contains(&self.rate) {
-            return Err(ConfigError::new("rate is not from 1 to 1000000").with_hint("Events have times of whole microseconds."));
+            return Err(
+                ConfigError::new("rate is not from 1 to 1000000").with_hint("Events have times of whole microseconds.")
+            );
         }
         let start_us = match &self.start {
             None => setting.start_us,

@@ -34,7 +34,6 @@ const BYTES_MAX: usize = 1 << 30;
 #[error("{0}")]
 pub(crate) struct Told(String);
 
-
 fn told(error: impl std::fmt::Display) -> Told {
     Told(error.to_string())
 }
@@ -69,7 +68,10 @@ impl DB for Database {
         match (word(), word(), word()) {
             ("CREATE", "SOURCE", name) => {
                 let (_, text) = sql.split_once('\n').unwrap_or_default();
-                self.create(&format!("sources/{name}.toml"), &format!("{text}\n[connector]\ntype = \"http\"\n"))?;
+                self.create(
+                    &format!("sources/{name}.toml"),
+                    &format!("{text}\n[connector]\ntype = \"http\"\n"),
+                )?;
                 done(0)
             }
             ("CREATE", "VIEW", name) => {
@@ -80,11 +82,13 @@ impl DB for Database {
             ("INSERT", "INTO", name) => {
                 let (_, values) = sql.split_once(name).unwrap_or_default();
                 let rows = self.values(name, values)?;
-                self.enter(Step::Rows(name.to_owned(), Operation::Insert, rows)).and_then(done)
+                self.enter(Step::Rows(name.to_owned(), Operation::Insert, rows))
+                    .and_then(done)
             }
             ("DELETE", "FROM", name) => {
                 let rows = self.chosen(name, sql)?;
-                self.enter(Step::Rows(name.to_owned(), Operation::Delete, rows)).and_then(done)
+                self.enter(Step::Rows(name.to_owned(), Operation::Delete, rows))
+                    .and_then(done)
             }
             ("ADVANCE", "TO", time) => {
                 let time = chrono::DateTime::parse_from_rfc3339(time.trim_matches('\'')).map_err(told)?;
@@ -95,7 +99,10 @@ impl DB for Database {
                 self.check(&[])?;
                 let operators = self.engine()?.operators().into_iter();
                 match operators.filter(|operator| operator.stats.state_rows > 0).next() {
-                    Some(held) => Err(Told(format!("{} of {} holds rows: {:?}", held.stats.name, held.view, held.stats))),
+                    Some(held) => Err(Told(format!(
+                        "{} of {} holds rows: {:?}",
+                        held.stats.name, held.view, held.stats
+                    ))),
                     None => done(0),
                 }
             }
@@ -155,7 +162,9 @@ impl Database {
 
     fn schema(&self, source: &str) -> Result<SchemaRef, Told> {
         let mut sources = self.deployment()?.sources.iter();
-        let source = sources.find(|known| known.name == source).ok_or_else(|| told(format!("no source {source}")))?;
+        let source = sources
+            .find(|known| known.name == source)
+            .ok_or_else(|| told(format!("no source {source}")))?;
         Ok(Arc::clone(&source.schema))
     }
 
@@ -182,7 +191,9 @@ impl Database {
         if let Step::Rows(name, operation, rows) = &step {
             let source = {
                 let mut sources = engine.deployment().sources.iter();
-                sources.find(|source| source.name == *name).ok_or_else(|| told("no such source"))?
+                sources
+                    .find(|source| source.name == *name)
+                    .ok_or_else(|| told("no such source"))?
             };
             let key = source.key.clone();
             let rows = match source.arrival {
@@ -234,7 +245,10 @@ impl Database {
             let context = SessionContext::new();
             let table = MemTable::try_new(Arc::clone(&schema), vec![rows]).map_err(told)?;
             context.register_table(source, Arc::new(table)).map_err(told)?;
-            let chosen = context.sql(&sql.replacen("DELETE", "SELECT *", 1)).await.map_err(told)?;
+            let chosen = context
+                .sql(&sql.replacen("DELETE", "SELECT *", 1))
+                .await
+                .map_err(told)?;
             chosen.collect().await.map_err(told)
         })?;
         arrow::compute::concat_batches(&schema, &chosen).map_err(told)
@@ -249,7 +263,10 @@ impl Database {
             Ok(query) => (query, &engine.deployment().catalog),
             Err(_) => {
                 let catalog = &engine.deployment().catalog;
-                (catalog.plan_query(sql).map_err(|problem| Told(problem.to_string()))?, catalog)
+                (
+                    catalog.plan_query(sql).map_err(|problem| Told(problem.to_string()))?,
+                    catalog,
+                )
             }
         };
         let relations = self.check(query.relations())?;

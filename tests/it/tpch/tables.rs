@@ -45,23 +45,46 @@ pub(crate) fn tables(scale: f64) -> Vec<Table> {
     };
     let items = whole(LineItemArrow::new(LineItemGenerator::new(scale, 1, 1)));
     let of_item = order_of(items.column(0));
-    let (all, count) = (|rows: &RecordBatch| (0..rows.num_rows()).collect::<Vec<_>>(), order_keys.len());
+    let (all, count) = (
+        |rows: &RecordBatch| (0..rows.num_rows()).collect::<Vec<_>>(),
+        order_keys.len(),
+    );
     let plain = |name, key, rows: RecordBatch| {
         let numbers = all(&rows);
         let count = rows.num_rows();
         Table::new(name, key, &rows, &numbers, count)
     };
     vec![
-        plain("region", &["r_regionkey"], whole(RegionArrow::new(RegionGenerator::new(scale, 1, 1)))),
-        plain("nation", &["n_nationkey"], whole(NationArrow::new(NationGenerator::new(scale, 1, 1)))),
-        plain("supplier", &["s_suppkey"], whole(SupplierArrow::new(SupplierGenerator::new(scale, 1, 1)))),
-        plain("part", &["p_partkey"], whole(PartArrow::new(PartGenerator::new(scale, 1, 1)))),
+        plain(
+            "region",
+            &["r_regionkey"],
+            whole(RegionArrow::new(RegionGenerator::new(scale, 1, 1))),
+        ),
+        plain(
+            "nation",
+            &["n_nationkey"],
+            whole(NationArrow::new(NationGenerator::new(scale, 1, 1))),
+        ),
+        plain(
+            "supplier",
+            &["s_suppkey"],
+            whole(SupplierArrow::new(SupplierGenerator::new(scale, 1, 1))),
+        ),
+        plain(
+            "part",
+            &["p_partkey"],
+            whole(PartArrow::new(PartGenerator::new(scale, 1, 1))),
+        ),
         plain(
             "partsupp",
             &["ps_partkey", "ps_suppkey"],
             whole(PartSuppArrow::new(PartSuppGenerator::new(scale, 1, 1))),
         ),
-        plain("customer", &["c_custkey"], whole(CustomerArrow::new(CustomerGenerator::new(scale, 1, 1)))),
+        plain(
+            "customer",
+            &["c_custkey"],
+            whole(CustomerArrow::new(CustomerGenerator::new(scale, 1, 1))),
+        ),
         Table::new("orders", &["o_orderkey"], &orders, &all(&orders), count),
         Table::new("lineitem", &["l_orderkey", "l_linenumber"], &items, &of_item, count),
     ]
@@ -69,7 +92,9 @@ pub(crate) fn tables(scale: f64) -> Vec<Table> {
 
 /// Puts a generator's batches together, texts as the engine keeps them.
 fn whole(batches: impl Iterator<Item = Result<RecordBatch, arrow::error::ArrowError>>) -> RecordBatch {
-    let batches: Vec<RecordBatch> = batches.map(|batch| plain(&batch.expect("a generator's batch"))).collect();
+    let batches: Vec<RecordBatch> = batches
+        .map(|batch| plain(&batch.expect("a generator's batch")))
+        .collect();
     concat_batches(&batches[0].schema(), &batches).expect("one schema")
 }
 

@@ -161,7 +161,9 @@ impl House {
         auction.date_time = self.time_us(event);
         // It lasts, on average, as long as it takes for those open to be opened.
         let horizon = self.time_us(event.saturating_add(OPEN_AUCTIONS * PER_EPOCH / AUCTIONS));
-        let longest = u64::try_from(horizon.saturating_sub(auction.date_time)).unwrap_or(0).saturating_mul(2);
+        let longest = u64::try_from(horizon.saturating_sub(auction.date_time))
+            .unwrap_or(0)
+            .saturating_mul(2);
         auction.expires = auction.date_time.saturating_add(id(1000 + dice.below(longest.max(1))));
         let seller = if dice.below(4) > 0 {
             last_person(event) / HOT_EVERY * HOT_EVERY
@@ -207,7 +209,8 @@ impl House {
         }
         bid.url.push_str("item.htm?query=1");
         if hot {
-            bid.channel.push_str(HOT_CHANNELS[channel as usize % HOT_CHANNELS.len()]);
+            bid.channel
+                .push_str(HOT_CHANNELS[channel as usize % HOT_CHANNELS.len()]);
         } else {
             let _ = write!(bid.channel, "channel-{channel}");
             if of_channel.below(10) > 0 {

@@ -161,9 +161,7 @@ impl Rows {
                 .map(|(_, kind)| match kind {
                     Kind::Number => Builder::Number(Int64Builder::new()),
                     Kind::Text => Builder::Text(StringBuilder::new()),
-                    Kind::Time => {
-                        Builder::Time(TimestampMicrosecondBuilder::new().with_timezone_opt(zone.clone()))
-                    }
+                    Kind::Time => Builder::Time(TimestampMicrosecondBuilder::new().with_timezone_opt(zone.clone())),
                 })
                 .collect(),
             chosen: columns

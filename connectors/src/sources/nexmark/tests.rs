@@ -9,7 +9,14 @@ use crate::format::FormatConfig;
 use crate::sources::{ConnectorConfig, Read, Setting};
 
 const NUMBERS: &[&str] = &[
-    "id", "auction", "bidder", "price", "seller", "category", "initial_bid", "reserve",
+    "id",
+    "auction",
+    "bidder",
+    "price",
+    "seller",
+    "category",
+    "initial_bid",
+    "reserve",
 ];
 
 fn columns(names: &[&str]) -> Vec<Column> {
@@ -63,9 +70,15 @@ const BID: &[&str] = &["auction", "bidder", "price", "channel", "url", "date_tim
 #[test]
 fn every_fifty_events_are_one_person_three_auctions_and_the_rest_bids() {
     let people = all("table = \"person\"\nevents = 100_000", &["id", "name", "state"]);
-    let auctions = all("table = \"auction\"\nevents = 100_000", &["id", "seller", "date_time", "expires"]);
+    let auctions = all(
+        "table = \"auction\"\nevents = 100_000",
+        &["id", "seller", "date_time", "expires"],
+    );
     let bids = all("table = \"bid\"\nevents = 100_000", BID);
-    assert_eq!((people.num_rows(), auctions.num_rows(), bids.num_rows()), (2_000, 6_000, 92_000));
+    assert_eq!(
+        (people.num_rows(), auctions.num_rows(), bids.num_rows()),
+        (2_000, 6_000, 92_000)
+    );
     assert_eq!(numbers(&people, "id"), (1000..3000).collect::<Vec<_>>());
     assert_eq!(numbers(&auctions, "id"), (1000..7000).collect::<Vec<_>>());
     // Who sells and what is bid for is there, but for the few that are yet to come.
@@ -73,7 +86,11 @@ fn every_fifty_events_are_one_person_three_auctions_and_the_rest_bids() {
     assert!(numbers(&bids, "auction").iter().all(|id| (1000..7010).contains(id)));
     let hot = numbers(&bids, "auction").iter().filter(|id| *id % 100 == 0).count();
     assert!((44_000..49_000).contains(&hot), "{hot}");
-    assert!(numbers(&bids, "price").iter().all(|price| (100..=100_000_000).contains(price)));
+    assert!(
+        numbers(&bids, "price")
+            .iter()
+            .all(|price| (100..=100_000_000).contains(price))
+    );
     let times = |batch: &RecordBatch, name: &str| {
         let column = Arc::clone(batch.column_by_name(name).expect("a column"));
         column.as_primitive::<TimestampMicrosecondType>().values().to_vec()
@@ -89,14 +106,23 @@ fn every_fifty_events_are_one_person_three_auctions_and_the_rest_bids() {
 
 #[test]
 fn a_row_is_a_function_of_the_seed_and_its_number() {
-    let (short, long) = (all("table = \"bid\"\nevents = 5_000", BID), all("table = \"bid\"\nevents = 50_000", BID));
+    let (short, long) = (
+        all("table = \"bid\"\nevents = 5_000", BID),
+        all("table = \"bid\"\nevents = 50_000", BID),
+    );
     assert_eq!(short, long.slice(0, short.num_rows()));
-    assert_eq!(all("table = \"bid\"\nevents = 100", &["price"]), all("table = \"bid\"\nevents = 100", BID).project(&[2]).unwrap());
+    assert_eq!(
+        all("table = \"bid\"\nevents = 100", &["price"]),
+        all("table = \"bid\"\nevents = 100", BID).project(&[2]).unwrap()
+    );
     assert_ne!(short, all("table = \"bid\"\nevents = 5_000\nseed = 2", BID));
     // Pinned: the same on every machine.
     assert_eq!(numbers(&short, "price")[..3], [1_346_399, 12_541, 2_434_930]);
     let url = short.column(4).as_string::<i32>().value(0);
-    assert!(url.starts_with("https://www.nexmark.com/") && url.contains("/item.htm?query=1"), "{url}");
+    assert!(
+        url.starts_with("https://www.nexmark.com/") && url.contains("/item.htm?query=1"),
+        "{url}"
+    );
 }
 
 #[test]
@@ -116,7 +142,10 @@ fn bids_weigh_what_the_benchmark_says() {
 fn rows_come_when_their_time_has() {
     let columns = columns(&["id"]);
     with(&columns, |setting| {
-        let mut reader = config("table = \"person\"\nrate = 50").reader(setting).unwrap().unwrap();
+        let mut reader = config("table = \"person\"\nrate = 50")
+            .reader(setting)
+            .unwrap()
+            .unwrap();
         let Read::Rows(first) = reader.read(setting.start_us + 2_500_000).unwrap() else {
             panic!("no rows")
         };
@@ -134,7 +163,9 @@ fn what_cannot_work_is_told() {
         let columns = columns(names);
         with(&columns, |setting| {
             let problems = config(text).check(setting).into_iter();
-            problems.map(|problem| format!("{problem} {}", problem.hint.clone().unwrap_or_default())).collect::<Vec<_>>()
+            problems
+                .map(|problem| format!("{problem} {}", problem.hint.clone().unwrap_or_default()))
+                .collect::<Vec<_>>()
         })
     };
     assert_eq!(told("table = \"bid\"", BID), Vec::<String>::new());
