@@ -282,14 +282,17 @@ impl Loader<'_> {
                 .iter()
                 .filter(|reference| !known.contains(&reference.as_str()))
             {
-                let problem = FileProblem::new(&file.path, format!("there is no source or view \"{reference}\""))
-                    .line(line_of_word(&file.text, reference))
-                    .hint_maybe(spelling::hint(
-                        reference,
-                        known.iter().copied().filter(|known| *known != name),
-                        "relation",
-                    ));
-                self.problems.push(problem);
+                let problem = if reference.starts_with("sangam.") {
+                    // What is measured is no part of the input.
+                    let what = format!("the system table {reference} in a view cannot be kept current");
+                    FileProblem::new(&file.path, what).hint("Ask for it with a query instead.")
+                } else {
+                    let others = known.iter().copied().filter(|known| *known != name);
+                    FileProblem::new(&file.path, format!("there is no source or view \"{reference}\""))
+                        .hint_maybe(spelling::hint(reference, others, "relation"))
+                };
+                let word = reference.rsplit('.').next().unwrap_or(reference);
+                self.problems.push(problem.line(line_of_word(&file.text, word)));
                 self.broken.push(name.clone());
             }
         }

@@ -23,6 +23,7 @@ pub use error::{ConfigError, ReadError};
 pub use format::{Decoder, Encoding, FormatConfig, FormatKind, INPUT_BYTES_MAX, REJECTED_MAX, ROW_BYTES_MAX};
 pub use sources::file::{FileConfig, Paths};
 pub use sources::http::HttpConfig;
+pub use sources::nexmark::{NexmarkConfig, Table};
 pub use sources::simulate::{Correlation, Diurnal, Entities, Model, Outages, SimulateConfig, Spikes, Walk};
 pub use sources::{ConnectorConfig, Read, Reader, SOURCES, Setting, SourceEntry};
 pub use times::{TIME_MAX_US, TIME_MIN_US};

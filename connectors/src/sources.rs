@@ -4,6 +4,7 @@
 //! [`ConnectorConfig`]; the compiler lists the rest.
 pub(crate) mod file;
 pub(crate) mod http;
+pub(crate) mod nexmark;
 pub(crate) mod simulate;
 
 use std::path::Path;
@@ -36,6 +37,11 @@ pub const SOURCES: &[SourceEntry] = &[
                 .map(|config| ConnectorConfig::Simulate(Box::new(config)))
         },
     ),
+    entry(
+        "nexmark",
+        "makes up the auctions of the Nexmark benchmark from a seed",
+        |table| table.try_into().map(ConnectorConfig::Nexmark),
+    ),
 ];
 
 /// One line of the list: all that is known of a source before it is declared.
@@ -66,6 +72,8 @@ pub enum ConnectorConfig {
     File(file::FileConfig),
     /// Rows are made up.
     Simulate(Box<simulate::SimulateConfig>),
+    /// Rows are those of a benchmark.
+    Nexmark(nexmark::NexmarkConfig),
 }
 
 impl<'de> Deserialize<'de> for ConnectorConfig {
@@ -142,6 +150,7 @@ impl ConnectorConfig {
             ConnectorConfig::Http(_) => "http",
             ConnectorConfig::File(_) => "file",
             ConnectorConfig::Simulate(_) => "simulate",
+            ConnectorConfig::Nexmark(_) => "nexmark",
         }
     }
 
@@ -156,6 +165,7 @@ impl ConnectorConfig {
             ConnectorConfig::Http(config) => config.check(setting),
             ConnectorConfig::File(config) => config.check(setting),
             ConnectorConfig::Simulate(config) => config.check(setting),
+            ConnectorConfig::Nexmark(config) => config.check(setting),
         }
     }
 
@@ -165,6 +175,7 @@ impl ConnectorConfig {
             ConnectorConfig::Http(_) => Ok(None),
             ConnectorConfig::File(config) => Ok(Some(Box::new(config.reader(setting)?))),
             ConnectorConfig::Simulate(config) => Ok(Some(Box::new(config.reader(setting)?))),
+            ConnectorConfig::Nexmark(config) => Ok(Some(Box::new(config.reader(setting)?))),
         }
     }
 }
@@ -184,11 +195,11 @@ mod tests {
     fn errors_speak_to_newcomers() {
         assert_eq!(
             message("type = \"htp\""),
-            "unknown connector type \"htp\"; there are \"http\", \"file\", \"simulate\""
+            "unknown connector type \"htp\"; there are \"http\", \"file\", \"simulate\", \"nexmark\""
         );
         assert_eq!(
             message(""),
-            "a connector needs a type; there are \"http\", \"file\", \"simulate\""
+            "a connector needs a type; there are \"http\", \"file\", \"simulate\", \"nexmark\""
         );
         assert_eq!(message("type = 1"), "type of a connector must be a text");
         let unknown = message("type = \"file\"\npath = \"a\"\nfolow = true");

@@ -75,6 +75,7 @@ fn is_finite(connector: &ConnectorConfig) -> bool {
         ConnectorConfig::Http(_) => false,
         ConnectorConfig::File(file) => !file.follow,
         ConnectorConfig::Simulate(simulate) => simulate.is_bounded(),
+        ConnectorConfig::Nexmark(nexmark) => nexmark.is_bounded(),
     }
 }
 

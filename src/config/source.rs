@@ -43,6 +43,8 @@ pub(crate) struct SourceFile {
     retractions: bool,
     /// Which column says when a row happened.
     time: Option<TimeEntry>,
+    /// The column that says when a row arrived: filled with the time of its tick.
+    arrival: Option<String>,
     /// How long a row stays, by the source's clock. Default: for ever.
     retain: Option<Span>,
     /// Where rows come from. Required.
@@ -87,6 +89,8 @@ pub struct Source {
     pub retractions: bool,
     /// The event time.
     pub time: Option<TimeColumn>,
+    /// Position of the column that is filled with the time of a row's tick.
+    pub arrival: Option<usize>,
     /// How long a row stays, in microseconds of the source's clock.
     pub retain_us: Option<i64>,
     /// Where rows come from.
@@ -177,6 +181,7 @@ pub(crate) fn build(
     let key = check.key(&file);
     let version = check.version(&file);
     let time = check.time(&file, clock);
+    let arrival = check.arrival(&file);
     check.retain(&file);
     let format = file.format.unwrap_or_default();
     let connector = check.connector(file.connector, clock);
@@ -208,6 +213,7 @@ pub(crate) fn build(
         version,
         retractions: file.retractions,
         time,
+        arrival,
         retain_us: file.retain.map(|retain| retain.us),
         format,
         connector,
@@ -393,6 +399,33 @@ impl Check<'_, '_> {
         })
     }
 
+    fn arrival(&mut self, file: &SourceFile) -> Option<usize> {
+        let name = file.arrival.as_ref()?;
+        let column = self.column(&["arrival"], name)?;
+        let field = &self.columns[column].field;
+        let path = ["columns", name.as_str()];
+        if !matches!(field.data_type(), DataType::Timestamp(TimeUnit::Microsecond, Some(_))) || !field.is_nullable() {
+            self.refuse(
+                &path,
+                format!("arrival column \"{name}\" is not a plain timestamp"),
+                "Declare it `timestamp`: no row brings it along.",
+            );
+        } else if file.retractions {
+            self.refuse(
+                &["arrival"],
+                "`arrival` stands beside `retractions`",
+                "A row could not be taken back without knowing when it arrived: give the source a `key`.",
+            );
+        } else if file.time.as_ref().is_some_and(|time| time.column == *name) || file.version.as_ref() == Some(name) {
+            self.refuse(
+                &["arrival"],
+                format!("`arrival` names \"{name}\", which rows bring along"),
+                "Give it a column of its own.",
+            );
+        }
+        Some(column)
+    }
+
     fn retain(&mut self, file: &SourceFile) {
         let Some(retain) = file.retain else { return };
         if retain.us == 0 {
@@ -428,14 +461,20 @@ impl Check<'_, '_> {
                 ),
             );
         }
-        if let Some(ConnectorConfig::Simulate(simulate)) = &connector
-            && clock == Clock::Event
-            && !simulate.is_bounded()
+        let endless = match &connector {
+            Some(ConnectorConfig::Simulate(simulate)) if !simulate.is_bounded() => {
+                Some(("a simulation", "`until` or `rows`"))
+            }
+            Some(ConnectorConfig::Nexmark(nexmark)) if !nexmark.is_bounded() => Some(("a benchmark", "`events`")),
+            _ => None,
+        };
+        if clock == Clock::Event
+            && let Some((what, end)) = endless
         {
             self.refuse(
                 &["connector"],
-                "a simulation without an end under the event clock",
-                "Nothing would hold it back: give it `until` or `rows`.",
+                format!("{what} without an end under the event clock"),
+                format!("Nothing would hold it back: give it {end}."),
             );
         }
         connector

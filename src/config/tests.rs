@@ -149,7 +149,7 @@ sources/readings.toml:3: `time.lateness`: "soon" is not a span of time such as "
 sources/readings.toml:5: unknown key "retian"
     Hint: Did you mean "retain"?
 sources/readings.toml: a source needs a `[connector]`
-    Hint: Write for example `[connector]` and below it `type = "http"`; the types there are: "http", "file", "simulate".
+    Hint: Write for example `[connector]` and below it `type = "http"`; the types there are: "http", "file", "simulate", "nexmark".
 view: unknown file
     Hint: Did you mean "views"?
 views/latest.sql:4: there is no source or view "weather_now"
@@ -317,6 +317,61 @@ fn a_simulation_must_end_under_the_event_clock() {
         "sources/made_up.toml:3: a simulation without an end under the event clock",
     );
     assert_eq!(source("rows = 1000"), "all is well");
+}
+
+#[test]
+fn a_benchmark_must_end_under_the_event_clock() {
+    let source = |rest: &str| {
+        let columns = "columns = { id = \"bigint not null\", note = \"text\" }\n";
+        let text = format!("{columns}[connector]\ntype = \"nexmark\"\ntable = \"person\"\n{rest}");
+        problems(&[("deployment.toml", "clock = \"event\""), ("sources/person.toml", &text)])
+    };
+    assert_says(
+        &source(""),
+        "sources/person.toml:2: a benchmark without an end under the event clock",
+    );
+    assert_says(&source(""), "give it `events`");
+    // What the table does not have stays NULL.
+    assert_eq!(source("events = 1000"), "all is well");
+    assert_says(
+        &source("events = 1000\nrate = 0"),
+        "sources/person.toml:6: rate is not from 1 to 1000000",
+    );
+}
+
+#[test]
+fn an_arrival_column_is_filled_by_nobody_else() {
+    let source = |column: &str, rest: &str| {
+        let columns = format!("columns = {{ k = \"bigint not null\", a = \"{column}\" }}");
+        source_problems(&format!(
+            "{columns}\narrival = \"a\"\n{rest}[connector]\ntype = \"http\"\n"
+        ))
+    };
+    assert_eq!(source("timestamp", ""), "all is well");
+    assert_eq!(source("timestamp", "key = [\"k\"]\n"), "all is well");
+    let plain = "sources/readings.toml:1: arrival column \"a\" is not a plain timestamp";
+    assert_says(&source("timestamp not null", ""), plain);
+    assert_says(&source("text", ""), plain);
+    assert_says(
+        &source("timestamp", "retractions = true\n"),
+        "sources/readings.toml:2: `arrival` stands beside `retractions`",
+    );
+    assert_says(
+        &source("timestamp", "key = [\"k\"]\nversion = \"a\"\n"),
+        "`arrival` names \"a\", which rows bring along",
+    );
+}
+
+#[test]
+fn a_view_cannot_read_what_is_measured() {
+    let found = problems(&[
+        ("sources/readings.toml", READINGS),
+        ("views/v.sql", "SELECT source\nFROM sangam.late"),
+    ]);
+    assert_says(
+        &found,
+        "views/v.sql:2: the system table sangam.late in a view cannot be kept current\n    Hint: Ask for it with a query instead.",
+    );
 }
 
 #[test]

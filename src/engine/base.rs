@@ -5,7 +5,8 @@ mod keyed;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, SchemaRef};
 use dataflows::Updates;
 use dataflows::group_index::GroupIndex;
@@ -22,6 +23,8 @@ const PAGE_SLOTS: usize = 4096;
 pub(super) enum Told {
     /// They only come and expire: its runs carry the steps of its chunks.
     Chunks,
+    /// Not at all: the plan shows that they only come.
+    Grows,
     /// By these columns, which no two rows share at the end of a tick.
     Key(Vec<usize>),
     /// By all they hold, and equal rows are counted.
@@ -32,6 +35,8 @@ pub(super) enum Told {
 pub(super) enum BaseRows {
     /// Chunks by segment, shared with the source that appends them.
     Chunks(BTreeMap<i64, Chunks>),
+    /// The rows of a view as they came.
+    Grown(Chunks),
     Keyed(Box<Keyed>),
     Counted(Box<Counted>),
 }
@@ -41,6 +46,7 @@ impl BaseRows {
     pub(super) fn new(schema: &SchemaRef, told: Told) -> Self {
         match told {
             Told::Chunks => BaseRows::Chunks(BTreeMap::new()),
+            Told::Grows => BaseRows::Grown(Chunks::default()),
             Told::Key(key) => BaseRows::Keyed(Box::new(Keyed::new(key, schema))),
             Told::Content => BaseRows::Counted(Box::new(Counted::new(schema))),
         }
@@ -59,6 +65,11 @@ impl BaseRows {
                     }
                 }
             }
+            BaseRows::Grown(chunks) => {
+                for updates in runs.iter().flat_map(|run| &run.updates) {
+                    chunks.push(copies(updates));
+                }
+            }
             BaseRows::Keyed(keyed) => runs.iter().for_each(|run| keyed.apply(&run.updates)),
             BaseRows::Counted(counted) => counted.apply(runs.iter().flat_map(|run| &run.updates)),
         }
@@ -71,10 +82,23 @@ impl BaseRows {
                 .values()
                 .flat_map(|chunks| chunks.batches().iter().cloned())
                 .collect(),
+            BaseRows::Grown(chunks) => chunks.batches().to_vec(),
             BaseRows::Keyed(keyed) => keyed.batches(),
             BaseRows::Counted(counted) => counted.batches(schema),
         }
     }
+}
+
+/// The rows of updates that insert, each as often as it comes.
+fn copies(updates: &Updates) -> RecordBatch {
+    if updates.diffs().iter().all(|diff| *diff == 1) {
+        return updates.rows().clone();
+    }
+    let rows = updates.diffs().iter().enumerate();
+    let rows: UInt32Array = rows
+        .flat_map(|(row, diff)| std::iter::repeat_n(row as u32, usize::try_from(*diff).unwrap_or(0)))
+        .collect();
+    take_record_batch(updates.rows(), &rows).expect("rows of the batch")
 }
 
 /// Batches built from stretches of slots, and built again only when something in them changed.

@@ -7,7 +7,7 @@ mod keyed;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use connectors::{Decoded, Rejected};
@@ -225,7 +225,10 @@ impl SourceState {
             });
         }
         let rows = match operation {
-            Operation::Insert => self.judge(tick, decoded.rows, out, &mut counts),
+            Operation::Insert => {
+                let rows = self.judge(tick, decoded.rows, out, &mut counts);
+                self.dated(tick, rows)
+            }
             Operation::Delete => decoded.rows,
         };
         if rows.num_rows() == 0 {
@@ -279,6 +282,19 @@ impl SourceState {
         counts.accepted += total - rejected;
         counts.rejected += rejected;
         counts
+    }
+
+    /// Fills the column that says when a row arrived.
+    fn dated(&self, tick: Tick, rows: RecordBatch) -> RecordBatch {
+        let Some(column) = self.source.arrival else { return rows };
+        let DataType::Timestamp(_, zone) = self.source.schema.field(column).data_type() else {
+            return rows;
+        };
+        let at = i64::try_from(tick).unwrap_or(i64::MAX);
+        let times = TimestampMicrosecondArray::from_value(at, rows.num_rows()).with_timezone_opt(zone.clone());
+        let mut columns = rows.columns().to_vec();
+        columns[column] = Arc::new(times);
+        RecordBatch::try_new(rows.schema(), columns).expect("a column of the declared type")
     }
 
     /// Keeps the rows whose time is neither late nor ahead nor already over, and moves the clock.

@@ -99,7 +99,11 @@ pub(super) fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sende
                 .map(|name| view.schema.index_of(name).ok())
                 .collect::<Option<Vec<usize>>>()
         });
-        let told = implied.map_or(Told::Content, Told::Key);
+        let told = match implied {
+            _ if view.plan.nodes[view.plan.root].append_only => Told::Grows,
+            Some(key) => Told::Key(key),
+            None => Told::Content,
+        };
         let store = RelationStore::new(Arc::clone(&view.schema), told);
         let errors = RelationStore::new(error_schema(), Told::Content);
         relations.push(RelationEntry::new(relation, store, Some(errors)));

@@ -9,7 +9,7 @@
 //! `SANGAM_ORACLE_CASES` says how many cases to run and `SANGAM_ORACLE_SEED`
 //! from which seed on; a case that fails says its own.
 mod aggregates;
-mod bag;
+pub(crate) mod bag;
 mod case;
 mod deployment;
 mod dice;

@@ -8,10 +8,10 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, JoinConstraint, JoinType, NullEquality, ScalarValue};
+use datafusion::common::{Column, JoinConstraint, JoinType, NullEquality, ScalarValue, TableReference};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::count::count;
-use datafusion::logical_expr::{Aggregate, Expr, Filter, Join, LogicalPlan, Projection, Union, lit};
+use datafusion::logical_expr::{Aggregate, Expr, Filter, Join, LogicalPlan, Projection, SubqueryAlias, Union, lit};
 
 use super::{changed, column_of, restore};
 
@@ -102,15 +102,24 @@ fn among(side: &Arc<LogicalPlan>, pairs: &LogicalPlan, join_type: JoinType) -> R
         .enumerate()
         .map(|(index, column)| column.clone().alias(name(index)))
         .collect();
-    let paired = Projection::try_new(paired, Arc::new(pairs.clone()))?;
+    let paired = LogicalPlan::Projection(Projection::try_new(paired, Arc::new(pairs.clone()))?);
+    // A mark without a name before it would be taken for another's beside it.
+    let (paired, alias) = match join_type {
+        JoinType::LeftMark => {
+            let alias = TableReference::bare("__pairs");
+            let paired = SubqueryAlias::try_new(Arc::new(paired), alias.clone())?;
+            (LogicalPlan::SubqueryAlias(paired), Some(alias))
+        }
+        _ => (paired, None),
+    };
     let on = columns
         .into_iter()
         .enumerate()
-        .map(|(index, column)| (column, Expr::Column(Column::new_unqualified(name(index)))))
+        .map(|(index, column)| (column, Expr::Column(Column::new(alias.clone(), name(index)))))
         .collect();
     Ok(LogicalPlan::Join(Join::try_new(
         Arc::clone(side),
-        Arc::new(LogicalPlan::Projection(paired)),
+        Arc::new(paired),
         on,
         None,
         join_type,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch};
@@ -9,9 +10,18 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use dataflows::Updates;
+use foldhash::quality::FixedState;
 
 /// Rows, each as its bytes, with how often it is there.
 pub(crate) type Bag = BTreeMap<Box<[u8]>, i64>;
+
+/// What the rows of a bag add up to, in whatever order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sum {
+    pub(crate) rows: u64,
+    hashes: u64,
+    squares: u64,
+}
 
 /// Reads the rows of one relation.
 pub(crate) struct Reader {
@@ -44,6 +54,27 @@ impl Reader {
     /// Adds changes to rows.
     pub(crate) fn apply(&self, bag: &mut Bag, updates: &Updates) -> Result<(), String> {
         self.add(bag, updates.rows(), |row| updates.diffs()[row])
+    }
+
+    /// Adds the rows of batches up, so that equal bags are told without making any.
+    pub(crate) fn sum(&self, batches: &[RecordBatch]) -> Result<Sum, String> {
+        let hash = FixedState::with_seed(1);
+        let mut sum = Sum::default();
+        for batch in batches {
+            let columns: Vec<ArrayRef> = batch.columns().iter().map(one_nan).collect();
+            let rows = self
+                .converter
+                .convert_columns(&columns)
+                .map_err(|error| error.to_string())?;
+            for row in &rows {
+                let hash = hash.hash_one(row.data());
+                sum.rows += 1;
+                // Two sums: rows that cancel each other out in one do not in the other.
+                sum.hashes = sum.hashes.wrapping_add(hash);
+                sum.squares = sum.squares.wrapping_add(hash.wrapping_mul(hash | 1));
+            }
+        }
+        Ok(sum)
     }
 
     fn add(&self, bag: &mut Bag, batch: &RecordBatch, diff: impl Fn(usize) -> i64) -> Result<(), String> {

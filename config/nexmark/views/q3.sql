@@ -1,0 +1,5 @@
+-- Local item suggestion: who sells in three states in one category.
+SELECT p.name, p.city, p.state, a.id
+FROM auction a
+JOIN person p ON a.seller = p.id
+WHERE a.category = 10 AND p.state IN ('or', 'id', 'ca')
