@@ -9,7 +9,8 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
+    DisplayAs, DisplayFormatType, ExecutionPlan, InputDistributionRequirements, PlanProperties,
+    SendableRecordBatchStream,
 };
 
 /// A sort that no rule takes for one.
@@ -41,6 +42,10 @@ impl ExecutionPlan for OrderedExec {
 
     fn properties(&self) -> &Arc<PlanProperties> {
         self.sort.properties()
+    }
+
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        self.sort.input_distribution_requirements()
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
