@@ -6,8 +6,8 @@ use std::fmt::Write;
 
 use arrow::compute::SortOptions;
 use dataflows::plan::{
-    AggregateCall, AggregateFunction as Function, JoinKind, Keep, NodeId, Operator, Plan, Ranking, TemporalBound,
-    TemporalComparison, WindowCall,
+    AbsentList, AggregateCall, AggregateFunction as Function, JoinKind, Keep, NodeId, Operator, Plan, Ranking,
+    TemporalAlternative, TemporalBound, TemporalComparison, WindowCall,
 };
 
 use crate::catalog::{Catalog, Relation};
@@ -125,6 +125,38 @@ impl Explaining<'_> {
                         self.bound(id)
                     )],
                 )
+            }
+            Operator::TemporalAny { alternatives } => {
+                let alternatives: Vec<String> = alternatives
+                    .iter()
+                    .map(|alternative| {
+                        let bounds = alternative.bounds.iter().map(|bound| temporal_bound(bound, &name));
+                        let flags = alternative.flags.iter().map(|flag| name(*flag));
+                        bounds.chain(flags).collect::<Vec<_>>().join(" AND ")
+                    })
+                    .collect();
+                (
+                    format!("temporal filter: {}", alternatives.join(" OR ")),
+                    vec![format!(
+                        "state: rows that have yet to enter or leave; bound: {}",
+                        self.bound(id)
+                    )],
+                )
+            }
+            Operator::Unnest { lists, absent } => {
+                let lists: Vec<String> = lists
+                    .iter()
+                    .map(|list| match list.depth {
+                        1 => name(list.column),
+                        depth => format!("{}, {depth} deep", name(list.column)),
+                    })
+                    .collect();
+                let kept = match absent {
+                    AbsentList::Drop => "",
+                    AbsentList::KeepNull => ", a row where it is NULL",
+                    AbsentList::KeepEmpty => ", a row where it is NULL or empty",
+                };
+                (format!("unnest: {}{kept}", lists.join("; ")), vec![])
             }
             Operator::Aggregate { keys, calls } => {
                 let keys: Vec<String> = keys.iter().map(|key| name(*key)).collect();
@@ -246,7 +278,7 @@ impl Explaining<'_> {
                 let expression = &expressions[column];
                 column_index(expression).map_or_else(|| expression.text.clone(), below)
             }
-            Operator::Filter { .. } | Operator::TemporalFilter { .. } => below(column),
+            Operator::Filter { .. } | Operator::TemporalFilter { .. } | Operator::TemporalAny { .. } => below(column),
             Operator::Window { calls, .. } => {
                 let width = node.schema.fields().len() - calls.len();
                 match column.checked_sub(width) {
@@ -301,6 +333,11 @@ impl Explaining<'_> {
         {
             bounds = vec![now_bound(own)];
         }
+        if let Operator::TemporalAny { alternatives } = &self.plan.nodes[id].operator
+            && let Some(bound) = all_leave(alternatives)
+        {
+            bounds = vec![bound];
+        }
         bounds.dedup();
         bounds.join("; ")
     }
@@ -309,6 +346,9 @@ impl Explaining<'_> {
         let node = &self.plan.nodes[id];
         match &node.operator {
             Operator::TemporalFilter { bounds, .. } if bounds.iter().any(leaves) => found.push(now_bound(bounds)),
+            Operator::TemporalAny { alternatives } if all_leave(alternatives).is_some() => {
+                found.extend(all_leave(alternatives));
+            }
             Operator::Aggregate { keys, .. } if keys.is_empty() => found.push("one row".to_owned()),
             Operator::Constant { .. } => found.push("constant rows".to_owned()),
             Operator::Get { relation } => found.push(match self.catalog.relation(relation).map(AsRef::as_ref) {
@@ -342,6 +382,8 @@ impl Explaining<'_> {
                 Operator::Window { .. } => "a window keeps all its rows",
                 Operator::Recursive { .. } => "a recursion keeps all its rows",
                 Operator::TemporalFilter { bounds, .. } if !bounds.iter().any(leaves) => continue,
+                // It keeps no row for longer than it has still to enter or leave.
+                Operator::TemporalAny { .. } => continue,
                 Operator::Aggregate { keys, calls } if !keys.is_empty() && calls.is_empty() => {
                     "DISTINCT keeps every distinct row"
                 }
@@ -360,6 +402,16 @@ impl Explaining<'_> {
         }
         lines
     }
+}
+
+/// Says when rows leave by themselves whichever alternative they came by; none where some stay.
+fn all_leave(alternatives: &[TemporalAlternative]) -> Option<String> {
+    let bounds: Vec<TemporalBound> = alternatives
+        .iter()
+        .flat_map(|alternative| alternative.bounds.iter().cloned())
+        .collect();
+    let leave = |alternative: &TemporalAlternative| alternative.bounds.iter().any(leaves);
+    alternatives.iter().all(leave).then(|| now_bound(&bounds))
 }
 
 /// Tells whether rows that pass a bound once will not always do.
@@ -470,6 +522,7 @@ fn sql_type(data_type: &arrow::datatypes::DataType) -> String {
         Date32 => "date".to_owned(),
         Binary => "varbinary".to_owned(),
         Timestamp(..) => "timestamp".to_owned(),
+        List(item) => format!("{}[]", sql_type(item.data_type())),
         Decimal128(precision, scale) => format!("decimal({precision}, {scale})"),
         other => other.to_string().to_lowercase(),
     }

@@ -1,8 +1,12 @@
 //! The crate as its users meet it: texts in, plans, answers and refusals out.
 mod answers;
+mod json;
+mod nested;
 mod plans;
 mod queries;
 mod refused;
+mod temporal;
+mod time_windows;
 mod windows;
 
 use std::sync::Arc;

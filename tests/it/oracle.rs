@@ -15,6 +15,7 @@ mod dice;
 mod expressions;
 mod failing;
 mod ledger;
+mod nested;
 mod ranked;
 mod recursions;
 mod sources;
@@ -61,6 +62,8 @@ fn views_are_right_at_every_tick() {
             Fault::ForgottenValue,
             Fault::StaleWindow,
             Fault::StaleReach,
+            Fault::ForgottenAlternative,
+            Fault::ShortList,
         ] {
             is_found(fault, first);
         }
