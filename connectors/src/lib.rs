@@ -3,7 +3,7 @@
 //!
 //! `sources` holds the one list of connectors and what they all do; `format` is
 //! how a source's bytes are declared and decoded, with one file a format in
-//! `formats`; those find the `cells` of each row, which `values` and `times` read
+//! `formats`; those find the `cells` of each row, which `values`, `times` and `lists` read
 //! into the declared `column`s; what comes out is `decoded`: rows, and rejected
 //! rows with the reason. `error` is for declarations and files, never for rows.
 mod cells;
@@ -13,6 +13,7 @@ mod durations;
 mod error;
 mod format;
 mod formats;
+mod lists;
 mod sources;
 mod times;
 mod values;

@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
-    Int16Builder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
+    Int16Builder, Int32Builder, Int64Builder, ListArray, StringBuilder, TimestampMicrosecondBuilder,
 };
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cast_utils::Parser;
 use arrow::datatypes::{DataType, FieldRef, Float32Type, Float64Type, TimeUnit};
 
 use crate::cells::{Cell, Kind};
 use crate::decoded::quoted;
 use crate::error::ConfigError;
+use crate::lists::Elements;
 use crate::times::Times;
 
 /// How texts of a format stand for NULL.
@@ -46,6 +48,41 @@ enum Values {
     Timestamp(TimestampMicrosecondBuilder),
     Decimal(Decimal128Builder, u8, i8),
     Binary(BinaryBuilder),
+    List(Box<Lists>),
+}
+
+/// Lists so far, one after the other.
+struct Lists {
+    items: ColumnBuilder,
+    item: FieldRef,
+    lengths: Vec<usize>,
+    valid: Vec<bool>,
+    found: Elements,
+}
+
+impl Lists {
+    /// Appends a list, or NULL where it is none; its bad elements are NULL, too.
+    fn append(&mut self, list: Option<&str>) -> Result<(), String> {
+        let found = list.map(|text| self.found.find(text)).unwrap_or(Ok(()));
+        let Some(text) = list.filter(|_| found.is_ok()) else {
+            self.lengths.push(0);
+            self.valid.push(false);
+            return found;
+        };
+        let mut wrong = None;
+        let prefix = format!("column \"{}\": ", self.item.name());
+        let mut bad = |index: usize, reason: String| {
+            let reason = reason.strip_prefix(&prefix).unwrap_or(&reason);
+            wrong.get_or_insert_with(|| format!("element {}: {reason}", index + 1));
+        };
+        // One type, whoever calls: lists may stand in lists.
+        let bad: &mut dyn FnMut(usize, String) = &mut bad;
+        self.items
+            .append(self.found.cells(text), &mut |index, reason| bad(index, reason));
+        self.lengths.push(self.found.len());
+        self.valid.push(true);
+        wrong.map_or(Ok(()), Err)
+    }
 }
 
 impl ColumnBuilder {
@@ -68,6 +105,13 @@ impl ColumnBuilder {
                 *scale,
             ),
             DataType::Binary => Values::Binary(BinaryBuilder::new()),
+            DataType::List(item) => Values::List(Box::new(Lists {
+                items: ColumnBuilder::new(item, nulls.clone(), times.clone())?,
+                item: Arc::clone(item),
+                lengths: Vec::new(),
+                valid: Vec::new(),
+                found: Elements::default(),
+            })),
             other => {
                 return Err(ConfigError::new(format!(
                     "column \"{}\" has type {other}, which no source can read",
@@ -97,6 +141,7 @@ impl ColumnBuilder {
             nulls,
             bad,
             text: false,
+            nests: false,
         };
         match values {
             Values::Text(builder) => {
@@ -136,6 +181,10 @@ impl ColumnBuilder {
                 );
             }
             Values::Binary(builder) => column.each_parsed(cells, hexadecimal, |v| builder.append_option(v)),
+            Values::List(lists) => {
+                column.nests = true;
+                column.each(cells, |cell| lists.append(cell.map(|cell| cell.text)));
+            }
         }
     }
 
@@ -153,6 +202,12 @@ impl ColumnBuilder {
             Values::Timestamp(builder) => Arc::new(builder.finish()),
             Values::Decimal(builder, ..) => Arc::new(builder.finish()),
             Values::Binary(builder) => Arc::new(builder.finish()),
+            Values::List(lists) => Arc::new(ListArray::new(
+                Arc::clone(&lists.item),
+                OffsetBuffer::from_lengths(std::mem::take(&mut lists.lengths)),
+                lists.items.finish(),
+                Some(NullBuffer::from(std::mem::take(&mut lists.valid))),
+            )),
         }
     }
 }
@@ -163,6 +218,8 @@ struct Texts<'b, F> {
     nulls: &'b Nulls,
     bad: &'b mut F,
     text: bool,
+    /// Whether what stands between brackets is a value.
+    nests: bool,
 }
 
 impl<F: FnMut(usize, String)> Texts<'_, F> {
@@ -172,7 +229,7 @@ impl<F: FnMut(usize, String)> Texts<'_, F> {
         mut append: impl FnMut(Option<Cell<'a>>) -> Result<(), String>,
     ) {
         for (index, cell) in cells.enumerate() {
-            let result = if cell.kind == Kind::Nested {
+            let result = if cell.kind == Kind::Nested && !self.nests {
                 append(None).and(Err("an object or array, not a plain value".to_owned()))
             } else if self.is_null(cell) {
                 let result = append(None);

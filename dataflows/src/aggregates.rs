@@ -237,7 +237,11 @@ fn of_one(spec: &AggregateSpec, argument: &DataType) -> Result<Box<dyn Accumulat
         StddevSample => variance(false, true),
         StddevPopulation => variance(true, true),
         BoolAnd | BoolOr if *argument == DataType::Boolean => {
-            let logic = if spec.function == BoolAnd { Logic::And } else { Logic::Or };
+            let logic = if spec.function == BoolAnd {
+                Logic::And
+            } else {
+                Logic::Or
+            };
             return Ok(Box::new(Truths::new(logic)));
         }
         BitAnd | BitOr | BitXor => return bitwise(spec, argument),
@@ -365,7 +369,9 @@ impl Unsupported {
 /// The rows in which no column is NULL; none where there is no NULL at all.
 fn no_nulls(columns: &[ArrayRef]) -> Option<NullBuffer> {
     let nulls = columns.iter().map(|column| column.logical_nulls());
-    nulls.reduce(|some, more| NullBuffer::union(some.as_ref(), more.as_ref())).flatten()
+    nulls
+        .reduce(|some, more| NullBuffer::union(some.as_ref(), more.as_ref()))
+        .flatten()
 }
 
 /// Tells whether every row counts: none is NULL, and there is no filter to pass.
@@ -419,7 +425,17 @@ mod tests {
     fn history_leaves_no_trace() {
         use AggregateFunction::*;
         let mut random = Pcg64::seed_from_u64(7);
-        let one = [Sum, Avg, Min, Max, VarianceSample, StddevPopulation, Median, ApproxMedian, LastValue];
+        let one = [
+            Sum,
+            Avg,
+            Min,
+            Max,
+            VarianceSample,
+            StddevPopulation,
+            Median,
+            ApproxMedian,
+            LastValue,
+        ];
         let two = [
             CovarianceSample,
             CovariancePopulation,
@@ -433,7 +449,10 @@ mod tests {
             RegressionSyy,
             RegressionSxy,
         ];
-        let calls = one.iter().map(|function| (*function, 1)).chain(two.iter().map(|function| (*function, 2)));
+        let calls = one
+            .iter()
+            .map(|function| (*function, 1))
+            .chain(two.iter().map(|function| (*function, 2)));
         for (function, width) in calls {
             let types = vec![DataType::Float64; width];
             let spec = spec(function, &types, DataType::Float64);
@@ -449,7 +468,9 @@ mod tests {
                 Arc::new(Float64Array::from_iter((0..rows).map(|_| value(random))))
             };
             let groups: Vec<u32> = (0..60).map(|row| row % 4).collect();
-            let (stay, go): (Vec<_>, Vec<_>) = (0..width).map(|_| (column(&mut random, 60), column(&mut random, 60))).unzip();
+            let (stay, go): (Vec<_>, Vec<_>) = (0..width)
+                .map(|_| (column(&mut random, 60), column(&mut random, 60)))
+                .unzip();
             for accumulator in [&mut fresh, &mut used] {
                 accumulator.resize(5);
             }
@@ -488,10 +509,12 @@ mod tests {
                     .iter()
                     .map(|data_type| -> ArrayRef {
                         match data_type {
-                            DataType::Int64 => {
-                                Arc::new(Int64Array::from_iter_values((0..ROWS).map(|_| random.random_range(0..1 << 40))))
-                            }
-                            _ => Arc::new(Float64Array::from_iter_values((0..ROWS).map(|_| random.random_range(-1e6..1e6)))),
+                            DataType::Int64 => Arc::new(Int64Array::from_iter_values(
+                                (0..ROWS).map(|_| random.random_range(0..1 << 40)),
+                            )),
+                            _ => Arc::new(Float64Array::from_iter_values(
+                                (0..ROWS).map(|_| random.random_range(-1e6..1e6)),
+                            )),
                         }
                     })
                     .collect();
@@ -514,7 +537,12 @@ mod tests {
                     }
                 }
                 let each = |took: std::time::Duration| took.as_nanos() as usize / ROWS;
-                println!("{function} over {groups} groups: in {} ns, out {} ns, the rest {} ns a row", each(took[0]), each(took[1]), each(took[2]));
+                println!(
+                    "{function} over {groups} groups: in {} ns, out {} ns, the rest {} ns a row",
+                    each(took[0]),
+                    each(took[1]),
+                    each(took[2])
+                );
             }
         }
     }

@@ -22,6 +22,10 @@ pub enum Fault {
     MissedExpiry,
     /// A join does not tell a row again once its key got its first partner, or lost its last.
     StalePresence,
+    /// A temporal filter reads only the first of its alternatives.
+    ForgottenAlternative,
+    /// `unnest` passes over the last element of a batch.
+    ShortList,
     /// `DISTINCT` in an aggregate forgets a value although another row still has it.
     ForgottenValue,
     /// A window does not take back the last of the rows it tells anew.

@@ -3,7 +3,8 @@
 //! `update` is what travels and `plan` what is to be done. `workers` runs plans:
 //! `render` turns each into `operators`, which pass `parts` to each other and keep
 //! their state in `columns` (byte strings in an `arena`) under a `group_index`, adding up by `aggregates` and
-//! evaluating expressions by `evaluate`; `tiers` says when small batches become one. `json` is how rows leave.
+//! evaluating expressions by `evaluate`; `tiers` says when small batches become one. `nested` is
+//! about lists, structs and maps in columns, `json` is how rows leave.
 pub mod aggregates;
 mod arena;
 pub mod columns;
@@ -12,6 +13,7 @@ pub mod evaluate;
 pub mod faults;
 pub mod group_index;
 pub mod json;
+pub mod nested;
 mod operators;
 mod parts;
 pub mod plan;

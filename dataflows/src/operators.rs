@@ -1,7 +1,7 @@
 //! The operators, one file each, over batches with diffs.
 //!
-//! `linear` filters and projects, `temporal` lets rows go as time passes,
-//! `aggregate` groups, `join` pairs, `window` orders, `recursion` goes round. Stateful ones run under `ticked`, which
+//! `linear` filters and projects, `unnest` makes rows of lists, `temporal` lets rows go
+//! as time passes, `aggregate` groups, `join` pairs, `window` orders, `recursion` goes round. Stateful ones run under `ticked`, which
 //! hands them each tick once its inputs are complete; `exchange` brings equal
 //! keys to one worker.
 pub(crate) mod aggregate;
@@ -11,6 +11,7 @@ pub(crate) mod linear;
 pub(crate) mod recursion;
 pub(crate) mod temporal;
 pub(crate) mod ticked;
+pub(crate) mod unnest;
 pub(crate) mod window;
 
 use std::cell::RefCell;

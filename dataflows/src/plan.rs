@@ -72,6 +72,19 @@ pub enum Operator {
         /// Whether no row of the input is taken back before it has left by itself.
         in_order: bool,
     },
+    /// Keeps a row while one of several conditions holds at the tick's `now()`.
+    TemporalAny {
+        /// The conditions, one of which must hold.
+        alternatives: Vec<TemporalAlternative>,
+    },
+    /// Emits a row for each element of a list, the other columns repeated. Where there are
+    /// several lists, the longest says how many rows there are and NULL fills the others up.
+    Unnest {
+        /// The lists. Where a list's column stood, its elements stand, in this order.
+        lists: Vec<ListUnnest>,
+        /// What becomes of a row without elements.
+        absent: AbsentList,
+    },
     /// Groups by `keys` and emits the keys, then one column a call.
     ///
     /// Without calls this is `DISTINCT` over the keys. Without keys there is
@@ -271,6 +284,35 @@ pub enum TemporalComparison {
     GreaterOrEqual,
 }
 
+/// Bounds and flags that must hold together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemporalAlternative {
+    /// The bounds, all of which must hold.
+    pub bounds: Vec<TemporalBound>,
+    /// Positions of boolean columns, all of which must be true.
+    pub flags: Vec<usize>,
+}
+
+/// A list whose elements become rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListUnnest {
+    /// Position of the list.
+    pub column: usize,
+    /// How many lists within lists are taken apart; at least one.
+    pub depth: usize,
+}
+
+/// What `unnest` makes of NULL and of a list without elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbsentList {
+    /// No row.
+    Drop,
+    /// A row with NULL for a list that is NULL, none for an empty one.
+    KeepNull,
+    /// A row with NULL for either.
+    KeepEmpty,
+}
+
 /// One aggregate over the rows of a group.
 #[derive(Clone, Debug)]
 pub struct AggregateCall {
@@ -449,7 +491,11 @@ impl AggregateFunction {
     /// Tells whether it sees to `DISTINCT` itself, or duplicates make no difference to it.
     pub fn minds_duplicates(self) -> bool {
         use AggregateFunction::*;
-        !(self.is_end() || matches!(self, ApproxDistinct | BoolAnd | BoolOr | BitAnd | BitOr | NthValue | ArrayAgg | StringAgg))
+        !(self.is_end()
+            || matches!(
+                self,
+                ApproxDistinct | BoolAnd | BoolOr | BitAnd | BitOr | NthValue | ArrayAgg | StringAgg
+            ))
     }
 }
 
@@ -497,6 +543,20 @@ impl Plan {
     /// Returns the columns of the view.
     pub fn schema(&self) -> &SchemaRef {
         &self.nodes[self.root].schema
+    }
+}
+
+impl Operator {
+    /// Returns every comparison with `now()`.
+    pub fn temporal_bounds(&self) -> Vec<&TemporalBound> {
+        match self {
+            Operator::TemporalFilter { bounds, .. } => bounds.iter().collect(),
+            Operator::TemporalAny { alternatives } => alternatives
+                .iter()
+                .flat_map(|alternative| &alternative.bounds)
+                .collect(),
+            _ => vec![],
+        }
     }
 }
 

@@ -14,8 +14,9 @@ use crate::operators::aggregate::{Aggregate, spec};
 use crate::operators::join::Join;
 use crate::operators::linear::{Stage, linear};
 use crate::operators::recursion::recursion;
-use crate::operators::temporal::Temporal;
+use crate::operators::temporal::{Temporal, TemporalAny};
 use crate::operators::ticked::{Route, ticked};
+use crate::operators::unnest::{Unnest, unnest};
 use crate::operators::window::Window;
 use crate::operators::{Rows, SharedCell};
 use crate::parts::{Part, Parts};
@@ -93,6 +94,15 @@ pub(crate) fn render<'scope>(
                     false => Route::ByColumns((0..node.schema.fields().len()).collect()),
                 };
                 ticked(scope, &name, vec![(input(0), route)], shared, true, Box::new(operator))
+            }
+            Operator::TemporalAny { alternatives } => {
+                let operator = TemporalAny::new(alternatives.clone(), Arc::clone(&node.schema), shared);
+                let route = Route::ByColumns((0..node.schema.fields().len()).collect());
+                ticked(scope, &name, vec![(input(0), route)], shared, true, Box::new(operator))
+            }
+            Operator::Unnest { lists, absent } => {
+                let lists = Unnest::new(lists.clone(), *absent, Arc::clone(&node.schema));
+                unnest(&name, input(0), lists, shared)
             }
             Operator::Aggregate { keys, calls } => {
                 let reads = &plan.nodes[node.inputs[0]];
@@ -199,7 +209,8 @@ fn title(operator: &Operator) -> &'static str {
         Operator::Get { .. } => "get",
         Operator::Constant { .. } => "constant",
         Operator::Filter { .. } | Operator::Project { .. } => "map",
-        Operator::TemporalFilter { .. } => "temporal filter",
+        Operator::TemporalFilter { .. } | Operator::TemporalAny { .. } => "temporal filter",
+        Operator::Unnest { .. } => "unnest",
         Operator::Aggregate { calls, .. } if calls.is_empty() => "distinct",
         Operator::Aggregate { .. } => "aggregate",
         Operator::Join { .. } => "join",

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use dataflows::Tick;
+use dataflows::{Tick, nested};
 use datafusion::common::tree_node::Transformed;
 use datafusion::datasource::{MemTable, provider_as_source, source_as_provider};
 use datafusion::error::DataFusionError;
@@ -27,8 +27,9 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures_util::StreamExt;
 
-use crate::catalog::{Catalog, register_scalar, relation_name};
+use crate::catalog::{Catalog, register, register_scalar, relation_name};
 use crate::functions::FUNCTIONS;
+use crate::parsing;
 use crate::problem::{Problem, QueryError};
 use crate::rewrites::plain_types::plain;
 use crate::rewrites::temporal;
@@ -66,18 +67,15 @@ impl Catalog {
         config.options_mut().execution.time_zone = Some(self.time_zone().to_owned());
         config.options_mut().sql_parser.map_string_types_to_utf8view = false;
         let context = SessionContext::new_with_config(config);
-        for (name, (schema, batches)) in inputs {
-            let table = memory(name, schema, batches)?;
-            context
-                .register_table(datafusion::common::TableReference::from(name.as_str()), table)
-                .map_err(failed)?;
-        }
         let mut session = context.state();
         for function in FUNCTIONS {
             register_scalar(&mut session, function());
         }
+        register(&mut session);
         session.execution_props_mut().query_execution_start_time = chrono::DateTime::from_timestamp_micros(tick as i64);
-        let plan = session.create_logical_plan(sql).await.map_err(failed)?;
+        let statement = parsing::statement(sql).map_err(failed)?;
+        let plan = self.logical(&session, statement).map_err(failed)?;
+        let plan = over(plan, inputs)?;
         let plan = session.create_physical_plan(&plan).await.map_err(failed)?;
         let batches = collect(plan, session.task_ctx()).await.map_err(failed)?;
         batches.into_iter().map(|batch| self.with_plain_types(batch)).collect()
@@ -90,6 +88,7 @@ impl Catalog {
         let mut columns = Vec::with_capacity(batch.num_columns());
         for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
             let data_type = plain(field.data_type(), self.zone()).unwrap_or_else(|| field.data_type().clone());
+            let data_type = nested::nullable(&data_type);
             columns.push(arrow::compute::cast(column, &data_type).map_err(unfit)?);
             fields.push(Field::new(field.name(), data_type, true));
         }
@@ -195,7 +194,8 @@ pub(crate) fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<Reco
         return Ok(batch);
     }
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
+    let columns = nested::fitting(batch.columns().to_vec(), schema);
+    RecordBatch::try_new_with_options(schema.clone(), columns, &options)
         .map_err(|error| QueryError::Execution(error.to_string()))
 }
 

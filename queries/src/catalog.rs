@@ -7,7 +7,6 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableFunctionArgs;
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::common::TableReference;
-use datafusion::common::config::Dialect;
 use datafusion::config::ConfigOptions;
 use datafusion::datasource::provider_as_source;
 use datafusion::error::Result as DataFusionResult;
@@ -25,8 +24,10 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::planner::{NullOrdering, ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast;
 
-use crate::functions::{FUNCTIONS, aggregates, canonical, date_bin, now};
+use crate::functions::{FUNCTIONS, RELATIONS, aggregates, canonical, date_bin, json, now};
+use crate::parsing;
 use crate::problem::{Problem, ProblemKind, listed, nearest};
+use crate::rewrites;
 use crate::types::{self, ColumnType};
 use crate::view::View;
 
@@ -175,7 +176,8 @@ impl Catalog {
     /// When the text does not parse.
     pub fn references(sql: &str) -> Result<Vec<String>, Problem> {
         let mut names = Vec::new();
-        for statement in datafusion::sql::parser::DFParser::parse_sql(sql)? {
+        for mut statement in parsing::statements(sql)? {
+            parsing::reveal_relations(&mut statement);
             let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)?;
             for reference in references {
                 let name = relation_name(&reference);
@@ -206,7 +208,7 @@ impl Catalog {
 
     /// Parses one `SELECT`.
     pub(crate) fn parse(&self, sql: &str) -> Result<Statement, Problem> {
-        let statement = match self.session.sql_to_statement(sql, &Dialect::Generic) {
+        let statement = match parsing::statement(sql) {
             Ok(statement) => statement,
             Err(error) => {
                 let mut problem = Problem::from(error);
@@ -248,7 +250,8 @@ impl Catalog {
             default_null_ordering: NullOrdering::from(parser.default_null_ordering.as_str()),
             ..ParserOptions::new()
         };
-        SqlToRel::new_with_options(&names, options).statement_to_plan(statement)
+        let plan = SqlToRel::new_with_options(&names, options).statement_to_plan(statement)?;
+        rewrites::lateral::rewrite(plan)
     }
 }
 
@@ -284,6 +287,7 @@ fn session(time_zone: &str) -> SessionState {
     for function in scalars {
         register_scalar(&mut session, function);
     }
+    register(&mut session);
     for function in aggregates::functions() {
         use datafusion::execution::FunctionRegistry;
         session
@@ -291,6 +295,16 @@ fn session(time_zone: &str) -> SessionState {
             .expect("a session takes every aggregate");
     }
     session
+}
+
+/// Registers what views, queries and plain DataFusion have in common beside scalar functions of ours.
+pub(crate) fn register(session: &mut SessionState) {
+    json::register(session).expect("a session takes every function");
+    for planner in RELATIONS {
+        session
+            .register_relation_planner(planner())
+            .expect("a session takes every planner");
+    }
 }
 
 pub(crate) fn register_scalar(session: &mut SessionState, function: ScalarUDF) {

@@ -6,8 +6,8 @@ use std::fmt::Write;
 
 use arrow::compute::SortOptions;
 use dataflows::plan::{
-    AggregateCall, AggregateFunction as Function, JoinKind, Keep, NodeId, Operator, Plan, Ranking, TemporalBound,
-    TemporalComparison, WindowCall,
+    AbsentList, AggregateCall, AggregateFunction as Function, JoinKind, Keep, NodeId, Operator, Plan, Ranking,
+    TemporalAlternative, TemporalBound, TemporalComparison, WindowCall,
 };
 
 use crate::catalog::{Catalog, Relation};
@@ -126,6 +126,38 @@ impl Explaining<'_> {
                     )],
                 )
             }
+            Operator::TemporalAny { alternatives } => {
+                let alternatives: Vec<String> = alternatives
+                    .iter()
+                    .map(|alternative| {
+                        let bounds = alternative.bounds.iter().map(|bound| temporal_bound(bound, &name));
+                        let flags = alternative.flags.iter().map(|flag| name(*flag));
+                        bounds.chain(flags).collect::<Vec<_>>().join(" AND ")
+                    })
+                    .collect();
+                (
+                    format!("temporal filter: {}", alternatives.join(" OR ")),
+                    vec![format!(
+                        "state: rows that have yet to enter or leave; bound: {}",
+                        self.bound(id)
+                    )],
+                )
+            }
+            Operator::Unnest { lists, absent } => {
+                let lists: Vec<String> = lists
+                    .iter()
+                    .map(|list| match list.depth {
+                        1 => name(list.column),
+                        depth => format!("{}, {depth} deep", name(list.column)),
+                    })
+                    .collect();
+                let kept = match absent {
+                    AbsentList::Drop => "",
+                    AbsentList::KeepNull => ", a row where it is NULL",
+                    AbsentList::KeepEmpty => ", a row where it is NULL or empty",
+                };
+                (format!("unnest: {}{kept}", lists.join("; ")), vec![])
+            }
             Operator::Aggregate { keys, calls } => {
                 let keys: Vec<String> = keys.iter().map(|key| name(*key)).collect();
                 let by = if keys.is_empty() {
@@ -158,7 +190,10 @@ impl Explaining<'_> {
                     .map(|call| call.function.to_string())
                     .collect();
                 if !keep.is_empty() {
-                    state.push(format!("{} keep every present value of a group, in order", keep.join(", ")));
+                    state.push(format!(
+                        "{} keep every present value of a group, in order",
+                        keep.join(", ")
+                    ));
                 }
                 (format!("aggregate {by}: {}", texts.join(", ")), state)
             }
@@ -256,7 +291,7 @@ impl Explaining<'_> {
                 let expression = &expressions[column];
                 column_index(expression).map_or_else(|| expression.text.clone(), below)
             }
-            Operator::Filter { .. } | Operator::TemporalFilter { .. } => below(column),
+            Operator::Filter { .. } | Operator::TemporalFilter { .. } | Operator::TemporalAny { .. } => below(column),
             Operator::Window { calls, .. } => {
                 let width = node.schema.fields().len() - calls.len();
                 match column.checked_sub(width) {
@@ -311,6 +346,11 @@ impl Explaining<'_> {
         {
             bounds = vec![now_bound(own)];
         }
+        if let Operator::TemporalAny { alternatives } = &self.plan.nodes[id].operator
+            && let Some(bound) = all_leave(alternatives)
+        {
+            bounds = vec![bound];
+        }
         bounds.dedup();
         bounds.join("; ")
     }
@@ -319,6 +359,9 @@ impl Explaining<'_> {
         let node = &self.plan.nodes[id];
         match &node.operator {
             Operator::TemporalFilter { bounds, .. } if bounds.iter().any(leaves) => found.push(now_bound(bounds)),
+            Operator::TemporalAny { alternatives } if all_leave(alternatives).is_some() => {
+                found.extend(all_leave(alternatives));
+            }
             Operator::Aggregate { keys, .. } if keys.is_empty() => found.push("one row".to_owned()),
             Operator::Constant { .. } => found.push("constant rows".to_owned()),
             Operator::Get { relation } => found.push(match self.catalog.relation(relation).map(AsRef::as_ref) {
@@ -352,6 +395,8 @@ impl Explaining<'_> {
                 Operator::Window { .. } => "a window keeps all its rows",
                 Operator::Recursive { .. } => "a recursion keeps all its rows",
                 Operator::TemporalFilter { bounds, .. } if !bounds.iter().any(leaves) => continue,
+                // It keeps no row for longer than it has still to enter or leave.
+                Operator::TemporalAny { .. } => continue,
                 Operator::Aggregate { keys, calls } if !keys.is_empty() && calls.is_empty() => {
                     "DISTINCT keeps every distinct row"
                 }
@@ -370,6 +415,16 @@ impl Explaining<'_> {
         }
         lines
     }
+}
+
+/// Says when rows leave by themselves whichever alternative they came by; none where some stay.
+fn all_leave(alternatives: &[TemporalAlternative]) -> Option<String> {
+    let bounds: Vec<TemporalBound> = alternatives
+        .iter()
+        .flat_map(|alternative| alternative.bounds.iter().cloned())
+        .collect();
+    let leave = |alternative: &TemporalAlternative| alternative.bounds.iter().any(leaves);
+    alternatives.iter().all(leave).then(|| now_bound(&bounds))
 }
 
 /// Tells whether rows that pass a bound once will not always do.
@@ -447,7 +502,12 @@ fn call_text(call: &AggregateCall, name: &impl Fn(usize) -> String) -> String {
         Some(Some(text)) => format!("'{text}'"),
         _ => constant.to_string(),
     });
-    let arguments: Vec<String> = call.arguments.iter().map(|column| name(*column)).chain(constants).collect();
+    let arguments: Vec<String> = call
+        .arguments
+        .iter()
+        .map(|column| name(*column))
+        .chain(constants)
+        .collect();
     let argument = match call.function {
         Function::CountRows => "*".to_owned(),
         _ => arguments.join(", "),
@@ -495,6 +555,7 @@ fn sql_type(data_type: &arrow::datatypes::DataType) -> String {
         Date32 => "date".to_owned(),
         Binary => "varbinary".to_owned(),
         Timestamp(..) => "timestamp".to_owned(),
+        List(item) => format!("{}[]", sql_type(item.data_type())),
         Decimal128(precision, scale) => format!("decimal({precision}, {scale})"),
         other => other.to_string().to_lowercase(),
     }

@@ -1,6 +1,6 @@
 //! Turns SQL into incremental plans, and answers queries in batch.
 //!
-//! `types` reads column types, `functions` are Sangam's own, `catalog` knows
+//! `parsing` reads texts, `types` column types, `functions` are Sangam's own, `catalog` knows
 //! the names and the one list of optimiser rules, `view` plans a view's text,
 //! `refusals` says what cannot be maintained (`recursion` what of
 //! `WITH RECURSIVE`), `rewrites` give both engines one
@@ -14,6 +14,7 @@ mod expiry;
 mod explain;
 pub mod functions;
 mod lower;
+mod parsing;
 mod predicate;
 mod problem;
 mod query;

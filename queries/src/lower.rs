@@ -1,39 +1,41 @@
 //! Turns a shared logical plan into the incremental plan.
 
+mod constants;
+mod held;
 mod recursive;
+mod temporal;
+mod unnest;
 mod windows;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use dataflows::aggregates::{self, AggregateSpec};
-use dataflows::evaluate::evaluate;
+use dataflows::nested;
 use dataflows::plan::{
     AggregateCall, AggregateFunction as Function, Expression, JoinKind, Node, NodeId, Operator, Plan,
 };
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
+use datafusion::common::{DFSchema, JoinType, NullEquality};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment, Sort};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Aggregate, Expr, Filter, Join, LogicalPlan, Projection, TableScan, Values};
+use datafusion::logical_expr::{Aggregate, Expr, Filter, Join, LogicalPlan, Projection, TableScan};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 use crate::catalog::{Catalog, relation_name};
-use crate::expiry;
-use crate::explain::leaves;
 use crate::functions::aggregates::{function_of, parameters};
 use crate::problem::{Problem, ProblemKind};
 use crate::recursion::work_table;
 use crate::refusals;
 use crate::rewrites::checked::checked;
 use crate::rewrites::columns::{columns, counts_rows};
-use crate::rewrites::temporal;
 use crate::text::text;
+use constants::constant_columns;
 
 /// A lowered view.
 pub(crate) struct Lowered {
@@ -58,6 +60,9 @@ pub(crate) fn lower(plan: &LogicalPlan, catalog: &Catalog, session: &SessionStat
     let schema = nullable(plan.schema());
     if !same_names(&lowering.nodes[root].schema, &schema) {
         root = lowering.rename(root, &schema);
+    }
+    if let Some(problem) = held::refused(&lowering.nodes, root) {
+        return Err(problem);
     }
     let key = lowering.keys[root].clone();
     let mut plan = Plan {
@@ -149,6 +154,7 @@ impl Lowering<'_> {
             LogicalPlan::Sort(sort) if sort.fetch.is_some() => self.top(sort, 0, sort.fetch),
             LogicalPlan::Window(window) => self.window(window),
             LogicalPlan::RecursiveQuery(query) => self.recursive(query),
+            LogicalPlan::Unnest(unnest) => self.unnest(unnest),
             other => Err(match refusals::construct(other) {
                 Some((problem, _)) => problem,
                 None => {
@@ -343,16 +349,8 @@ impl Lowering<'_> {
         let input = self.plan(&filter.input)?;
         let (schema, key) = (self.nodes[input].schema.clone(), self.keys[input].clone());
         let append_only = self.nodes[input].append_only;
-        if let Some(bounds) = temporal::bounds(&filter.predicate, filter.input.schema()) {
-            let leaves = bounds.iter().any(leaves);
-            let in_order = expiry::in_order(&self.nodes, input, &bounds, self.catalog);
-            return Ok(self.node(
-                Operator::TemporalFilter { bounds, in_order },
-                vec![input],
-                schema,
-                append_only && !leaves,
-                key,
-            ));
+        if let Some(node) = self.temporal(filter, input) {
+            return Ok(node);
         }
         let field = Arc::new(Field::new("predicate", arrow::datatypes::DataType::Boolean, true));
         let predicate = self.expression(&filter.predicate, filter.input.schema(), field)?;
@@ -417,10 +415,12 @@ impl Lowering<'_> {
             .collect::<Result<Vec<_>, _>>()?;
         let constants = constants.iter().map(|constant| match constant.clone().unalias() {
             Expr::Literal(value, _) => Ok(value),
-            other => Err(
-                Problem::not_maintained(format!("{}() with {} for a constant", call.func.name(), text(&other)))
-                    .hint("Percentiles, delimiters and positions are written out, not computed from rows."),
-            ),
+            other => {
+                Err(
+                    Problem::not_maintained(format!("{}() with {} for a constant", call.func.name(), text(&other)))
+                        .hint("Percentiles, delimiters and positions are written out, not computed from rows."),
+                )
+            }
         });
         let descending = params.order_by.first().is_some_and(|order| !order.asc);
         let constants = constants.collect::<Result<Vec<_>, _>>()?;
@@ -450,7 +450,7 @@ impl Lowering<'_> {
             .map(|order| Ok((position(&order.expr, below)?, sort_options(order))))
             .collect::<Result<Vec<_>, Problem>>()?;
         let ignore_nulls = !ordered || params.null_treatment == Some(NullTreatment::IgnoreNulls);
-        let type_at = |column: usize| below.field(column).data_type().clone();
+        let type_at = |column: usize| nested::nullable(below.field(column).data_type());
         let distinct = params.distinct && !function.is_end();
         let spec = AggregateSpec {
             function,
@@ -529,28 +529,6 @@ impl Lowering<'_> {
         Ok(self.node(operator, vec![left, right], nullable(&join.schema), append_only, key))
     }
 
-    fn values(&mut self, values: &Values) -> Result<NodeId, Problem> {
-        let schema = nullable(&values.schema);
-        let one_row = RecordBatch::try_new_with_options(
-            Arc::new(Schema::empty()),
-            vec![],
-            &RecordBatchOptions::new().with_row_count(Some(1)),
-        )
-        .map_err(unexpected)?;
-        let mut columns = Vec::with_capacity(schema.fields().len());
-        for (index, field) in schema.fields().iter().enumerate() {
-            let mut column = Vec::with_capacity(values.values.len());
-            for row in &values.values {
-                let expression = self.expression(&row[index], &DFSchema::empty(), field.clone())?;
-                let (value, _) = constant_columns(&[expression], &one_row)?;
-                column.push(ScalarValue::try_from_array(&value[0], 0)?);
-            }
-            columns.push(ScalarValue::iter_to_array(column)?);
-        }
-        let rows = RecordBatch::try_new(schema, columns).map_err(unexpected)?;
-        Ok(self.constant(rows))
-    }
-
     fn expression(&self, expression: &Expr, schema: &DFSchema, field: FieldRef) -> Result<Expression, Problem> {
         let properties = self.session.execution_props();
         let physical = create_physical_expr(expression, schema, properties, &PhysicalPlanningContext::default())?;
@@ -581,7 +559,10 @@ pub(crate) fn nullable(schema: &DFSchema) -> SchemaRef {
     let fields: Vec<FieldRef> = schema
         .fields()
         .iter()
-        .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)))
+        .map(|field| {
+            let data_type = nested::nullable(field.data_type());
+            Arc::new(field.as_ref().clone().with_data_type(data_type).with_nullable(true))
+        })
         .collect();
     Arc::new(Schema::new(fields))
 }
@@ -593,6 +574,7 @@ fn passes_through(operator: &Operator) -> bool {
         Operator::Get { .. }
             | Operator::Filter { .. }
             | Operator::TemporalFilter { .. }
+            | Operator::TemporalAny { .. }
             | Operator::Union
             | Operator::Loop
             | Operator::Outer { .. }
@@ -673,20 +655,6 @@ fn joined_key(
             .chain(right.iter().map(|column| width + column))
             .collect(),
     )
-}
-
-/// Evaluates expressions over rows that never change.
-fn constant_columns(expressions: &[Expression], rows: &RecordBatch) -> Result<(Vec<ArrayRef>, usize), Problem> {
-    let physical: Vec<_> = expressions
-        .iter()
-        .map(|expression| expression.physical.clone())
-        .collect();
-    let texts: Vec<_> = expressions.iter().map(|expression| expression.text.clone()).collect();
-    let evaluated = evaluate(&physical, &texts, rows);
-    if let Some(failed) = evaluated.failed.first() {
-        return Err(Problem::new(format!("{} fails: {}", failed.expression, failed.reason)));
-    }
-    Ok((evaluated.columns, rows.num_rows()))
 }
 
 fn unexpected(error: arrow::error::ArrowError) -> Problem {

@@ -5,16 +5,22 @@
 
 use std::collections::HashSet;
 
+use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, WindowFunction};
-use datafusion::logical_expr::{Expr, Join, LogicalPlan, Volatility, WindowFunctionDefinition};
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, ExprSchemable, Join, LogicalPlan, Operator, Volatility, WindowFunctionDefinition,
+};
 
 use crate::catalog::{Catalog, Relation, relation_name};
 use crate::functions::aggregates::function_of;
+use crate::functions::json;
 use crate::functions::now::mentions_now;
 use crate::problem::Problem;
 use crate::rewrites::grouping_sets::{SETS_MAX, count_of};
-use crate::rewrites::temporal;
+use crate::rewrites::{lateral, temporal};
+use crate::text::text;
 
 /// Functions whose value is the moment's and that are not `now()`.
 const MOMENTS: &[&str] = &["current_date", "current_time", "today"];
@@ -44,6 +50,11 @@ pub(crate) fn written(plan: &LogicalPlan, catalog: &Catalog, sql: &str) -> Vec<P
     let walked = plan.apply_with_subqueries(|plan| {
         if let Some((problem, word)) = construct(plan) {
             problems.add(problem, word);
+        }
+        if let LogicalPlan::Join(join) = plan
+            && lateral::is_left(join)
+        {
+            problems.add(lateral::refused(), "lateral");
         }
         if let LogicalPlan::TableScan(scan) = plan {
             let name = relation_name(&scan.table_name);
@@ -78,18 +89,23 @@ pub(crate) fn shared(plan: &LogicalPlan, sql: &str) -> Vec<Problem> {
     };
     let walked = plan.apply(|plan| {
         match plan {
+            LogicalPlan::Subquery(_) => problems.add(lateral::refused(), "lateral"),
             LogicalPlan::Join(join) => join_kind(join)
                 .into_iter()
                 .for_each(|problem| problems.add(problem, "join")),
-            LogicalPlan::Filter(filter) if temporal::bounds(&filter.predicate, filter.input.schema()).is_some() => {
+            LogicalPlan::Filter(filter) if temporal::is_maintained(&filter.predicate, filter.input.schema()) => {
                 return Ok(TreeNodeRecursion::Continue);
             }
             _ => {}
         }
+        let schema = merge_schema(&plan.inputs());
         plan.apply_expressions(|expression| {
             expression.apply(|part| {
                 if let Some(problem) = subquery(part) {
                     problems.add(problem, "select");
+                }
+                if let Some(problem) = compares_json(part, &schema) {
+                    problems.add(problem, "->");
                 }
                 Ok(TreeNodeRecursion::Continue)
             })?;
@@ -110,10 +126,6 @@ pub(crate) fn shared(plan: &LogicalPlan, sql: &str) -> Vec<Problem> {
 pub(crate) fn construct(plan: &LogicalPlan) -> Option<(Problem, &'static str)> {
     let refuse = |what: &str| Problem::not_maintained(what);
     Some(match plan {
-        LogicalPlan::Unnest(_) => (
-            refuse("unnest").hint("Send one row for each element to the source."),
-            "unnest",
-        ),
         LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.iter().any(has_many_sets) => (
             refuse(&format!("CUBE or GROUPING SETS of more than {SETS_MAX} groupings"))
                 .hint("List those that are needed: GROUPING SETS ((a, b), (a), ())."),
@@ -150,10 +162,6 @@ fn function(expression: &Expr) -> Option<(Problem, String)> {
             Problem::not_maintained("a subquery that may give several rows where one value is wanted")
                 .hint("Aggregate it: (SELECT max(x) FROM …)."),
             "select".into(),
-        )),
-        Expr::Unnest(_) => Some((
-            Problem::not_maintained("unnest").hint("Send one row for each element to the source."),
-            "unnest".into(),
         )),
         _ => None,
     }
@@ -250,6 +258,29 @@ fn subquery(expression: &Expr) -> Option<Problem> {
         }
         _ => None,
     }
+}
+
+/// Refuses comparing what `->` takes out of JSON, which fails on every row.
+fn compares_json(expression: &Expr, schema: &DFSchema) -> Option<Problem> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expression else {
+        return None;
+    };
+    let is_any = |side: &Expr| side.get_type(schema).is_ok_and(|data_type| json::is_any(&data_type));
+    let compares = matches!(
+        op,
+        Operator::Eq
+            | Operator::NotEq
+            | Operator::Lt
+            | Operator::LtEq
+            | Operator::Gt
+            | Operator::GtEq
+            | Operator::IsDistinctFrom
+            | Operator::IsNotDistinctFrom
+    );
+    (compares && (is_any(left) || is_any(right))).then(|| {
+        Problem::not_maintained(format!("{}, whose sides are of no one type,", text(expression)))
+            .hint("Take it out as what it is: data ->> 'name', json_get_int(data, 'n'), json_get_float(data, 'x').")
+    })
 }
 
 /// Problems, each said once.

@@ -1,6 +1,7 @@
 //! The rewrites of a shared plan, each `LogicalPlan -> LogicalPlan`.
 //!
-//! They settle what SQL leaves open, once, for both engines: `plain_types`
+//! They settle what SQL leaves open, once, for both engines: `lateral` and
+//! `structs` leave of `unnest` what makes rows of lists, `plain_types`
 //! chooses the types that leave a view, `temporal` reads comparisons with
 //! `now()`, `joins` says every join by a few, `order` says which rows a limit keeps,
 //! `windows` puts rows in a total order for window functions, `canonical` gives float
@@ -12,9 +13,11 @@ pub(crate) mod checked;
 pub(crate) mod columns;
 pub(crate) mod grouping_sets;
 pub(crate) mod joins;
+pub(crate) mod lateral;
 pub(crate) mod order;
 pub(crate) mod ordered;
 pub(crate) mod plain_types;
+pub(crate) mod structs;
 pub(crate) mod temporal;
 pub(crate) mod ties;
 pub(crate) mod windows;
@@ -30,6 +33,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 pub(crate) fn view(plan: LogicalPlan, time_zone: &Arc<str>) -> Result<LogicalPlan> {
     let plan = plain_types::rewrite(plan, time_zone)?;
     let plan = temporal::rewrite(plan, time_zone)?;
+    let plan = structs::rewrite(plan)?;
     let plan = joins::rewrite(plan)?;
     let plan = order::rewrite(plan)?;
     let plan = windows::rewrite(plan)?;

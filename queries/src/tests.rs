@@ -1,9 +1,13 @@
 //! The crate as its users meet it: texts in, plans, answers and refusals out.
 mod answers;
+mod json;
+mod nested;
 mod plans;
 mod queries;
 mod refused;
 mod registry;
+mod temporal;
+mod time_windows;
 mod windows;
 
 use std::sync::Arc;

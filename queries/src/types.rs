@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, TimeUnit};
-use datafusion::sql::sqlparser::ast::{DataType as SqlType, ExactNumberInfo, TimezoneInfo};
+use arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion::sql::sqlparser::ast::{ArrayElemTypeDef, DataType as SqlType, ExactNumberInfo, TimezoneInfo};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -21,7 +21,7 @@ pub struct ColumnType {
 
 /// The words a hint lists.
 const KNOWN: &str = "Use text, boolean, smallint, integer, bigint, real, double, decimal(p, s), timestamp, date or \
-                     varbinary, and \"not null\" after it where NULL may not stand.";
+                     varbinary, with [] after it for a list, and \"not null\" after it where NULL may not stand.";
 
 /// Reads a type such as `text not null` or `decimal(10, 2)`.
 pub(crate) fn column_type(sql: &str, time_zone: &Arc<str>) -> Result<ColumnType, Problem> {
@@ -73,6 +73,10 @@ fn data_type(sql: &SqlType, time_zone: &Arc<str>) -> Option<DataType> {
         | SqlType::Datetime(None | Some(6)) => DataType::Timestamp(TimeUnit::Microsecond, Some(time_zone.clone())),
         SqlType::Date => DataType::Date32,
         SqlType::Varbinary(None) | SqlType::Bytea | SqlType::Binary(None) | SqlType::Blob(None) => DataType::Binary,
+        // The elements of a list may be NULL.
+        SqlType::Array(ArrayElemTypeDef::SquareBracket(item, None) | ArrayElemTypeDef::AngleBracket(item)) => {
+            DataType::List(Arc::new(Field::new("item", data_type(item, time_zone)?, true)))
+        }
         _ => return None,
     })
 }
@@ -114,6 +118,11 @@ mod tests {
             ("varbinary", DataType::Binary, true),
             ("bytea", DataType::Binary, true),
             (
+                "double[] not null",
+                DataType::List(Arc::new(Field::new("item", DataType::Float64, true))),
+                false,
+            ),
+            (
                 "timestamp not null",
                 DataType::Timestamp(TimeUnit::Microsecond, Some("Asia/Kolkata".into())),
                 false,
@@ -134,7 +143,8 @@ mod tests {
             "timestamp(3)",
             "text nul",
             "varchar(10)",
-            "integer[]",
+            "integer[3]",
+            "geometry[]",
         ] {
             let problem = read(sql).expect_err(sql);
             assert!(problem.hint.is_some(), "{sql}");

@@ -1,7 +1,7 @@
 //! Plans a view: text in, shared logical plan and incremental plan out.
 
 use arrow::datatypes::SchemaRef;
-use dataflows::plan::{Operator, Plan, TemporalComparison};
+use dataflows::plan::{Plan, TemporalComparison};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 
@@ -153,11 +153,7 @@ fn unnamed(plan: &LogicalPlan) -> Vec<String> {
 fn look_back_us(plan: &Plan) -> Option<i64> {
     plan.nodes
         .iter()
-        .filter_map(|node| match &node.operator {
-            Operator::TemporalFilter { bounds, .. } => Some(bounds),
-            _ => None,
-        })
-        .flatten()
+        .flat_map(|node| node.operator.temporal_bounds())
         .filter(|bound| {
             matches!(
                 bound.comparison,

@@ -108,16 +108,11 @@ fn look_back(plan: &Plan, relation: &str) -> Option<i64> {
         .iter()
         .enumerate()
         .filter(|(node, _)| reads(plan, *node, relation))
-        .filter_map(|(_, node)| match &node.operator {
-            Operator::TemporalFilter { bounds, .. } => bounds
-                .iter()
-                // Whichever way it compares: `at < now() - interval '2 hours'` needs
-                // rows of two hours as much as `at > …` does.
-                .map(|bound| bound.offset_us.saturating_neg())
-                .filter(|us| *us > 0)
-                .max(),
-            _ => None,
-        })
+        .flat_map(|(_, node)| node.operator.temporal_bounds())
+        // Whichever way it compares: `at < now() - interval '2 hours'` needs
+        // rows of two hours as much as `at > …` does.
+        .map(|bound| bound.offset_us.saturating_neg())
+        .filter(|us| *us > 0)
         .max()
 }
 

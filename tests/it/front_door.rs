@@ -4,7 +4,7 @@
 //! `ledger` keeps the books and asks DataFusion for the answer, `bodies` writes
 //! rows in every form, `water` drives the views of `config/water`, `shop` a small
 //! deployment of every kind of source, `cascade` recursion, `follow` the protocol of `/ws`, `answers`
-//! the forms of `/sql`, `doors` the rest.
+//! the forms of `/sql`, `values` lists and JSON, `doors` the rest.
 mod answers;
 mod bodies;
 mod cascade;
@@ -12,6 +12,7 @@ mod doors;
 mod follow;
 mod ledger;
 mod shop;
+mod values;
 mod water;
 
 use serde_json::Value;

@@ -16,6 +16,7 @@ mod dice;
 mod expressions;
 mod failing;
 mod ledger;
+mod nested;
 mod ranked;
 mod recursions;
 mod sources;
@@ -65,6 +66,8 @@ fn views_are_right_at_every_tick() {
             Fault::StaleMedian,
             Fault::StaleTruth,
             Fault::LostGroupingSet,
+            Fault::ForgottenAlternative,
+            Fault::ShortList,
         ] {
             is_found(fault, first);
         }

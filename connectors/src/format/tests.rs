@@ -680,3 +680,65 @@ fn counts_are_exact_and_order_is_kept() {
     );
     assert_eq!(decoded.rejected.len(), bad);
 }
+
+#[test]
+fn lists_are_json_arrays_in_every_format() {
+    let item = |data_type| DataType::List(Arc::new(Field::new("item", data_type, true)));
+    let columns = [
+        column("id", DataType::Int64, false),
+        column("x", item(DataType::Float64), true),
+        column("tags", item(DataType::Utf8), false),
+    ];
+    let input = r#"{"id": 1, "x": [1, null, 2.5], "tags": ["a", "b\"c", null]}
+{"id": 2, "x": null, "tags": []}
+{"id": 3, "x": [1, "y"], "tags": []}
+{"id": 4, "x": 3, "tags": []}
+{"id": 5, "x": [], "tags": null}
+{"id": 6, "x": [[1]], "tags": []}
+"#;
+    let decoded = decode("type = \"json\"", &columns, input);
+    assert_eq!(decoded.rows.num_rows(), 2);
+    let x = decoded.rows.column(1).as_list::<i32>();
+    let first = x.value(0);
+    assert_eq!(
+        first.as_primitive::<Float64Type>().iter().collect::<Vec<_>>(),
+        [Some(1.0), None, Some(2.5)]
+    );
+    assert!(x.is_null(1));
+    let tags = decoded.rows.column(2).as_list::<i32>();
+    let first = tags.value(0);
+    assert_eq!(
+        first.as_string::<i32>().iter().collect::<Vec<_>>(),
+        [Some("a"), Some("b\"c"), None]
+    );
+    let reasons: Vec<&str> = decoded
+        .rejected
+        .iter()
+        .map(|rejected| rejected.reason.as_str())
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            "column \"x\": element 2: 'y' is not a number",
+            "column \"x\": not a list, which stands between square brackets",
+            "column \"tags\": missing, but declared not null",
+            "column \"x\": element 1: an object or array, not a plain value",
+        ]
+    );
+    let decoded = decode(
+        "type = \"csv\"",
+        &columns,
+        "id,x,tags\n1,\"[1, 2]\",\"[\"\"a\"\"]\"\n2,,[]\n",
+    );
+    assert_eq!(decoded.rows.num_rows(), 2, "{:?}", decoded.rejected);
+    assert_eq!(
+        decoded
+            .rows
+            .column(2)
+            .as_list::<i32>()
+            .value(0)
+            .as_string::<i32>()
+            .value(0),
+        "a"
+    );
+}

@@ -4,7 +4,7 @@
 //! at its first bad line and takes lines that are not JSON (a missing comma, two
 //! halves of different lines), nor by `serde_json`, whose doubles are not always
 //! the nearest. `grammar` says where each value ends.
-mod grammar;
+pub(crate) mod grammar;
 
 use crate::cells::{Cells, Kind};
 use crate::format::{ROW_BYTES_MAX, Step};

@@ -75,8 +75,7 @@ impl Accumulator for Distinct {
             }
         }
         if !turned.is_empty() {
-            self.inner
-                .update(&turned_groups, &columns(turned), None, &turned_diffs);
+            self.inner.update(&turned_groups, &columns(turned), None, &turned_diffs);
         }
         for id in emptied {
             if self.counts[id as usize] == 0 {

@@ -399,7 +399,10 @@ mod tests {
                 squares.add(0, f64::mul_add(value, value, -(value * value)));
             }
             let found = spread(&sum, &squares, 0, values.len() as i64);
-            assert!((found - expected).abs() <= expected * 1e-15, "{values:?}: {found:e}, not {expected:e}");
+            assert!(
+                (found - expected).abs() <= expected * 1e-15,
+                "{values:?}: {found:e}, not {expected:e}"
+            );
         }
     }
 

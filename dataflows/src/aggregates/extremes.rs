@@ -57,10 +57,22 @@ macro_rules! keyed {
     };
 }
 
-keyed!(Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type);
+keyed!(
+    Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type
+);
 keyed!(Date32Type, Date64Type, Decimal128Type);
-keyed!(TimestampSecondType, TimestampMillisecondType, TimestampMicrosecondType, TimestampNanosecondType);
-keyed!(DurationSecondType, DurationMillisecondType, DurationMicrosecondType, DurationNanosecondType);
+keyed!(
+    TimestampSecondType,
+    TimestampMillisecondType,
+    TimestampMicrosecondType,
+    TimestampNanosecondType
+);
+keyed!(
+    DurationSecondType,
+    DurationMillisecondType,
+    DurationMicrosecondType,
+    DurationNanosecondType
+);
 
 /// Builds the accumulator of an extreme; none where the values have no key of a fixed size.
 pub(super) fn extremes(spec: &AggregateSpec, argument: &DataType) -> Option<Box<dyn Accumulator>> {

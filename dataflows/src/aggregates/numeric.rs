@@ -70,7 +70,9 @@ impl Accumulator for Counts {
             |counts, group| counts[group as usize],
         );
         if unsigned {
-            return Arc::new(UInt64Array::from_iter_values(counts.into_iter().map(|count| count.max(0) as u64)));
+            return Arc::new(UInt64Array::from_iter_values(
+                counts.into_iter().map(|count| count.max(0) as u64),
+            ));
         }
         Arc::new(Int64Array::from(counts))
     }
@@ -116,7 +118,12 @@ macro_rules! wrapping_durations {
     };
 }
 
-wrapping_durations!(DurationSecondType, DurationMillisecondType, DurationMicrosecondType, DurationNanosecondType);
+wrapping_durations!(
+    DurationSecondType,
+    DurationMillisecondType,
+    DurationMicrosecondType,
+    DurationNanosecondType
+);
 
 impl Wrapping for Decimal128Type {
     #[inline]

@@ -50,7 +50,10 @@ impl Statistic {
 
     fn reads_products(self) -> bool {
         use Statistic::*;
-        matches!(self, Covariance { .. } | Correlation | Slope | Intercept | R2 | SpreadXY)
+        matches!(
+            self,
+            Covariance { .. } | Correlation | Slope | Intercept | R2 | SpreadXY
+        )
     }
 }
 

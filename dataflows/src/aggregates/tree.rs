@@ -260,7 +260,11 @@ mod tests {
                     }
                     false => random.random_range(0..values),
                 };
-                let mass = if step > 20_000 { -known.get(&key).copied().unwrap_or(-1) } else { random.random_range(1..4) };
+                let mass = if step > 20_000 {
+                    -known.get(&key).copied().unwrap_or(-1)
+                } else {
+                    random.random_range(1..4)
+                };
                 let before = known.len() as isize;
                 let entry = known.entry(key).or_default();
                 *entry += mass;

@@ -14,6 +14,7 @@ use timely::dataflow::operators::generic::Operator as _;
 use super::{Rows, SharedCell, register};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::json::RowEncoder;
+use crate::nested;
 use crate::parts::{Part, Parts};
 use crate::plan::Expression;
 use crate::update::{Tick, Updates};
@@ -162,6 +163,7 @@ impl Prepared {
             }
             Stage::Project(_, schema) => {
                 let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(diffs.len()));
+                let columns = nested::fitting(columns, schema);
                 let rows = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
                     .expect("planned expressions have the planned types");
                 Updates::new(rows, diffs.values().clone())

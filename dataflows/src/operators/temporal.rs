@@ -1,5 +1,6 @@
 //! Temporal filters: a row is present from the first tick at which its bounds hold to the last.
 
+mod any;
 mod by_content;
 mod in_order;
 
@@ -13,6 +14,7 @@ use super::ticked::TickOperator;
 use crate::parts::Part;
 use crate::plan::{TemporalBound, TemporalComparison};
 use crate::update::{Tick, Updates};
+pub(crate) use any::TemporalAny;
 use by_content::ByContent;
 use in_order::InOrder;
 

@@ -63,7 +63,10 @@ pub(crate) fn functions() -> Vec<AggregateUDF> {
         (Median, median::median_udaf()),
         (ApproxMedian, approx_median::approx_median_udaf()),
         (PercentileCont, percentile_cont::percentile_cont_udaf()),
-        (ApproxPercentileCont, approx_percentile_cont::approx_percentile_cont_udaf()),
+        (
+            ApproxPercentileCont,
+            approx_percentile_cont::approx_percentile_cont_udaf(),
+        ),
         (
             ApproxPercentileContWithWeight,
             approx_percentile_cont_with_weight::approx_percentile_cont_with_weight_udaf(),
@@ -113,12 +116,14 @@ pub(crate) fn parameters(
             Ok(vec![ScalarValue::Float64(Some(part))])
         }
         (NthValue, [ScalarValue::Int64(Some(at))]) if *at != 0 => Ok(constants),
-        (NthValue, _) => Err(Problem::new("the position of nth_value() is not a whole number other than 0")
-            .hint("Write nth_value(x, 2 ORDER BY at), or nth_value(x, -2 ORDER BY at) to count from the end.")),
-        (StringAgg, [delimiter]) if delimiter.is_null() || delimiter.try_as_str().is_some() => Ok(constants),
-        (StringAgg, _) => Err(
-            Problem::new("the delimiter of string_agg() is not a constant text").hint("Write string_agg(x, ', ').")
+        (NthValue, _) => Err(
+            Problem::new("the position of nth_value() is not a whole number other than 0")
+                .hint("Write nth_value(x, 2 ORDER BY at), or nth_value(x, -2 ORDER BY at) to count from the end."),
         ),
+        (StringAgg, [delimiter]) if delimiter.is_null() || delimiter.try_as_str().is_some() => Ok(constants),
+        (StringAgg, _) => {
+            Err(Problem::new("the delimiter of string_agg() is not a constant text").hint("Write string_agg(x, ', ')."))
+        }
         _ => Ok(Vec::new()),
     }
 }
@@ -165,7 +170,11 @@ impl Shared {
         let columns = self.function.columns().min(call.exprs.len());
         let constants = call.exprs[columns..]
             .iter()
-            .map(|constant| constant.downcast_ref::<Literal>().map(|literal| literal.value().clone()))
+            .map(|constant| {
+                constant
+                    .downcast_ref::<Literal>()
+                    .map(|literal| literal.value().clone())
+            })
             .collect::<Option<Vec<_>>>()?;
         let descending = call.order_bys.first().is_some_and(|order| order.options.descending);
         let spec = AggregateSpec {

@@ -19,7 +19,7 @@ use datafusion::logical_expr::{
 };
 
 use super::{changed, temporal};
-use crate::functions::{FUNCTIONS, canonical};
+use crate::functions::{FUNCTIONS, canonical, time_windows};
 use crate::text::text;
 
 /// Drops the rows of its input on which one of its expressions fails.
@@ -94,7 +94,7 @@ pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
             )?))
         }
         LogicalPlan::Filter(filter)
-            if temporal::bounds(&filter.predicate, filter.input.schema()).is_none()
+            if !temporal::is_maintained(&filter.predicate, filter.input.schema())
                 && can_fail(&filter.predicate, filter.input.schema()) =>
         {
             let input = below(vec![filter.predicate.clone()], filter.input);
@@ -168,7 +168,9 @@ pub(crate) fn can_fail(expression: &Expr, schema: &DFSchema) -> bool {
         }
         Expr::ScalarFunction(call) => {
             let name = call.func.name();
-            let ours = name == canonical::NAME || FUNCTIONS.iter().any(|function| function().name() == name);
+            let ours = name == canonical::NAME
+                || time_windows::is_edge(&call.func)
+                || FUNCTIONS.iter().any(|function| function().name() == name);
             !ours || call.args.iter().any(fails)
         }
         _ => true,

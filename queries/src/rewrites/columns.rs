@@ -183,7 +183,9 @@ pub(crate) fn counts_rows(function: &datafusion::logical_expr::AggregateUDF, arg
 
 /// Returns how many of a call's arguments are read from rows; those after them are constants.
 pub(crate) fn columns(function: &datafusion::logical_expr::AggregateUDF, args: &[Expr]) -> usize {
-    function_of(function).map_or(usize::MAX, Function::columns).min(args.len())
+    function_of(function)
+        .map_or(usize::MAX, Function::columns)
+        .min(args.len())
 }
 
 fn is_column(expression: &Expr) -> bool {

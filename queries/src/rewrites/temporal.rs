@@ -3,21 +3,27 @@
 //! A conjunct `expression < now() + interval` (or `<=`, `>`, `>=`, the sides in
 //! either order, `BETWEEN`) becomes a filter of its own, above the other
 //! conjuncts, of the one form `column < now() + nanoseconds`. A day is 24 hours
-//! here, in both engines. Anything else with `now()` changes for every row at
+//! here, in both engines. A conjunct with `now()` under `OR` becomes another one
+//! above that (`alternatives`). Anything else with `now()` changes for every row at
 //! every tick and is refused.
+
+mod alternatives;
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, IntervalMonthDayNano, TimeUnit};
 use dataflows::plan::{TemporalBound, TemporalComparison};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::Between;
-use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
+use datafusion::logical_expr::utils::{conjunction, disjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    BinaryExpr, Cast, Expr, ExprSchemable, Filter, LogicalPlan, Operator, Projection, binary_expr, cast,
+    BinaryExpr, Cast, Expr, ExprSchemable, Filter, Join, LogicalPlan, Operator, Projection, binary_expr, cast, lit,
 };
+
+pub(crate) use alternatives::read;
+use alternatives::{alternatives, without_not};
 
 use super::{changed, column_of, restore};
 use crate::functions::now::{self, is_now, mentions_now};
@@ -27,15 +33,29 @@ use crate::text::text;
 const NANOSECONDS_PER_DAY: i64 = 86_400_000_000_000;
 
 /// What to write instead.
-const HINT: &str =
-    "Compare a time column with it in WHERE: at > now() - INTERVAL '10 minutes'. Use <, <=, > or >=, joined by AND.";
+const HINT: &str = "Compare a time column with it in WHERE: at > now() - INTERVAL '10 minutes'. Use <, <=, > or >=, joined by AND, OR and NOT.";
 
 pub(crate) fn rewrite(plan: LogicalPlan, time_zone: &Arc<str>) -> Result<LogicalPlan> {
     let plan = plan.transform_up_with_subqueries(|plan| match plan {
         LogicalPlan::Filter(filter) if mentions_now(&filter.predicate) => changed(split(filter, time_zone)?),
+        // A condition over both sides was brought into the join.
+        LogicalPlan::Join(join)
+            if join.join_type == JoinType::Inner && join.filter.as_ref().is_some_and(mentions_now) =>
+        {
+            changed(split(above(join)?, time_zone)?)
+        }
         other => Ok(Transformed::no(other)),
     })?;
     Ok(plan.data)
+}
+
+/// Takes what an inner join says of `now()` as a filter over its pairs.
+fn above(mut join: Join) -> Result<Filter> {
+    let conjuncts = join.filter.take().map(split_conjunction_owned).unwrap_or_default();
+    let (temporal, plain): (Vec<_>, Vec<_>) = conjuncts.into_iter().partition(mentions_now);
+    join.filter = conjunction(plain);
+    let predicate = conjunction(temporal).unwrap_or_else(|| lit(true));
+    Filter::try_new(predicate, Arc::new(LogicalPlan::Join(join)))
 }
 
 /// Replaces `now()` by the tick's time.
@@ -60,23 +80,31 @@ pub(crate) fn at_tick(plan: LogicalPlan, tick_us: i64, time_zone: &Arc<str>) -> 
 
 /// Reads a predicate back that `rewrite` made; none where it is another one.
 pub(crate) fn bounds(predicate: &Expr, schema: &DFSchema) -> Option<Vec<TemporalBound>> {
-    let bounds = split_conjunction_owned(predicate.clone()).into_iter().map(|conjunct| {
-        let Expr::BinaryExpr(BinaryExpr { left, op, right }) = conjunct else {
-            return None;
-        };
-        let Expr::Column(column) = left.as_ref() else {
-            return None;
-        };
-        Some(TemporalBound {
-            column: schema.index_of_column(column).ok()?,
-            comparison: comparison(op)?,
-            offset_us: bound_offset(&right)?,
-        })
-    });
-    bounds.collect()
+    let conjuncts = split_conjunction_owned(predicate.clone()).into_iter();
+    conjuncts.map(|conjunct| bound(&conjunct, schema)).collect()
+}
+
+/// Tells whether a predicate is one that `rewrite` made.
+pub(crate) fn is_maintained(predicate: &Expr, schema: &DFSchema) -> bool {
+    bounds(predicate, schema).is_some() || read(predicate, schema).is_some()
+}
+
+fn bound(conjunct: &Expr, schema: &DFSchema) -> Option<TemporalBound> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = conjunct else {
+        return None;
+    };
+    let Expr::Column(column) = left.as_ref() else {
+        return None;
+    };
+    Some(TemporalBound {
+        column: schema.index_of_column(column).ok()?,
+        comparison: comparison(*op)?,
+        offset_us: bound_offset(right)?,
+    })
 }
 
 /// One comparison, the time on its left: `time <op> now() + offset_ns`.
+#[derive(Clone)]
 struct Comparison {
     time: Expr,
     op: Operator,
@@ -84,57 +112,105 @@ struct Comparison {
 }
 
 fn split(filter: Filter, time_zone: &Arc<str>) -> Result<LogicalPlan> {
-    let (temporal, plain): (Vec<_>, Vec<_>) = split_conjunction_owned(filter.predicate)
+    let (temporal, plain): (Vec<_>, Vec<_>) = split_conjunction_owned(without_not(filter.predicate, false))
         .into_iter()
         .partition(mentions_now);
     let mut input = Arc::unwrap_or_clone(filter.input);
     if let Some(predicate) = conjunction(plain) {
         input = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?);
     }
-    let schema = input.schema().clone();
-    let wanted = DataType::Timestamp(TimeUnit::Microsecond, Some(time_zone.clone()));
-    let mut columns: Vec<Expr> = (0..schema.fields().len())
-        .map(|index| column_of(&schema, index))
-        .collect();
-    let mut predicates = Vec::new();
+    let mut below = Below::new(input.schema(), time_zone);
+    let (mut bounds, mut choices) = (Vec::new(), Vec::new());
     for conjunct in temporal {
-        for comparison in comparisons(conjunct)? {
-            let time = unwiden(comparison.time, &schema, &wanted)?;
-            let time = if matches!(time, Expr::Column(_)) {
-                time
-            } else {
-                // Both bounds of a BETWEEN share one column.
-                let computed = &columns[schema.fields().len()..];
-                let known = computed.iter().position(|other| other.clone().unalias() == time);
-                let name = format!("__time_{}", known.unwrap_or(computed.len()));
-                if known.is_none() {
-                    columns.push(time.alias(&name));
-                }
-                Expr::Column(datafusion::common::Column::new_unqualified(name))
-            };
-            let interval =
-                ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(0, 0, comparison.offset_ns)));
-            let bound = binary_expr(
-                now::function(time_zone).call(vec![]),
-                Operator::Plus,
-                Expr::Literal(interval, None),
-            );
-            predicates.push(binary_expr(time, comparison.op, bound));
+        if !is_or(&conjunct) {
+            for comparison in comparisons(conjunct)? {
+                bounds.push(below.bound(comparison)?);
+            }
+            continue;
         }
+        let mut choice = Vec::new();
+        for alternative in alternatives(conjunct)? {
+            let flag = alternative.flag().map(|flag| below.column(flag, "__holds"));
+            let mut parts = Vec::new();
+            for comparison in alternative.comparisons {
+                parts.push(below.bound(comparison)?);
+            }
+            choice.extend(conjunction(parts.into_iter().chain(flag)));
+        }
+        choices.extend(disjunction(choice));
     }
-    let computes = columns.len() > schema.fields().len();
+    let (schema, computes) = (below.schema, below.computed > 0);
     if computes {
-        input = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(input))?);
+        input = LogicalPlan::Projection(Projection::try_new(below.columns, Arc::new(input))?);
     }
-    let predicate = conjunction(predicates).expect("a temporal conjunct gives a comparison");
-    let filtered = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?);
+    for predicate in conjunction(bounds).into_iter().chain(choices) {
+        input = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?);
+    }
     if !computes {
-        return Ok(filtered);
+        return Ok(input);
     }
     let columns = (0..schema.fields().len())
         .map(|index| column_of(&schema, index))
         .collect();
-    restore(filtered, &schema, columns)
+    restore(input, &schema, columns)
+}
+
+fn is_or(conjunct: &Expr) -> bool {
+    matches!(conjunct, Expr::BinaryExpr(BinaryExpr { op: Operator::Or, .. }))
+}
+
+/// The columns below a temporal filter: the input's, then what its bounds compare.
+struct Below<'a> {
+    schema: DFSchemaRef,
+    time_zone: &'a Arc<str>,
+    columns: Vec<Expr>,
+    computed: usize,
+}
+
+impl<'a> Below<'a> {
+    fn new(schema: &DFSchemaRef, time_zone: &'a Arc<str>) -> Self {
+        Below {
+            schema: schema.clone(),
+            time_zone,
+            columns: (0..schema.fields().len())
+                .map(|index| column_of(schema, index))
+                .collect(),
+            computed: 0,
+        }
+    }
+
+    /// Returns the column that holds an expression, adding it once: both bounds of a BETWEEN share one.
+    fn column(&mut self, expression: Expr, prefix: &str) -> Expr {
+        if matches!(expression, Expr::Column(_)) {
+            return expression;
+        }
+        let known = self.columns[self.schema.fields().len()..]
+            .iter()
+            .find_map(|column| match column {
+                Expr::Alias(alias) if *alias.expr == expression => Some(alias.name.clone()),
+                _ => None,
+            });
+        let name = known.unwrap_or_else(|| {
+            let name = format!("{prefix}_{}", self.computed);
+            self.computed += 1;
+            self.columns.push(expression.alias(&name));
+            name
+        });
+        Expr::Column(Column::new_unqualified(name))
+    }
+
+    fn bound(&mut self, comparison: Comparison) -> Result<Expr> {
+        let wanted = DataType::Timestamp(TimeUnit::Microsecond, Some(self.time_zone.clone()));
+        let time = unwiden(comparison.time, &self.schema, &wanted)?;
+        let time = self.column(time, "__time");
+        let interval = ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(0, 0, comparison.offset_ns)));
+        let bound = binary_expr(
+            now::function(self.time_zone).call(vec![]),
+            Operator::Plus,
+            Expr::Literal(interval, None),
+        );
+        Ok(binary_expr(time, comparison.op, bound))
+    }
 }
 
 fn comparisons(conjunct: Expr) -> Result<Vec<Comparison>> {

@@ -9,7 +9,10 @@ const AGGREGATES: &[(&str, &str)] = &[
     ("any_value", "any_value(kind)"),
     ("approx_distinct", "approx_distinct(kind)"),
     ("approx_median", "approx_median(weight)"),
-    ("approx_percentile_cont", "approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY weight DESC)"),
+    (
+        "approx_percentile_cont",
+        "approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY weight DESC)",
+    ),
     (
         "approx_percentile_cont_with_weight",
         "approx_percentile_cont_with_weight(value, 0.5) WITHIN GROUP (ORDER BY weight)",
@@ -104,7 +107,10 @@ fn every_aggregate_is_kept_current() {
     }
     for (name, _) in AGGREGATES_REFUSED {
         let sql = format!("SELECT {name}(value) AS x FROM events");
-        assert!(catalog.plan_view("v", &sql).is_err(), "{sql} is kept current: take it off the list");
+        assert!(
+            catalog.plan_view("v", &sql).is_err(),
+            "{sql} is kept current: take it off the list"
+        );
     }
 }
 
@@ -161,7 +167,10 @@ fn aggregates_are_those_of_plain_datafusion() {
         ("sum", "sum(DISTINCT value)"),
         ("median", "median(weight)"),
         ("median", "median(DISTINCT value)"),
-        ("percentile_cont", "percentile_cont(0.25) WITHIN GROUP (ORDER BY value DESC)"),
+        (
+            "percentile_cont",
+            "percentile_cont(0.25) WITHIN GROUP (ORDER BY value DESC)",
+        ),
         ("percentile_cont", "quantile_cont(weight, 0.8)"),
         ("array_agg", "array_agg(DISTINCT kind ORDER BY kind DESC NULLS LAST)"),
         ("array_agg", "array_agg(value ORDER BY id) FILTER (WHERE id % 2 = 0)"),
@@ -177,7 +186,10 @@ fn aggregates_are_those_of_plain_datafusion() {
         ("median", "median(CAST(value AS decimal(10, 2)))"),
         ("sum", "sum(CAST(id AS integer))"),
         ("bit_or", "bit_or(CAST(value AS smallint))"),
-        ("sum", "sum(TIMESTAMP '2026-01-01T00:00:00' - TIMESTAMP '2025-12-31T00:00:00')"),
+        (
+            "sum",
+            "sum(TIMESTAMP '2026-01-01T00:00:00' - TIMESTAMP '2025-12-31T00:00:00')",
+        ),
     ];
     for (name, call) in AGGREGATES.iter().chain(&more) {
         let arbitrary = call.ends_with("IGNORE NULLS") || *name == "any_value";
@@ -185,7 +197,10 @@ fn aggregates_are_those_of_plain_datafusion() {
             continue;
         }
         for (sql, relations) in [
-            (format!("SELECT kind, {call} AS x FROM events GROUP BY kind"), &relations),
+            (
+                format!("SELECT kind, {call} AS x FROM events GROUP BY kind"),
+                &relations,
+            ),
             (format!("SELECT {call} AS x FROM events"), &relations),
             (format!("SELECT {call} AS x FROM events"), &none),
         ] {
@@ -204,7 +219,12 @@ fn grouping_sets_are_those_of_plain_datafusion() {
     let rows: Vec<_> = (0..30i64)
         .map(|id| {
             let kind = (id % 5 != 0).then_some(["a", "b", "c"][id as usize % 3]);
-            (id, kind, (id % 4 != 0).then_some(id % 2), (id % 7 != 0).then_some((id % 3) as f64))
+            (
+                id,
+                kind,
+                (id % 4 != 0).then_some(id % 2),
+                (id % 7 != 0).then_some((id % 3) as f64),
+            )
         })
         .collect();
     let relations = events(&catalog, &rows);
@@ -235,7 +255,10 @@ fn the_empty_set_is_one_row_over_no_rows() {
     let sql = "SELECT kind, count(*) AS n, sum(value) AS s FROM events GROUP BY ROLLUP (kind)";
     assert_eq!(answer(&catalog, sql, &none, TICK), "| kind | n | s |\n|      | 0 |   |");
     let sql = "SELECT kind, grouping(kind) AS g FROM events GROUP BY GROUPING SETS ((kind), (), ())";
-    assert_eq!(answer(&catalog, sql, &none, TICK), "| kind | g |\n|      | 1 |\n|      | 1 |");
+    assert_eq!(
+        answer(&catalog, sql, &none, TICK),
+        "| kind | g |\n|      | 1 |\n|      | 1 |"
+    );
     let sql = "SELECT kind, count(*) AS n FROM events GROUP BY GROUPING SETS ((kind))";
     assert_eq!(answer(&catalog, sql, &none, TICK), "");
 }

@@ -80,9 +80,7 @@ impl Views<'_> {
 
     fn order(&mut self, inputs: &[Input]) -> String {
         let by = self.dice.pick(inputs).sql.clone();
-        let direction = *self
-            .dice
-            .pick(&["", " DESC", " ASC NULLS FIRST", " DESC NULLS LAST"]);
+        let direction = *self.dice.pick(&["", " DESC", " ASC NULLS FIRST", " DESC NULLS LAST"]);
         let second = if self.dice.chance(30) {
             let by = self.dice.pick(inputs).sql.clone();
             format!(", {by}{}", self.dice.pick(&["", " DESC", " NULLS FIRST"]))
@@ -99,7 +97,11 @@ impl Views<'_> {
         let (call, ty, plain) = match self.dice.below(22) {
             0 | 1 => {
                 let function = *self.dice.pick(&["bool_and", "bool_or"]);
-                (format!("{function}({})", self.argument(inputs, Ty::Bool)), Ty::Bool, true)
+                (
+                    format!("{function}({})", self.argument(inputs, Ty::Bool)),
+                    Ty::Bool,
+                    true,
+                )
             }
             2..=4 => {
                 let function = *self.dice.pick(&["bit_and", "bit_or", "bit_xor"]);
@@ -136,7 +138,11 @@ impl Views<'_> {
             18 => {
                 let at = *self.dice.pick(&[1, 2, 3, -1, -2]);
                 let order = self.order(inputs);
-                (format!("nth_value({}, {at} ORDER BY {order})", input.sql), input.ty, false)
+                (
+                    format!("nth_value({}, {at} ORDER BY {order})", input.sql),
+                    input.ty,
+                    false,
+                )
             }
             19 => {
                 let argument = self.argument(inputs, Ty::Text);
@@ -146,7 +152,11 @@ impl Views<'_> {
                     (true, 1) => (format!(" ORDER BY {}", self.order(inputs)), false),
                     _ => (String::new(), false),
                 };
-                (format!("string_agg({distinct}{argument}, {delimiter}{order})"), Ty::Text, plain)
+                (
+                    format!("string_agg({distinct}{argument}, {delimiter}{order})"),
+                    Ty::Text,
+                    plain,
+                )
             }
             _ => {
                 let (order, plain) = match (distinct.is_empty(), self.dice.below(3)) {
@@ -187,7 +197,10 @@ impl Views<'_> {
             return (format!("CAST({function}({y}, {x}){filter} AS bigint)"), Ty::Big, true);
         }
         // What plain DataFusion divides by may be rounding errors alone.
-        let exact = matches!(function, "covar_samp" | "covar_pop" | "regr_sxx" | "regr_syy" | "regr_sxy");
+        let exact = matches!(
+            function,
+            "covar_samp" | "covar_pop" | "regr_sxx" | "regr_syy" | "regr_sxy"
+        );
         (format!("{function}({y}, {x}){filter}"), Ty::Double, exact)
     }
 

@@ -174,11 +174,12 @@ impl<'a> Case<'a> {
                 .views
                 .iter()
                 .map(|view| {
-                    view.view
-                        .plan
-                        .nodes
-                        .iter()
-                        .any(|node| matches!(node.operator, Operator::TemporalFilter { .. }))
+                    view.view.plan.nodes.iter().any(|node| {
+                        matches!(
+                            node.operator,
+                            Operator::TemporalFilter { .. } | Operator::TemporalAny { .. }
+                        )
+                    })
                 })
                 .collect(),
             passed: HashMap::new(),
@@ -601,6 +602,8 @@ fn kind(operator: &Operator) -> &'static str {
         Operator::Filter { .. } => "filter",
         Operator::Project { .. } => "project",
         Operator::TemporalFilter { .. } => "temporal",
+        Operator::TemporalAny { .. } => "temporal any",
+        Operator::Unnest { .. } => "unnest",
         Operator::Aggregate { keys, .. } if keys.is_empty() => "global aggregate",
         Operator::Aggregate { calls, .. } if calls.is_empty() => "distinct",
         Operator::Aggregate { .. } => "aggregate",

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use arrow::datatypes::DataType;
 use queries::Catalog;
 use sangam::config::{self, Deployment, ViewDef, ViewKind};
 
@@ -56,6 +57,7 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
                 .iter()
                 .map(|column| (column.name.clone(), column.ty))
                 .collect(),
+            lists: vec![],
             rows: if spec.can_be_emptied() { 25 } else { 60 },
             depth: 0,
         })
@@ -84,11 +86,12 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
         }
         .view();
         match add(&mut deployment, &name, &written.sql) {
-            Ok(columns) => {
+            Ok((columns, lists)) => {
                 let Written { rows, depth, plain, .. } = written;
                 relations.push(Readable {
                     name,
                     columns,
+                    lists,
                     rows,
                     depth,
                 });
@@ -123,8 +126,11 @@ fn load(dir: &Path, specs: &[Spec], zone: &str, workers: usize) -> Deployment {
     })
 }
 
-/// Plans a view and adds it; returns the columns that expressions can be written over.
-fn add(deployment: &mut Deployment, name: &str, sql: &str) -> Result<Vec<(String, Ty)>, String> {
+/// Columns and their types, or their elements'.
+type Columns = Vec<(String, Ty)>;
+
+/// Plans a view and adds it; returns the columns that expressions can be written over, and those of lists.
+fn add(deployment: &mut Deployment, name: &str, sql: &str) -> Result<(Columns, Columns), String> {
     let catalog: &mut Catalog = &mut deployment.catalog;
     let view = catalog.plan_view(name, sql).map_err(|problems| {
         problems
@@ -134,11 +140,15 @@ fn add(deployment: &mut Deployment, name: &str, sql: &str) -> Result<Vec<(String
             .join("; ")
     })?;
     catalog.add_view(view.clone()).map_err(|problem| problem.what)?;
-    let columns: Vec<(String, Ty)> = view
-        .schema
-        .fields()
-        .iter()
+    let fields = || view.schema.fields().iter();
+    let columns: Columns = fields()
         .filter_map(|field| Ty::of(field.data_type()).map(|ty| (field.name().clone(), ty)))
+        .collect();
+    let lists: Columns = fields()
+        .filter_map(|field| match field.data_type() {
+            DataType::List(item) => Ty::of(item.data_type()).map(|ty| (field.name().clone(), ty)),
+            _ => None,
+        })
         .collect();
     let key = view.implied_key.as_ref().map(|key| {
         key.iter()
@@ -154,7 +164,7 @@ fn add(deployment: &mut Deployment, name: &str, sql: &str) -> Result<Vec<(String
     if columns.is_empty() {
         Err("no column can be read".to_owned())
     } else {
-        Ok(columns)
+        Ok((columns, lists))
     }
 }
 

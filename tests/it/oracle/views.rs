@@ -2,6 +2,7 @@
 
 use super::dice::Dice;
 use super::expressions::{Input, Writer};
+use super::nested;
 use super::values::Ty;
 
 /// A relation a view may read.
@@ -9,6 +10,8 @@ use super::values::Ty;
 pub(crate) struct Readable {
     pub(crate) name: String,
     pub(crate) columns: Vec<(String, Ty)>,
+    /// Its columns of lists, and the types of their elements.
+    pub(crate) lists: Vec<(String, Ty)>,
     /// About how many rows it has: joins of joins would take all day.
     pub(crate) rows: usize,
     /// How many views lie under it.
@@ -103,7 +106,9 @@ impl Views<'_> {
     }
 
     pub(super) fn from(&mut self, nested: usize) -> From {
-        match self.dice.weighted(&[45, 33, if nested > 0 { 22 } else { 0 }]) {
+        match self.dice.weighted(&[40, 30, if nested > 0 { 20 } else { 0 }, 9, 9]) {
+            3 => self.in_time_windows(nested),
+            4 => self.unnested(),
             0 => {
                 let relation = self.relation();
                 From {
@@ -134,6 +139,88 @@ impl Views<'_> {
                     plain: inner.plain,
                 }
             }
+        }
+    }
+
+    /// Puts the rows of a relation or a small query into time windows.
+    fn in_time_windows(&mut self, nested: usize) -> From {
+        let (relation, columns, rows, depth, plain) = self.side(nested);
+        let times: Vec<&String> = columns
+            .iter()
+            .filter_map(|(name, ty)| (*ty == Ty::Time).then_some(name))
+            .collect();
+        if times.is_empty() || columns.iter().any(|(name, _)| name.starts_with("window_")) {
+            return self.from(0);
+        }
+        let time = (*self.dice.pick(&times)).clone();
+        let keys: Vec<&String> = columns
+            .iter()
+            .filter_map(|(name, ty)| (*ty != Ty::Double).then_some(name))
+            .collect();
+        let (call, windows) = nested::time_window(self.dice, &relation, &time, &keys);
+        let mut inputs = inputs(&columns, Some("w"));
+        for edge in ["w.window_start", "w.window_end"] {
+            inputs.push(Input {
+                sql: edge.to_owned(),
+                ty: Ty::Time,
+            });
+        }
+        From {
+            sql: format!("{call} w"),
+            with: String::new(),
+            inputs,
+            rows: rows * windows,
+            depth,
+            plain,
+        }
+    }
+
+    /// Makes rows of the elements of a list.
+    fn unnested(&mut self) -> From {
+        let relation = self.relation();
+        let mut inputs = inputs(&relation.columns, Some("r"));
+        let list = match relation.lists.is_empty() || self.dice.chance(30) {
+            true => nested::list(self.dice, &inputs),
+            false => {
+                let (name, ty) = self.dice.pick(&relation.lists).clone();
+                Some((format!("r.{name}"), ty))
+            }
+        };
+        let Some((list, ty)) = list else { return self.from(0) };
+        let mut element = "el".to_owned();
+        while relation.columns.iter().any(|(name, _)| *name == element) {
+            element.push('l');
+        }
+        let name = &relation.name;
+        let form = self.dice.below(4);
+        let sql = match form {
+            0 => format!("{name} r, unnest({list}) AS u({element})"),
+            1 => format!("{name} r CROSS JOIN LATERAL (SELECT unnest({list}) AS {element}) u"),
+            2 => format!("{name} r LEFT JOIN unnest({list}) AS u({element}) ON true"),
+            _ => format!("(SELECT r.*, unnest({list}) AS {element} FROM {name} r) u"),
+        };
+        if form == 3 {
+            inputs = self::inputs(&relation.columns, Some("u"));
+        }
+        inputs.push(Input {
+            sql: format!("u.{element}"),
+            ty,
+        });
+        From {
+            sql,
+            with: String::new(),
+            inputs,
+            rows: relation.rows * 3,
+            depth: relation.depth,
+            plain: true,
+        }
+    }
+
+    /// Writes one more column to show, of no plain type, or nothing.
+    fn nested_column(&mut self, inputs: &[Input]) -> Option<String> {
+        match self.dice.chance(12) {
+            true => nested::value(self.dice, inputs),
+            false => None,
         }
     }
 
@@ -324,12 +411,22 @@ impl Views<'_> {
         {
             conjuncts.push(condition);
         }
-        if self.dice.chance(22)
+        if self.dice.chance(28)
             && let Some(time) = self.writer(inputs).column(Ty::Time)
         {
             let near = *self.dice.pick(&["20 minutes", "1 hour", "90 minutes"]);
             let far = *self.dice.pick(&["2 hours", "6 hours", "1 day"]);
-            conjuncts.push(match self.dice.below(9) {
+            let other = self.writer(inputs).column(Ty::Time).unwrap_or_else(|| time.clone());
+            let condition = self.writer(inputs).condition(1);
+            conjuncts.push(match self.dice.below(15) {
+                9 => format!("({time} > now() - INTERVAL '{near}' OR {condition})"),
+                10 => format!("NOT ({time} < now() - INTERVAL '{near}' AND {condition})"),
+                11 => format!("({time} > now() OR {other} < now() - INTERVAL '{near}')"),
+                12 => format!("now() BETWEEN {time} AND {other} + INTERVAL '{near}'"),
+                13 => format!("{time} NOT BETWEEN now() - INTERVAL '{far}' AND now() - INTERVAL '{near}'"),
+                14 => format!(
+                    "({time} > now() - INTERVAL '{near}' AND {condition} OR {other} <= now() - INTERVAL '{far}' OR NOT ({time} >= now() - INTERVAL '{far}' OR {condition}))"
+                ),
                 0 | 1 => format!("{time} > now() - INTERVAL '{near}'"),
                 2 => format!("{time} >= now() - INTERVAL '{far}'"),
                 3 => format!("now() - INTERVAL '{near}' < {time}"),
@@ -373,14 +470,18 @@ impl Views<'_> {
         let from = self.from(nested);
         let shown = self.shown(&from.inputs, true);
         let filter = self.filter(&from.inputs);
-        self.written(&from, "", &shown, &filter, from.rows)
+        let more = self.nested_column(&from.inputs);
+        let more = more.map_or_else(String::new, |value| format!("{value} AS l0, "));
+        self.written(&from, &more, &shown, &filter, from.rows)
     }
 
     fn distinct(&mut self, nested: usize) -> Written {
         let from = self.from(nested);
         let shown = self.shown(&from.inputs, true);
         let filter = self.filter(&from.inputs);
-        self.written(&from, "DISTINCT ", &shown, &filter, from.rows)
+        let more = self.nested_column(&from.inputs);
+        let more = more.map_or_else(String::new, |value| format!("{value} AS l0, "));
+        self.written(&from, &format!("DISTINCT {more}"), &shown, &filter, from.rows)
     }
 
     fn union(&mut self, nested: usize) -> Written {
@@ -441,6 +542,13 @@ impl Views<'_> {
             keys.push(sql.clone());
             shown.push((sql, name, ty));
         }
+        let nested_key = if keys.is_empty() {
+            None
+        } else {
+            self.nested_column(&from.inputs)
+        };
+        keys.extend(nested_key.clone());
+        let more = nested_key.map_or_else(String::new, |value| format!("{value} AS l0, "));
         let mut plain = from.plain;
         for index in 0..self.dice.between(1, 4) {
             let (sql, ty, agrees) = self.aggregate(&from.inputs);
@@ -483,7 +591,7 @@ impl Views<'_> {
         } else {
             (from.rows).min(self.keys * self.keys * keys.len())
         };
-        let mut written = self.written(&from, "", &shown, &rest, rows);
+        let mut written = self.written(&from, &more, &shown, &rest, rows);
         written.plain = plain;
         written
     }
@@ -526,7 +634,11 @@ impl Views<'_> {
             6 => (format!("avg({})", self.argument(inputs, Ty::Big)), Ty::Double, true),
             7 => {
                 let function = *self.dice.pick(&["stddev", "var_samp", "var_pop", "stddev_pop"]);
-                (format!("{function}({})", self.argument(inputs, Ty::Double)), Ty::Double, true)
+                (
+                    format!("{function}({})", self.argument(inputs, Ty::Double)),
+                    Ty::Double,
+                    true,
+                )
             }
             8 | 9 => (format!("min({})", input.sql), input.ty, input.ty != Ty::Bool),
             10 => (format!("max({})", input.sql), input.ty, input.ty != Ty::Bool),
