@@ -28,6 +28,12 @@ pub enum Fault {
     StaleWindow,
     /// A recursion keeps what followed from a row that was taken back.
     StaleReach,
+    /// `median` keeps a value that was taken back.
+    StaleMedian,
+    /// `bool_and` and its kin keep a value that was taken back.
+    StaleTruth,
+    /// A union, such as that of grouping sets, leaves its last input out.
+    LostGroupingSet,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

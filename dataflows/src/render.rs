@@ -9,6 +9,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::aggregates::{Unsupported, accumulator};
+use crate::faults::{self, Fault};
 use crate::operators::aggregate::{Aggregate, spec};
 use crate::operators::join::Join;
 use crate::operators::linear::{Stage, linear};
@@ -144,7 +145,10 @@ pub(crate) fn render<'scope>(
                 let route = Route::ByColumns(partition.clone());
                 ticked(scope, &name, vec![(input(0), route)], shared, false, Box::new(operator))
             }
-            Operator::Union => scope.concatenate((0..node.inputs.len()).map(input)),
+            Operator::Union => {
+                let lost = usize::from(faults::active(Fault::LostGroupingSet));
+                scope.concatenate((0..node.inputs.len() - lost).map(input))
+            }
             Operator::Recursive {
                 name: cte,
                 distinct,

@@ -144,11 +144,24 @@ impl Explaining<'_> {
                     format!("state: one entry a group; bound: {}", self.bound(id))
                 }];
                 let retracts = input.is_some_and(|input| !self.plan.nodes[input].append_only);
-                if calls.iter().any(|call| call.distinct) {
+                if calls.iter().any(|call| {
+                    call.distinct && call.function.minds_duplicates() || call.function == Function::ApproxDistinct
+                }) {
                     state.push("DISTINCT keeps a count for every present value of a group".into());
                 }
                 if retracts && calls.iter().any(keeps_values) {
                     state.push("min, max, first_value and last_value keep every present value of a group, in order, since rows may leave".into());
+                }
+                let keep: Vec<String> = calls
+                    .iter()
+                    .filter(|call| keeps_all(call))
+                    .map(|call| call.function.to_string())
+                    .collect();
+                if !keep.is_empty() {
+                    state.push(format!(
+                        "{} keep every present value of a group, in order",
+                        keep.join(", ")
+                    ));
                 }
                 (format!("aggregate {by}: {}", texts.join(", ")), state)
             }
@@ -397,10 +410,24 @@ fn temporal_bound(bound: &TemporalBound, name: &impl Fn(usize) -> String) -> Str
     format!("{} {comparison} now(){offset}", name(bound.column))
 }
 
+/// Tells whether a call keeps values it may yet have to show, where rows leave.
 fn keeps_values(call: &AggregateCall) -> bool {
+    call.function.is_end()
+}
+
+/// Tells whether a call keeps every value of a group in any case.
+fn keeps_all(call: &AggregateCall) -> bool {
+    use Function::*;
     matches!(
         call.function,
-        Function::Min | Function::Max | Function::FirstValue | Function::LastValue
+        NthValue
+            | ArrayAgg
+            | StringAgg
+            | Median
+            | ApproxMedian
+            | PercentileCont
+            | ApproxPercentileCont
+            | ApproxPercentileContWithWeight
     )
 }
 
@@ -414,19 +441,25 @@ fn order_text(order: &[(usize, SortOptions)], name: &impl Fn(usize) -> String) -
 
 fn call_text(call: &AggregateCall, name: &impl Fn(usize) -> String) -> String {
     let function = match call.function {
-        Function::CountRows | Function::Count => "count",
-        Function::Sum => "sum",
-        Function::Avg => "avg",
-        Function::Min => "min",
-        Function::Max => "max",
-        Function::VarianceSample => "var",
-        Function::VariancePopulation => "var_pop",
-        Function::StddevSample => "stddev",
-        Function::StddevPopulation => "stddev_pop",
-        Function::FirstValue => "first_value",
-        Function::LastValue => "last_value",
+        Function::CountRows => "count".to_owned(),
+        Function::VarianceSample => "var".to_owned(),
+        Function::StddevSample => "stddev".to_owned(),
+        other => other.to_string(),
     };
-    let argument = call.argument.map_or_else(|| "*".to_owned(), name);
+    let constants = call.parameters.iter().map(|constant| match constant.try_as_str() {
+        Some(Some(text)) => format!("'{text}'"),
+        _ => constant.to_string(),
+    });
+    let arguments: Vec<String> = call
+        .arguments
+        .iter()
+        .map(|column| name(*column))
+        .chain(constants)
+        .collect();
+    let argument = match call.function {
+        Function::CountRows => "*".to_owned(),
+        _ => arguments.join(", "),
+    };
     let order = match call.order.is_empty() {
         true => String::new(),
         false => format!(" ORDER BY {}", order_text(&call.order, name)),

@@ -26,12 +26,12 @@ use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use crate::catalog::{Catalog, relation_name};
 use crate::expiry;
 use crate::explain::leaves;
-use crate::functions::aggregates::{ends, function_of};
+use crate::functions::aggregates::{function_of, parameters};
 use crate::problem::{Problem, ProblemKind};
 use crate::recursion::work_table;
 use crate::refusals;
 use crate::rewrites::checked::checked;
-use crate::rewrites::columns::counts_rows;
+use crate::rewrites::columns::{columns, counts_rows};
 use crate::rewrites::temporal;
 use crate::text::text;
 
@@ -407,20 +407,30 @@ impl Lowering<'_> {
         let function = function_of(&call.func)
             .ok_or_else(|| Problem::not_maintained(format!("the aggregate {}()", call.func.name())))?;
         let counts_rows = !params.distinct && counts_rows(&call.func, &params.args);
-        let argument = match params.args.as_slice() {
-            _ if counts_rows => None,
-            [argument] => Some(position(argument, below)?),
-            _ => {
-                return Err(Problem::not_maintained(format!(
-                    "{}() of several arguments",
-                    call.func.name()
-                )));
-            }
+        let (read, constants) = match counts_rows {
+            true => (&[] as &[Expr], &[] as &[Expr]),
+            false => params.args.split_at(columns(&call.func, &params.args)),
         };
+        let arguments = read
+            .iter()
+            .map(|argument| position(argument, below))
+            .collect::<Result<Vec<_>, _>>()?;
+        let constants = constants.iter().map(|constant| match constant.clone().unalias() {
+            Expr::Literal(value, _) => Ok(value),
+            other => {
+                Err(
+                    Problem::not_maintained(format!("{}() with {} for a constant", call.func.name(), text(&other)))
+                        .hint("Percentiles, delimiters and positions are written out, not computed from rows."),
+                )
+            }
+        });
+        let descending = params.order_by.first().is_some_and(|order| !order.asc);
+        let constants = constants.collect::<Result<Vec<_>, _>>()?;
         let function = if counts_rows { Function::CountRows } else { function };
-        let ordered = matches!(function, Function::FirstValue | Function::LastValue);
+        let parameters = parameters(function, constants, descending)?;
+        let ordered = function.is_ordered();
         // Only the argument itself, appended by the rewrite, orders the values.
-        if ordered
+        if matches!(function, Function::FirstValue | Function::LastValue)
             && params.order_by.len() == 1
             && params.order_by.first().map(|order| &order.expr) == params.args.first()
         {
@@ -443,10 +453,11 @@ impl Lowering<'_> {
             .collect::<Result<Vec<_>, Problem>>()?;
         let ignore_nulls = !ordered || params.null_treatment == Some(NullTreatment::IgnoreNulls);
         let type_at = |column: usize| below.field(column).data_type().clone();
-        let distinct = params.distinct && !ends(function);
+        let distinct = params.distinct && !function.is_end();
         let spec = AggregateSpec {
             function,
-            argument: argument.map(type_at),
+            arguments: arguments.iter().copied().map(type_at).collect(),
+            parameters: parameters.clone(),
             distinct,
             order: order
                 .iter()
@@ -470,7 +481,8 @@ impl Lowering<'_> {
             .transpose()?;
         Ok(AggregateCall {
             function,
-            argument,
+            arguments,
+            parameters,
             distinct,
             filter,
             order,

@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 
-use dataflows::plan::AggregateFunction as Function;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, WindowFunction};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, Volatility, WindowFunctionDefinition};
@@ -14,6 +13,7 @@ use crate::catalog::{Catalog, Relation, relation_name};
 use crate::functions::aggregates::function_of;
 use crate::functions::now::mentions_now;
 use crate::problem::Problem;
+use crate::rewrites::grouping_sets::{SETS_MAX, count_of};
 use crate::rewrites::temporal;
 
 /// Functions whose value is the moment's and that are not `now()`.
@@ -114,16 +114,17 @@ pub(crate) fn construct(plan: &LogicalPlan) -> Option<(Problem, &'static str)> {
             refuse("unnest").hint("Send one row for each element to the source."),
             "unnest",
         ),
-        LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.iter().any(is_grouping_set) => (
-            refuse("GROUPING SETS, ROLLUP or CUBE").hint("Write a view for each grouping, or UNION ALL of them."),
+        LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.iter().any(has_many_sets) => (
+            refuse(&format!("CUBE or GROUPING SETS of more than {SETS_MAX} groupings"))
+                .hint("List those that are needed: GROUPING SETS ((a, b), (a), ())."),
             "group",
         ),
         _ => return None,
     })
 }
 
-fn is_grouping_set(expression: &Expr) -> bool {
-    matches!(expression, Expr::GroupingSet(_))
+fn has_many_sets(expression: &Expr) -> bool {
+    matches!(expression, Expr::GroupingSet(sets) if count_of(sets) > SETS_MAX)
 }
 
 /// Names a function that is not maintained.
@@ -174,22 +175,20 @@ fn one_row(plan: &LogicalPlan) -> bool {
 fn aggregate(call: &AggregateFunction) -> Option<Problem> {
     let name = call.func.name();
     let params = &call.params;
-    let Some(function) = function_of(&call.func) else {
-        return Some(Problem::not_maintained(format!("the aggregate {name}()")).hint(
-            "Use count, sum, avg, min, max, stddev, stddev_pop, var, var_pop, first_value or last_value, with FILTER \
-             where needed.",
-        ));
-    };
-    if params.distinct && matches!(function, Function::FirstValue | Function::LastValue) {
-        return Some(
-            Problem::not_maintained(format!("{name}(DISTINCT …)")).hint("Leave DISTINCT out: it makes no difference."),
-        );
+    // The analyser makes plain columns of it.
+    if name == "grouping" {
+        return None;
     }
-    if function == Function::Count && params.args.len() > 1 {
+    let Some(function) = function_of(&call.func) else {
         return Some(
-            Problem::not_maintained("count() of several columns")
-                .hint("Count the rows in which none is NULL: count(*) FILTER (WHERE a IS NOT NULL AND b IS NOT NULL)."),
+            Problem::not_maintained(format!("the aggregate {name}()"))
+                .hint("Use one of DataFusion's own aggregates, with FILTER where needed."),
         );
+    };
+    let by_argument = || matches!(params.order_by.as_slice(), [order] if params.args.first() == Some(&order.expr));
+    if params.distinct && function.is_ordered() && !function.is_end() && !params.order_by.is_empty() && !by_argument() {
+        let hint = "Order by the argument itself, or leave DISTINCT out: each value has one place only.";
+        return Some(Problem::not_maintained(format!("{name}(DISTINCT … ORDER BY another expression)")).hint(hint));
     }
     None
 }
@@ -197,6 +196,14 @@ fn aggregate(call: &AggregateFunction) -> Option<Problem> {
 /// Names what is wrong with a call that has an `OVER`.
 fn over(call: &WindowFunction) -> Option<Problem> {
     match &call.fun {
+        // The rows of a frame are in the window's order, which these do not know.
+        WindowFunctionDefinition::AggregateUDF(function)
+            if function_of(function).is_some_and(|function| function.is_ordered()) =>
+        {
+            let name = function.name();
+            let hint = format!("Group by the key instead: {name}(x ORDER BY at).");
+            Some(Problem::not_maintained(format!("{name}() OVER (…)")).hint(hint))
+        }
         WindowFunctionDefinition::AggregateUDF(function) => aggregate(&AggregateFunction {
             func: function.clone(),
             params: AggregateFunctionParams {

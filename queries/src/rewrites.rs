@@ -4,11 +4,13 @@
 //! chooses the types that leave a view, `temporal` reads comparisons with
 //! `now()`, `joins` says every join by a few, `order` says which rows a limit keeps,
 //! `windows` puts rows in a total order for window functions, `canonical` gives float
-//! keys one form, `ties` completes the orders inside aggregates, `columns` has aggregates and joins refer to plain columns, and
+//! keys one form, `ties` completes the orders inside aggregates,
+//! `grouping_sets` says several groupings by one each, `columns` has aggregates and joins refer to plain columns, and
 //! `checked` drops the rows on which an expression fails.
 pub(crate) mod canonical;
 pub(crate) mod checked;
 pub(crate) mod columns;
+pub(crate) mod grouping_sets;
 pub(crate) mod joins;
 pub(crate) mod order;
 pub(crate) mod ordered;
@@ -33,6 +35,7 @@ pub(crate) fn view(plan: LogicalPlan, time_zone: &Arc<str>) -> Result<LogicalPla
     let plan = windows::rewrite(plan)?;
     let plan = canonical::rewrite(plan)?;
     let plan = ties::rewrite(plan)?;
+    let plan = grouping_sets::rewrite(plan)?;
     let plan = columns::rewrite(plan)?;
     checked::rewrite(plan)
 }
@@ -43,7 +46,8 @@ pub(crate) fn query(plan: LogicalPlan, time_zone: &Arc<str>) -> Result<LogicalPl
     let plan = order::complete_ties(plan)?;
     let plan = windows::rewrite(plan)?;
     let plan = canonical::rewrite(plan)?;
-    ties::rewrite(plan)
+    let plan = ties::rewrite(plan)?;
+    grouping_sets::rewrite(plan)
 }
 
 /// Returns a reference to the column at `index` of a schema, by its whole name.

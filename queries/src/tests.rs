@@ -3,6 +3,7 @@ mod answers;
 mod plans;
 mod queries;
 mod refused;
+mod registry;
 mod windows;
 
 use std::sync::Arc;

@@ -1,13 +1,14 @@
 //! The property test: whatever the deployment and whatever happens, at every
 //! tick every view is what DataFusion answers over the rows that are there.
 //!
-//! `sources` and `views` (with `ranked`, `recursions` and `expressions`) make a `deployment` up, `values`
+//! `sources` and `views` (with `aggregates`, `ranked`, `recursions` and `expressions`) make a `deployment` up, `values`
 //! its rows and `traffic` what is sent when. `ledger` keeps the test's own books
 //! of what each source must hold, `failing` predicts the rows on which
 //! expressions fail, `bag` compares, and `case` plays it all through.
 //!
 //! `SANGAM_ORACLE_CASES` says how many cases to run and `SANGAM_ORACLE_SEED`
 //! from which seed on; a case that fails says its own.
+mod aggregates;
 mod bag;
 mod case;
 mod deployment;
@@ -61,6 +62,9 @@ fn views_are_right_at_every_tick() {
             Fault::ForgottenValue,
             Fault::StaleWindow,
             Fault::StaleReach,
+            Fault::StaleMedian,
+            Fault::StaleTruth,
+            Fault::LostGroupingSet,
         ] {
             is_found(fault, first);
         }
@@ -133,6 +137,9 @@ fn is_meaningful(tally: &Tally, spread: &[u64]) {
         most < least.map(|rows| 6 * rows).as_ref(),
         "one worker has the work: {spread:?}"
     );
+    for name in aggregates::WRITTEN {
+        assert!(tally.kinds.contains_key(name), "no view has {name}");
+    }
     let filled = percent(tally.pairs_filled, tally.pairs);
     // What `EXCEPT` and `NOT IN` leave is often nothing.
     assert!(filled >= 55, "only {filled} % of views at ticks have rows");

@@ -1,12 +1,12 @@
-//! `agg(DISTINCT x)`: each value of a group counts once, however often it is there.
+//! `agg(DISTINCT x, …)`: each value of a group counts once, however often it is there.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::DataType;
 
-use super::{Accumulator, canonical, each};
+use super::{Accumulator, canonical, each, no_nulls};
 use crate::faults::{self, Fault};
 use crate::group_index::GroupIndex;
 
@@ -22,10 +22,11 @@ pub(super) struct Distinct {
 }
 
 impl Distinct {
-    pub(super) fn new(inner: Box<dyn Accumulator>, argument: &DataType) -> Self {
+    pub(super) fn new(inner: Box<dyn Accumulator>, arguments: &[DataType]) -> Self {
+        let types: Vec<DataType> = [DataType::UInt32].iter().chain(arguments).cloned().collect();
         Distinct {
             inner,
-            values: GroupIndex::new(&[DataType::UInt32, argument.clone()]),
+            values: GroupIndex::new(&types),
             counts: Vec::new(),
             ids: Vec::new(),
         }
@@ -38,17 +39,18 @@ impl Accumulator for Distinct {
     }
 
     fn update(&mut self, groups: &[u32], arguments: &[ArrayRef], filter: Option<&BooleanArray>, diffs: &[i64]) {
-        let argument = canonical(&arguments[0]);
-        let nulls = argument.logical_nulls();
+        let arguments: Vec<ArrayRef> = arguments.iter().map(canonical).collect();
+        let nulls = no_nulls(&arguments);
         let mut rows: Vec<u32> = Vec::with_capacity(groups.len());
         each(nulls.as_ref(), filter, groups.len(), |row| rows.push(row as u32));
-        let column = |rows: Vec<u32>| take(&argument, &UInt32Array::from(rows), None).expect("rows are in range");
-        let keys: [ArrayRef; 2] = [
-            Arc::new(UInt32Array::from_iter_values(
-                rows.iter().map(|&row| groups[row as usize]),
-            )),
-            column(rows.clone()),
-        ];
+        let columns = |rows: Vec<u32>| {
+            let rows = UInt32Array::from(rows);
+            let column = |argument: &ArrayRef| take(argument, &rows, None).expect("rows are in range");
+            arguments.iter().map(column).collect::<Vec<ArrayRef>>()
+        };
+        let of_groups = rows.iter().map(|&row| groups[row as usize]);
+        let mut keys: Vec<ArrayRef> = vec![Arc::new(UInt32Array::from_iter_values(of_groups))];
+        keys.extend(columns(rows.clone()));
         let mut ids = std::mem::take(&mut self.ids);
         self.values.intern(&keys, rows.len(), &mut ids);
         self.counts.resize(self.values.groups().max(self.counts.len()), 0);
@@ -73,8 +75,7 @@ impl Accumulator for Distinct {
             }
         }
         if !turned.is_empty() {
-            self.inner
-                .update(&turned_groups, &[column(turned)], None, &turned_diffs);
+            self.inner.update(&turned_groups, &columns(turned), None, &turned_diffs);
         }
         for id in emptied {
             if self.counts[id as usize] == 0 {

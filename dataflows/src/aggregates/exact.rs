@@ -90,13 +90,23 @@ impl ExactSums {
         if !hi.is_nan() {
             return (hi + 0.0, lo);
         }
-        let mut register = (*self.wide[&group]).clone();
+        let mut register = self.exactly(group);
         let hi = register.rounded();
         if !hi.is_finite() {
             return (hi, 0.0);
         }
         register.add(hi, -1);
         (hi, register.rounded())
+    }
+
+    fn exactly(&self, group: u32) -> Register {
+        if let Some(register) = self.wide.get(&group) {
+            return (**register).clone();
+        }
+        let mut register = Register::default();
+        register.add(self.hi[group as usize], 1);
+        register.add(self.lo[group as usize], 1);
+        register
     }
 
     pub(super) fn reset(&mut self, group: u32) {
@@ -112,6 +122,39 @@ impl ExactSums {
     pub(super) fn bytes(&self) -> usize {
         (self.hi.capacity() + self.lo.capacity()) * 8 + self.wide.len() * (size_of::<Register>() + 24)
     }
+}
+
+/// Returns Σx² − (Σx)²/n, by one fixed sequence of operations; 0 where all values are one.
+pub(super) fn spread(sums: &ExactSums, squares: &ExactSums, group: u32, count: i64) -> f64 {
+    if count == 1 {
+        return 0.0;
+    }
+    let square = squares.pair(group);
+    let sum = sums.pair(group);
+    let spread = co_spread(sum, sum, square, count);
+    // Where nearly everything cancels, what is left may be rounding: look at the sums themselves.
+    if spread > square.0 * 2f64.powi(-90) || !spread.is_finite() {
+        return spread;
+    }
+    sums.exactly(group).spread(&squares.exactly(group), count)
+}
+
+/// Returns Σxy − Σx·Σy/n from sums in double-double, by one fixed sequence of operations.
+pub(super) fn co_spread(
+    (left, left_low): (f64, f64),
+    (right, right_low): (f64, f64),
+    (products, products_low): (f64, f64),
+    count: i64,
+) -> f64 {
+    let count = count as f64;
+    // mean = right / n, in double-double.
+    let mean = right / count;
+    let mean_low = (f64::mul_add(-mean, count, right) + right_low) / count;
+    // product = left * mean, in double-double.
+    let product = left * mean;
+    let product_low = f64::mul_add(left, mean, -product) + (left * mean_low + left_low * mean);
+    let difference = products - product;
+    difference + (products_low - product_low)
 }
 
 /// Knuth's error-free addition: `a + b` is exactly the sum of the two results.
@@ -225,6 +268,72 @@ impl Register {
     }
 }
 
+impl Register {
+    fn magnitude(&self) -> [u64; LIMBS] {
+        let mut magnitude = self.0;
+        if self.0[LIMBS - 1] >> 63 == 1 {
+            let mut carry = true;
+            for limb in &mut magnitude {
+                let (value, overflow) = (!*limb).overflowing_add(u64::from(carry));
+                *limb = value;
+                carry = overflow;
+            }
+        }
+        magnitude
+    }
+
+    /// Returns (n·`squares` − `self`²) / n: the difference is exact. Nothing where it is negative.
+    fn spread(&self, squares: &Register, count: i64) -> f64 {
+        const WIDE: usize = 2 * LIMBS;
+        let sum = self.magnitude();
+        // In units of 2^-2148.
+        let mut square = [0u64; WIDE];
+        for (i, &left) in sum.iter().enumerate().filter(|(_, limb)| **limb != 0) {
+            let mut carry = 0u128;
+            for (place, &right) in square[i..].iter_mut().zip(&sum) {
+                let product = u128::from(left) * u128::from(right) + u128::from(*place) + carry;
+                *place = product as u64;
+                carry = product >> 64;
+            }
+            if let Some(place) = square.get_mut(i + LIMBS) {
+                *place = carry as u64;
+            }
+        }
+        // n times the squares, in the same units: 1,074 bits further up.
+        let (limbs, bits) = (-LOWEST_EXPONENT as usize / 64, -LOWEST_EXPONENT as u32 % 64);
+        let mut total = [0u64; WIDE];
+        let mut carry = 0u128;
+        for (i, limb) in squares.0.iter().copied().chain([0, 0]).enumerate() {
+            let product = u128::from(limb) * u128::from(count.unsigned_abs()) + carry;
+            carry = product >> 64;
+            let shifted = u128::from(product as u64) << bits;
+            total[limbs + i] |= shifted as u64;
+            total[limbs + i + 1] |= (shifted >> 64) as u64;
+        }
+        let mut borrow = false;
+        for (left, right) in total.iter_mut().zip(square) {
+            let (value, first) = left.overflowing_sub(right);
+            let (value, second) = value.overflowing_sub(u64::from(borrow));
+            *left = value;
+            borrow = first | second;
+        }
+        let Some(top) = total.iter().rposition(|limb| *limb != 0).filter(|_| !borrow) else {
+            return 0.0;
+        };
+        let below = if top > 0 { total[top - 1] } else { 0 };
+        let digits = (u128::from(total[top]) << 64 | u128::from(below)) as f64 / count as f64;
+        // 2^(64·(top − 1) − 2148), in steps that neither overflow nor vanish before the whole does.
+        let mut exponent = 64 * (top as i32 - 1) + 2 * LOWEST_EXPONENT;
+        let mut value = digits;
+        while exponent != 0 {
+            let step = exponent.clamp(-1000, 1000);
+            value *= 2f64.powi(step);
+            exponent -= step;
+        }
+        value
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +380,30 @@ mod tests {
         assert_eq!(tie.rounded(), 1.0);
         tie.add(5e-324, 1);
         assert_eq!(tie.rounded(), 1.0 + f64::EPSILON);
+    }
+
+    #[test]
+    fn the_spread_of_one_value_is_nothing_and_a_tiny_one_is_right() {
+        for (values, expected) in [
+            (vec![0.1; 7], 0.0),
+            (vec![-1e100 / 3.0; 5], 0.0),
+            (vec![1.0, 1.0 + f64::EPSILON], f64::EPSILON * f64::EPSILON / 2.0),
+            (vec![-1.0, -1.0 - f64::EPSILON], f64::EPSILON * f64::EPSILON / 2.0),
+            (vec![1e-140, 3e-140], 2e-280),
+            (vec![1.0, 2.0, 3.0], 2.0),
+        ] {
+            let (mut sum, mut squares) = (sums(), sums());
+            for &value in &values {
+                sum.add(0, value);
+                squares.add(0, value * value);
+                squares.add(0, f64::mul_add(value, value, -(value * value)));
+            }
+            let found = spread(&sum, &squares, 0, values.len() as i64);
+            assert!(
+                (found - expected).abs() <= expected * 1e-15,
+                "{values:?}: {found:e}, not {expected:e}"
+            );
+        }
     }
 
     #[test]

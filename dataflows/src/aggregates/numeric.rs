@@ -3,17 +3,31 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, PrimitiveArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, PrimitiveArray, UInt64Array};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
-use arrow::datatypes::{ArrowPrimitiveType, DataType, Decimal128Type, Float64Type, Int64Type, UInt64Type};
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Decimal128Type, DurationMicrosecondType, DurationMillisecondType,
+    DurationNanosecondType, DurationSecondType, Float64Type, Int64Type, UInt64Type,
+};
 
-use super::exact::ExactSums;
-use super::{Accumulator, Steps, counts_all, each, slide};
+use super::exact::{ExactSums, spread};
+use super::{Accumulator, Steps, counts_all, each, no_nulls, slide};
 
-/// `count(*)` and `count(x)`.
+/// `count(*)` and `count(x, …)`: the rows in which no argument is NULL.
 #[derive(Default)]
 pub(super) struct Counts {
     counts: Vec<i64>,
+    /// Whether the count is told as an unsigned number.
+    unsigned: bool,
+}
+
+impl Counts {
+    pub(super) fn new(output: &DataType) -> Self {
+        Counts {
+            counts: Vec::new(),
+            unsigned: *output == DataType::UInt64,
+        }
+    }
 }
 
 impl Accumulator for Counts {
@@ -24,7 +38,7 @@ impl Accumulator for Counts {
     }
 
     fn update(&mut self, groups: &[u32], arguments: &[ArrayRef], filter: Option<&BooleanArray>, diffs: &[i64]) {
-        let nulls = arguments.first().and_then(|argument| argument.logical_nulls());
+        let nulls = no_nulls(arguments);
         if counts_all(nulls.as_ref(), filter) {
             for (&group, &diff) in groups.iter().zip(diffs) {
                 self.counts[group as usize] += diff;
@@ -37,13 +51,16 @@ impl Accumulator for Counts {
     }
 
     fn output(&self, groups: &[u32]) -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(
-            groups.iter().map(|&group| self.counts[group as usize]),
-        ))
+        let counts = groups.iter().map(|&group| self.counts[group as usize]);
+        if self.unsigned {
+            return Arc::new(UInt64Array::from_iter_values(counts.map(|count| count.max(0) as u64)));
+        }
+        Arc::new(Int64Array::from_iter_values(counts))
     }
 
     fn slide(&mut self, steps: &Steps, arguments: &[ArrayRef], filter: Option<&BooleanArray>) -> ArrayRef {
-        let nulls = arguments.first().and_then(|argument| argument.logical_nulls());
+        let nulls = no_nulls(arguments);
+        let unsigned = self.unsigned;
         let counts = slide(
             &mut self.counts,
             steps,
@@ -52,6 +69,11 @@ impl Accumulator for Counts {
             |counts, group, _, diff| counts[group as usize] += diff,
             |counts, group| counts[group as usize],
         );
+        if unsigned {
+            return Arc::new(UInt64Array::from_iter_values(
+                counts.into_iter().map(|count| count.max(0) as u64),
+            ));
+        }
         Arc::new(Int64Array::from(counts))
     }
 
@@ -84,6 +106,24 @@ impl Wrapping for UInt64Type {
         total.wrapping_add(value.wrapping_mul(count as u64))
     }
 }
+
+macro_rules! wrapping_durations {
+    ($($type:ty),*) => {
+        $(impl Wrapping for $type {
+            #[inline]
+            fn add_times(total: i64, value: i64, count: i64) -> i64 {
+                Int64Type::add_times(total, value, count)
+            }
+        })*
+    };
+}
+
+wrapping_durations!(
+    DurationSecondType,
+    DurationMillisecondType,
+    DurationMicrosecondType,
+    DurationNanosecondType
+);
 
 impl Wrapping for Decimal128Type {
     #[inline]
@@ -200,14 +240,14 @@ pub(super) type DecimalSums = WrappingSums<Decimal128Type>;
 
 /// How many values of a group are not finite; they decide the result alone.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Specials {
+pub(super) struct Specials {
     nans: i64,
     infinities: i64,
     negative_infinities: i64,
 }
 
 impl Specials {
-    fn add(&mut self, value: f64, count: i64) {
+    pub(super) fn add(&mut self, value: f64, count: i64) {
         if value.is_nan() {
             self.nans += count;
         } else if value > 0.0 {
@@ -217,7 +257,8 @@ impl Specials {
         }
     }
 
-    fn sum(self) -> f64 {
+    /// Returns the sum they decide.
+    pub(super) fn sum(self) -> f64 {
         match (self.nans, self.infinities, self.negative_infinities) {
             (0, _, 0) => f64::INFINITY,
             (0, 0, _) => f64::NEG_INFINITY,
@@ -314,24 +355,12 @@ impl Moments {
                 if special.is_some() {
                     return Some(f64::NAN);
                 }
-                let spread = spread(self.sums.pair(group), self.squares.pair(group), count as f64);
+                let spread = spread(&self.sums, &self.squares, group, count);
                 let variance = spread / divisor as f64;
                 Some(if root { variance.sqrt() } else { variance })
             }
         }
     }
-}
-
-/// Returns Σx² − (Σx)²/n from sums in double-double, by one fixed sequence of operations.
-fn spread((sum, sum_low): (f64, f64), (squares, squares_low): (f64, f64), count: f64) -> f64 {
-    // mean = sum / n, in double-double.
-    let mean = sum / count;
-    let mean_low = (f64::mul_add(-mean, count, sum) + sum_low) / count;
-    // product = sum * mean, in double-double.
-    let product = sum * mean;
-    let product_low = f64::mul_add(sum, mean, -product) + (sum * mean_low + sum_low * mean);
-    let difference = squares - product;
-    (difference + (squares_low - product_low)).max(0.0)
 }
 
 impl Accumulator for Moments {

@@ -45,7 +45,7 @@ struct Group {
 struct Call {
     /// None for a plain `count(*)`, which the group's own rows answer.
     state: Option<Box<dyn Accumulator>>,
-    /// The argument, then the order columns.
+    /// The arguments, then the order columns.
     arguments: Vec<usize>,
     filter: Option<usize>,
 }
@@ -62,7 +62,8 @@ pub(crate) fn spec(call: &AggregateCall, input: &SchemaRef, append_only: bool) -
     let data_type = |column: usize| input.field(column).data_type().clone();
     AggregateSpec {
         function: call.function,
-        argument: call.argument.map(data_type),
+        arguments: call.arguments.iter().copied().map(data_type).collect(),
+        parameters: call.parameters.clone(),
         distinct: call.distinct,
         order: order_columns(call)
             .map(|(column, options)| (data_type(column), options))
@@ -77,7 +78,8 @@ pub(crate) fn spec(call: &AggregateCall, input: &SchemaRef, append_only: bool) -
 fn order_columns(call: &AggregateCall) -> impl Iterator<Item = (usize, SortOptions)> + '_ {
     let repeated = match call.order.last() {
         Some((column, options)) => {
-            call.order.len() > 1 && Some(*column) == call.argument && !options.descending && options.nulls_first
+            let repeats = call.arguments.first() == Some(column);
+            call.order.len() > 1 && repeats && !options.descending && options.nulls_first
         }
         None => false,
     };
@@ -104,8 +106,9 @@ impl Aggregate {
                 let arguments = match call.function {
                     AggregateFunction::CountRows => Vec::new(),
                     _ => call
-                        .argument
-                        .into_iter()
+                        .arguments
+                        .iter()
+                        .copied()
                         .chain(order_columns(call).map(|(column, _)| column))
                         .collect(),
                 };

@@ -13,28 +13,69 @@ use dataflows::aggregates::{self, AggregateSpec};
 use dataflows::plan::AggregateFunction;
 use datafusion::common::{ScalarValue, not_impl_err};
 use datafusion::error::Result;
-use datafusion::functions_aggregate::{average, first_last, min_max, stddev, sum, variance};
+use datafusion::functions_aggregate::{
+    any_value, approx_distinct, approx_median, approx_percentile_cont, approx_percentile_cont_with_weight, array_agg,
+    average, bit_and_or_xor, bool_and_or, correlation, count, covariance, first_last, median, min_max, nth_value,
+    percentile_cont, regr, stddev, string_agg, sum, variance,
+};
 use datafusion::logical_expr::expr::AggregateFunctionParams;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, EmitTo, GroupsAccumulator, Signature, Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, EmitTo, GroupsAccumulator, Signature, StatisticsArgs,
 };
+use datafusion::physical_expr::expressions::Literal;
+
+use crate::problem::Problem;
 
 /// Returns the aggregates that replace DataFusion's of the same names.
 pub(crate) fn functions() -> Vec<AggregateUDF> {
     use AggregateFunction::*;
     [
+        (Count, count::count_udaf()),
+        (ApproxDistinct, approx_distinct::approx_distinct_udaf()),
         (Sum, sum::sum_udaf()),
         (Avg, average::avg_udaf()),
         (Min, min_max::min_udaf()),
         (Max, min_max::max_udaf()),
+        (AnyValue, any_value::any_value_udaf()),
         (VarianceSample, variance::var_samp_udaf()),
         (VariancePopulation, variance::var_pop_udaf()),
         (StddevSample, stddev::stddev_udaf()),
         (StddevPopulation, stddev::stddev_pop_udaf()),
+        (CovarianceSample, covariance::covar_samp_udaf()),
+        (CovariancePopulation, covariance::covar_pop_udaf()),
+        (Correlation, correlation::corr_udaf()),
+        (RegressionSlope, regr::regr_slope_udaf()),
+        (RegressionIntercept, regr::regr_intercept_udaf()),
+        (RegressionCount, regr::regr_count_udaf()),
+        (RegressionR2, regr::regr_r2_udaf()),
+        (RegressionAvgX, regr::regr_avgx_udaf()),
+        (RegressionAvgY, regr::regr_avgy_udaf()),
+        (RegressionSxx, regr::regr_sxx_udaf()),
+        (RegressionSyy, regr::regr_syy_udaf()),
+        (RegressionSxy, regr::regr_sxy_udaf()),
+        (BoolAnd, bool_and_or::bool_and_udaf()),
+        (BoolOr, bool_and_or::bool_or_udaf()),
+        (BitAnd, bit_and_or_xor::bit_and_udaf()),
+        (BitOr, bit_and_or_xor::bit_or_udaf()),
+        (BitXor, bit_and_or_xor::bit_xor_udaf()),
+        (Median, median::median_udaf()),
+        (ApproxMedian, approx_median::approx_median_udaf()),
+        (PercentileCont, percentile_cont::percentile_cont_udaf()),
+        (
+            ApproxPercentileCont,
+            approx_percentile_cont::approx_percentile_cont_udaf(),
+        ),
+        (
+            ApproxPercentileContWithWeight,
+            approx_percentile_cont_with_weight::approx_percentile_cont_with_weight_udaf(),
+        ),
         (FirstValue, first_last::first_value_udaf()),
         (LastValue, first_last::last_value_udaf()),
+        (NthValue, nth_value::nth_value_udaf()),
+        (ArrayAgg, array_agg::array_agg_udaf()),
+        (StringAgg, string_agg::string_agg_udaf()),
     ]
     .into_iter()
     .map(|(function, standard)| AggregateUDF::from(Shared::new(function, standard)))
@@ -50,10 +91,41 @@ pub(crate) fn function_of(function: &AggregateUDF) -> Option<AggregateFunction> 
     }
 }
 
-/// Tells whether an aggregate reads an end of an order, where duplicates make no difference.
-pub(crate) fn ends(function: AggregateFunction) -> bool {
+/// Checks the constants after a call's columns, and brings them into the one form of both engines.
+///
+/// A percentile counted from above (`WITHIN GROUP (ORDER BY x DESC)`) becomes one counted from below.
+pub(crate) fn parameters(
+    function: AggregateFunction,
+    mut constants: Vec<ScalarValue>,
+    descending: bool,
+) -> Result<Vec<ScalarValue>, Problem> {
     use AggregateFunction::*;
-    matches!(function, Min | Max | FirstValue | LastValue)
+    constants.truncate(1);
+    match (function, constants.as_slice()) {
+        (PercentileCont | ApproxPercentileCont | ApproxPercentileContWithWeight, [part]) => {
+            let part = match part {
+                ScalarValue::Float64(Some(part)) => Some(*part),
+                ScalarValue::Float32(Some(part)) => Some(f64::from(*part)),
+                _ => None,
+            };
+            let Some(part) = part.filter(|part| (0.0..=1.0).contains(part)) else {
+                let hint = format!("Write {function}(0.9) WITHIN GROUP (ORDER BY x).");
+                return Err(Problem::new(format!("the percentile of {function}() is not from 0 to 1")).hint(hint));
+            };
+            let part = if descending { 1.0 - part } else { part };
+            Ok(vec![ScalarValue::Float64(Some(part))])
+        }
+        (NthValue, [ScalarValue::Int64(Some(at))]) if *at != 0 => Ok(constants),
+        (NthValue, _) => Err(
+            Problem::new("the position of nth_value() is not a whole number other than 0")
+                .hint("Write nth_value(x, 2 ORDER BY at), or nth_value(x, -2 ORDER BY at) to count from the end."),
+        ),
+        (StringAgg, [delimiter]) if delimiter.is_null() || delimiter.try_as_str().is_some() => Ok(constants),
+        (StringAgg, _) => {
+            Err(Problem::new("the delimiter of string_agg() is not a constant text").hint("Write string_agg(x, ', ')."))
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// An aggregate with DataFusion's name and types and Sangam's values.
@@ -62,40 +134,102 @@ struct Shared {
     function: AggregateFunction,
     /// DataFusion's: its signature, its types, its windows and its `DISTINCT`.
     standard: Arc<AggregateUDF>,
-    signature: Signature,
 }
 
 impl Shared {
     fn new(function: AggregateFunction, standard: Arc<AggregateUDF>) -> Self {
-        let signature = match function {
-            // Exact over doubles only; decimals are averaged as doubles.
-            AggregateFunction::Avg => Signature::exact(vec![DataType::Float64], Volatility::Immutable),
-            _ => standard.signature().clone(),
-        };
-        Shared {
-            function,
-            standard,
-            signature,
-        }
+        Shared { function, standard }
     }
 
     /// Returns our accumulator, able to take values back unless `append_only`; none where DataFusion's own must do.
-    fn exact(&self, arguments: &AccumulatorArgs, append_only: bool) -> Option<Box<dyn aggregates::Accumulator>> {
-        let order = arguments
-            .order_bys
+    fn exact(&self, call: &AccumulatorArgs, append_only: bool) -> Option<Box<dyn aggregates::Accumulator>> {
+        let mut order_bys = call.order_bys;
+        if !self.function.is_ordered() {
+            order_bys = &[];
+        } else if order_bys.is_empty() {
+            // `ties` completes every order but that of a window, which is the order of its rows.
+            return None;
+        } else if let [before @ .., last] = order_bys
+            // The argument, smallest first, ends every order anyway.
+            && !before.is_empty()
+            && call.exprs.first() == Some(&last.expr)
+            && !last.options.descending
+            && last.options.nulls_first
+        {
+            order_bys = before;
+        }
+        let by_argument = || matches!(order_bys, [order] if call.exprs.first() == Some(&order.expr));
+        let ends = self.function.is_end();
+        if call.is_distinct && !ends && !order_bys.is_empty() && !by_argument() {
+            return None;
+        }
+        let order = order_bys
             .iter()
-            .map(|order| Some((order.expr.data_type(arguments.schema).ok()?, order.options)))
+            .map(|order| Some((order.expr.data_type(call.schema).ok()?, order.options)))
             .collect::<Option<Vec<_>>>()?;
+        let columns = self.function.columns().min(call.exprs.len());
+        let constants = call.exprs[columns..]
+            .iter()
+            .map(|constant| {
+                constant
+                    .downcast_ref::<Literal>()
+                    .map(|literal| literal.value().clone())
+            })
+            .collect::<Option<Vec<_>>>()?;
+        let descending = call.order_bys.first().is_some_and(|order| order.options.descending);
         let spec = AggregateSpec {
             function: self.function,
-            argument: arguments.expr_fields.first().map(|field| field.data_type().clone()),
-            distinct: arguments.is_distinct && !ends(self.function),
+            arguments: call.expr_fields[..columns]
+                .iter()
+                .map(|field| field.data_type().clone())
+                .collect(),
+            parameters: parameters(self.function, constants, descending).ok()?,
+            distinct: call.is_distinct && !ends,
             order,
-            ignore_nulls: arguments.ignore_nulls,
+            ignore_nulls: call.ignore_nulls,
             append_only,
-            output: arguments.return_field.data_type().clone(),
+            output: call.return_field.data_type().clone(),
         };
-        aggregates::accumulator(&spec).ok()
+        let inner = aggregates::accumulator(&spec).ok()?;
+        Some(match call.exprs.len() - columns {
+            0 => inner,
+            constants => Box::new(Columns {
+                inner,
+                columns,
+                constants,
+            }),
+        })
+    }
+}
+
+/// Leaves the constants of a call out of what DataFusion hands over.
+struct Columns {
+    inner: Box<dyn aggregates::Accumulator>,
+    columns: usize,
+    constants: usize,
+}
+
+impl aggregates::Accumulator for Columns {
+    fn resize(&mut self, groups: usize) {
+        self.inner.resize(groups);
+    }
+
+    fn update(&mut self, groups: &[u32], arguments: &[ArrayRef], filter: Option<&BooleanArray>, diffs: &[i64]) {
+        let order = &arguments[self.columns + self.constants..];
+        let columns = [&arguments[..self.columns], order].concat();
+        self.inner.update(groups, &columns, filter, diffs);
+    }
+
+    fn output(&self, groups: &[u32]) -> ArrayRef {
+        self.inner.output(groups)
+    }
+
+    fn reset(&mut self, group: u32) {
+        self.inner.reset(group);
+    }
+
+    fn bytes(&self) -> usize {
+        self.inner.bytes()
     }
 }
 
@@ -109,7 +243,7 @@ impl AggregateUDFImpl for Shared {
     }
 
     fn signature(&self) -> &Signature {
-        &self.signature
+        self.standard.signature()
     }
 
     fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
@@ -146,9 +280,21 @@ impl AggregateUDFImpl for Shared {
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
         // "Beneficial" hands the ORDER BY columns over without sorting the input.
+        match self.function.is_ordered() {
+            true => AggregateOrderSensitivity::Beneficial,
+            false => AggregateOrderSensitivity::Insensitive,
+        }
+    }
+
+    fn supports_within_group_clause(&self) -> bool {
+        self.standard.supports_within_group_clause()
+    }
+
+    fn value_from_stats(&self, statistics: &StatisticsArgs) -> Option<ScalarValue> {
+        // Which of two zeros is the least, the statistics do not know.
         match self.function {
-            AggregateFunction::FirstValue | AggregateFunction::LastValue => AggregateOrderSensitivity::Beneficial,
-            _ => AggregateOrderSensitivity::Insensitive,
+            AggregateFunction::Count => self.standard.value_from_stats(statistics),
+            _ => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Gives the float keys of aggregates and joins one form: `0.0` for `-0.0`, one NaN.
 //!
-//! Both engines compare keys by their bytes then. `DISTINCT` and `UNION` are
+//! Both engines compare keys by their bytes then; aggregates see to their arguments themselves. `DISTINCT` and `UNION` are
 //! aggregates without calls by now.
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
 fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
-            // Grouping sets refer to their expressions by equality: leave them alone.
+            // Grouping sets refer to their expressions by equality: `grouping_sets` does it there.
             if aggregate
                 .group_expr
                 .iter()
@@ -39,23 +39,13 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                     key.clone()
                 });
             }
-            let mut calls = Vec::with_capacity(aggregate.aggr_expr.len());
-            for (index, call) in aggregate.aggr_expr.iter().enumerate() {
-                calls.push(match distinct(call, &input)? {
-                    Some(distinct) => {
-                        touched = true;
-                        named_as(distinct, &aggregate.schema, keys.len() + index)
-                    }
-                    None => call.clone(),
-                });
-            }
             if !touched {
                 return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
             }
             changed(LogicalPlan::Aggregate(Aggregate::try_new_with_schema(
                 aggregate.input,
                 keys,
-                calls,
+                aggregate.aggr_expr,
                 aggregate.schema,
             )?))
         }
@@ -109,22 +99,8 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     }
 }
 
-/// Rewrites `agg(DISTINCT x)` over a float that is not canonical yet.
-fn distinct(call: &Expr, schema: &DFSchema) -> Result<Option<Expr>> {
-    let Expr::AggregateFunction(mut call) = call.clone().unalias() else {
-        return Ok(None);
-    };
-    match call.params.args.as_slice() {
-        [argument] if call.params.distinct && is_bare_float(argument, schema)? => {
-            call.params.args = vec![canonical(argument.clone())];
-            Ok(Some(Expr::AggregateFunction(call)))
-        }
-        _ => Ok(None),
-    }
-}
-
 /// Tells whether an expression is a float that is not canonical yet.
-fn is_bare_float(expression: &Expr, schema: &DFSchema) -> Result<bool> {
+pub(super) fn is_bare_float(expression: &Expr, schema: &DFSchema) -> Result<bool> {
     if let Expr::ScalarFunction(call) = expression.clone().unalias()
         && call.func.name() == crate::functions::canonical::NAME
     {

@@ -83,6 +83,15 @@ impl Computed {
         self.expressions.is_empty()
     }
 
+    /// Puts the projection over a plan, where there is anything to compute.
+    pub(super) fn over(self, input: Arc<LogicalPlan>) -> Result<Arc<LogicalPlan>> {
+        if self.expressions.is_empty() {
+            return Ok(input);
+        }
+        let projection = Projection::try_new(self.named().collect(), input)?;
+        Ok(Arc::new(LogicalPlan::Projection(projection)))
+    }
+
     pub(super) fn named(self) -> impl Iterator<Item = Expr> {
         let prefix = self.prefix;
         self.expressions
@@ -92,24 +101,21 @@ impl Computed {
     }
 }
 
+/// Returns the calls of an aggregation; none where one is something else.
+pub(super) fn calls(aggregate: &Aggregate) -> Option<Vec<AggregateFunction>> {
+    let calls = aggregate.aggr_expr.iter().map(|call| match call.clone().unalias() {
+        Expr::AggregateFunction(call) => Some(call),
+        _ => None,
+    });
+    calls.collect()
+}
+
 fn rewrite_aggregate(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
-    let calls: Option<Vec<AggregateFunction>> = aggregate
-        .aggr_expr
-        .iter()
-        .map(|call| match call.clone().unalias() {
-            Expr::AggregateFunction(call) => Some(call),
-            _ => None,
-        })
-        .collect();
-    let Some(calls) = calls else {
+    let Some(calls) = calls(&aggregate) else {
         return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
     };
-    let grouping_sets = aggregate
-        .group_expr
-        .iter()
-        .any(|key| matches!(key, Expr::GroupingSet(_)));
     let plain = aggregate.group_expr.iter().all(is_column) && calls.iter().all(is_plain);
-    if grouping_sets || plain {
+    if plain {
         return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
     }
     let input_schema = aggregate.input.schema().clone();
@@ -120,14 +126,7 @@ fn rewrite_aggregate(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
         .enumerate()
         .map(|(index, call)| over_columns(call, &mut computed, &input_schema).alias(format!("__call_{index}")))
         .collect();
-    let input = if computed.is_empty() {
-        aggregate.input
-    } else {
-        Arc::new(LogicalPlan::Projection(Projection::try_new(
-            computed.named().collect(),
-            aggregate.input,
-        )?))
-    };
+    let input = computed.over(aggregate.input)?;
     let narrow = LogicalPlan::Aggregate(Aggregate::try_new(input, keys, calls)?);
     let columns = (0..narrow.schema().fields().len())
         .map(|index| column_of(narrow.schema(), index))
@@ -136,7 +135,7 @@ fn rewrite_aggregate(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
 }
 
 /// Rewrites one call over computed columns.
-fn over_columns(call: AggregateFunction, computed: &mut Computed, schema: &DFSchema) -> Expr {
+pub(super) fn over_columns(call: AggregateFunction, computed: &mut Computed, schema: &DFSchema) -> Expr {
     let guarded = |expression: &Expr, filter: Option<&Expr>| match filter {
         // Where an argument cannot fail, evaluating it everywhere is cheaper.
         Some(filter) if checked::can_fail(expression, schema) => Expr::Case(Case {
@@ -151,11 +150,11 @@ fn over_columns(call: AggregateFunction, computed: &mut Computed, schema: &DFSch
     let args = if !params.distinct && counts_rows(&func, &params.args) {
         params.args.clone()
     } else {
-        params
-            .args
+        let columns = columns(&func, &params.args);
+        let read = params.args[..columns]
             .iter()
-            .map(|argument| computed.column(&guarded(argument, filter)))
-            .collect()
+            .map(|argument| computed.column(&guarded(argument, filter)));
+        read.chain(params.args[columns..].iter().cloned()).collect()
     };
     let order_by = params
         .order_by
@@ -182,13 +181,21 @@ pub(crate) fn counts_rows(function: &datafusion::logical_expr::AggregateUDF, arg
     function_of(function) == Some(Function::Count) && matches!(args, [Expr::Literal(value, _)] if !value.is_null())
 }
 
+/// Returns how many of a call's arguments are read from rows; those after them are constants.
+pub(crate) fn columns(function: &datafusion::logical_expr::AggregateUDF, args: &[Expr]) -> usize {
+    function_of(function)
+        .map_or(usize::MAX, Function::columns)
+        .min(args.len())
+}
+
 fn is_column(expression: &Expr) -> bool {
     matches!(expression, Expr::Column(_))
 }
 
 fn is_plain(call: &AggregateFunction) -> bool {
     let params = &call.params;
-    ((!params.distinct && counts_rows(&call.func, &params.args)) || params.args.iter().all(is_column))
+    let read = &params.args[..columns(&call.func, &params.args)];
+    ((!params.distinct && counts_rows(&call.func, &params.args)) || read.iter().all(is_column))
         && params.filter.as_deref().is_none_or(is_column)
         && params.order_by.iter().all(|order| is_column(&order.expr))
 }

@@ -1,4 +1,4 @@
-//! Completes the order inside `first_value` and `last_value` by their own argument.
+//! Completes the order inside `first_value`, `array_agg` and their kin by their own argument.
 //!
 //! Two rows that tie in the written order then have one winner whatever order
 //! they came in; equal arguments need no winner.
@@ -53,7 +53,7 @@ fn complete(expression: &Expr) -> Option<Expr> {
     let Expr::AggregateFunction(AggregateFunction { func, params }) = expression else {
         return None;
     };
-    if !matches!(function_of(func), Some(Function::FirstValue | Function::LastValue)) {
+    if !function_of(func).is_some_and(Function::is_ordered) {
         return None;
     }
     let argument = params.args.first()?;

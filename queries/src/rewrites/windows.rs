@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
     WindowFunctionDefinition, lit,
 };
 
-use super::columns::{Computed, counts_rows};
+use super::columns::{Computed, columns, counts_rows};
 use super::ordered::Ordered;
 use super::{changed, column_of, order, restore};
 use crate::functions::canonical::canonical;
@@ -116,11 +116,11 @@ fn over_columns(call: WindowFunction, computed: &mut Computed, schema: &DFSchema
         Expr::Column(_) => expression.clone(),
         other => computed.column(other),
     };
-    let constants = match fun {
+    let constants = match &fun {
         WindowFunctionDefinition::WindowUDF(_) if params.args.len() == 1 && fun.name() == "ntile" => 0,
         WindowFunctionDefinition::WindowUDF(_) => 1,
         _ if counts => 0,
-        _ => usize::MAX,
+        WindowFunctionDefinition::AggregateUDF(function) => columns(function, &params.args),
     };
     // How far, and what else: constants for all rows.
     let args = params

@@ -216,3 +216,20 @@ fn recursions() {
     ];
     insta::assert_snapshot!(texts.map(explained).join("\n"));
 }
+
+#[test]
+fn aggregates_that_keep_values() {
+    insta::assert_snapshot!(explained(
+        "SELECT station, median(ph) AS m, percentile_cont(0.9) WITHIN GROUP (ORDER BY ph DESC) AS p, \
+         string_agg(DISTINCT station, ', ' ORDER BY station) AS s, array_agg(count ORDER BY at DESC) AS l, \
+         nth_value(ph, -2 ORDER BY at) AS n, corr(ph, count) AS c, count(DISTINCT (station, count)) AS d \
+         FROM readings GROUP BY station"
+    ));
+}
+
+#[test]
+fn grouping_sets() {
+    insta::assert_snapshot!(explained(
+        "SELECT kind, id % 10 AS digit, grouping(kind) AS whole, avg(weight) AS w FROM events GROUP BY ROLLUP (kind, id % 10)"
+    ));
+}

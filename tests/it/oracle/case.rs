@@ -143,6 +143,11 @@ impl<'a> Case<'a> {
         };
         for node in deployment.views.iter().flat_map(|view| &view.view.plan.nodes) {
             *tally.kinds.entry(kind(&node.operator)).or_default() += 1;
+            if let Operator::Aggregate { calls, .. } = &node.operator {
+                for call in calls {
+                    *tally.kinds.entry(call.function.name()).or_default() += 1;
+                }
+            }
         }
         Case {
             made,

@@ -90,7 +90,7 @@ impl Views<'_> {
         }
     }
 
-    pub(super) fn writer<'w>(&'w mut self, inputs: &'w [Input]) -> Writer<'w> {
+    pub(crate) fn writer<'w>(&'w mut self, inputs: &'w [Input]) -> Writer<'w> {
         Writer {
             dice: self.dice,
             inputs,
@@ -453,7 +453,16 @@ impl Views<'_> {
         }
         let mut rest = self.filter(&from.inputs);
         if !keys.is_empty() {
-            rest = format!("{rest} GROUP BY {}", keys.join(", "));
+            let groups = if self.dice.chance(16) {
+                let (groups, _) = self.groupings(&keys);
+                if self.dice.chance(40) {
+                    shown.push((format!("grouping({})", keys[0]), "level".to_owned(), Ty::Int));
+                }
+                groups
+            } else {
+                keys.join(", ")
+            };
+            rest = format!("{rest} GROUP BY {groups}");
         }
         if self.dice.chance(22) {
             let having = match self.dice.below(3) {
@@ -487,16 +496,9 @@ impl Views<'_> {
             String::new()
         };
         let input = self.dice.pick(inputs).clone();
-        let argument = |views: &mut Self, ty: Ty| {
-            let mut writer = views.writer(inputs);
-            if writer.dice.chance(70)
-                && let Some(column) = writer.column(ty)
-            {
-                column
-            } else {
-                writer.expression(ty, 1)
-            }
-        };
+        if self.dice.chance(45) {
+            return self.statistic(inputs, &filter);
+        }
         let (call, ty, plain) = match self.dice.below(16) {
             14 => (
                 format!("count(DISTINCT {})", input.sql),
@@ -508,35 +510,45 @@ impl Views<'_> {
                 let ty = if function == "count" { Ty::Big } else { Ty::Double };
                 // Plain DataFusion tells -0.0 from 0.0.
                 (
-                    format!("{function}(DISTINCT {})", argument(self, Ty::Double)),
+                    format!("{function}(DISTINCT {})", self.argument(inputs, Ty::Double)),
                     ty,
                     false,
                 )
             }
             0 => ("count(*)".to_owned(), Ty::Big, true),
             1 => (format!("count({})", input.sql), Ty::Big, true),
-            2 | 3 => (format!("sum({})", argument(self, Ty::Big)), Ty::Big, true),
-            4 => (format!("sum({})", argument(self, Ty::Double)), Ty::Double, true),
+            2 | 3 => (format!("sum({})", self.argument(inputs, Ty::Big)), Ty::Big, true),
+            4 => (format!("sum({})", self.argument(inputs, Ty::Double)), Ty::Double, true),
             5 => {
-                let number = argument(self, Ty::Double);
+                let number = self.argument(inputs, Ty::Double);
                 (format!("avg({number})"), Ty::Double, true)
             }
-            6 => (format!("avg({})", argument(self, Ty::Big)), Ty::Double, true),
+            6 => (format!("avg({})", self.argument(inputs, Ty::Big)), Ty::Double, true),
             7 => {
                 let function = *self.dice.pick(&["stddev", "var_samp", "var_pop", "stddev_pop"]);
-                (format!("{function}({})", argument(self, Ty::Double)), Ty::Double, true)
+                (
+                    format!("{function}({})", self.argument(inputs, Ty::Double)),
+                    Ty::Double,
+                    true,
+                )
             }
             8 | 9 => (format!("min({})", input.sql), input.ty, input.ty != Ty::Bool),
             10 => (format!("max({})", input.sql), input.ty, input.ty != Ty::Bool),
             11 if inputs.iter().any(|input| input.ty == Ty::Decimal) => {
-                (format!("sum({})", argument(self, Ty::Decimal)), Ty::Decimal, true)
+                let function = *self.dice.pick(&["sum", "avg"]);
+                (
+                    format!("{function}({})", self.argument(inputs, Ty::Decimal)),
+                    Ty::Decimal,
+                    true,
+                )
             }
             _ => {
                 let function = *self.dice.pick(&["first_value", "last_value"]);
                 let order = self.dice.pick(inputs).sql.clone();
                 let direction = *self.dice.pick(&["", " DESC", " ASC NULLS FIRST", " DESC NULLS LAST"]);
                 let second = if self.dice.chance(25) {
-                    format!(", {}", self.dice.pick(inputs).sql)
+                    let nulls = *self.dice.pick(&["", " NULLS FIRST"]);
+                    format!(", {}{nulls}", self.dice.pick(inputs).sql)
                 } else {
                     String::new()
                 };

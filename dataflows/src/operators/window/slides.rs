@@ -32,7 +32,7 @@ impl Slides {
             state: accumulator(&spec(call, input, false))?,
             arguments: match call.function {
                 AggregateFunction::CountRows => Vec::new(),
-                _ => call.argument.into_iter().collect(),
+                _ => call.arguments.clone(),
             },
             filter: call.filter,
             frame,
