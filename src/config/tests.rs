@@ -138,7 +138,7 @@ deployment.toml:3: `workers` must be from 1 to 256
 sources/Weather.toml: "Weather" cannot be the name of a source
     Hint: The file's name is the component's name: a small letter, then small letters, digits and underscores, at most 63.
 sources/readings.toml:1: column "at": column type "timestmp not null" is not supported
-    Hint: Use text, boolean, smallint, integer, bigint, real, double, decimal(p, s), timestamp, date or varbinary, and "not null" after it where NULL may not stand.
+    Hint: Use text, boolean, smallint, integer, bigint, real, double, decimal(p, s), timestamp, date or varbinary, with [] after it for a list, and "not null" after it where NULL may not stand.
 sources/readings.toml:1: key column "station" may be NULL
     Hint: Declare it `not null`: NULL identifies nothing.
 sources/readings.toml:1: time column "ph" is not a timestamp

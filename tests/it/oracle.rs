@@ -36,7 +36,7 @@ const CASES: u64 = 500;
 const TICKS: usize = 50;
 
 /// Cases within which a planted bug must be found.
-const CASES_FAULTY: u64 = 20;
+const CASES_FAULTY: u64 = 80;
 
 /// One test, because planting a bug plants it for the whole process.
 #[test]

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{
+    IntervalUnit,
     DataType, Date32Type, Decimal128Type, Field, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
 use rand::{RngExt, SeedableRng};
@@ -432,8 +433,8 @@ fn all_types() {
         assert_eq!(decoded.rows.column(4).as_primitive::<Int32Type>().value(0), -5);
     }
     assert_eq!(from_json.rows, from_csv.rows);
-    let list = column("l", DataType::new_list(DataType::Int32, true), true);
-    assert!(Decoder::new(&FormatConfig::default(), &[list], "UTC").is_err());
+    let interval = column("l", DataType::Interval(IntervalUnit::MonthDayNano), true);
+    assert!(Decoder::new(&FormatConfig::default(), &[interval], "UTC").is_err());
 }
 
 /// The kinds of mess in the yearly table of Indian rivers.
@@ -719,7 +720,7 @@ fn lists_are_json_arrays_in_every_format() {
     assert_eq!(
         reasons,
         [
-            "column \"x\": element 2: 'y' is not a number",
+            "column \"x\": element 2: \"y\" is not a number",
             "column \"x\": not a list, which stands between square brackets",
             "column \"tags\": missing, but declared not null",
             "column \"x\": element 1: an object or array, not a plain value",
