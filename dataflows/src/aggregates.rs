@@ -401,7 +401,7 @@ fn each(nulls: Option<&NullBuffer>, filter: Option<&BooleanArray>, length: usize
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Float64Array, Int64Array};
+    use arrow::array::Float64Array;
     use rand::{RngExt, SeedableRng};
     use rand_pcg::Pcg64;
 
@@ -483,67 +483,6 @@ mod tests {
             assert_eq!(bits(used.output(&all)), bits(fresh.output(&all)), "{function}");
             used.update(&groups, &stay, None, &[-1; 60]);
             assert_eq!(used.output(&all).null_count(), 5, "{function}");
-        }
-    }
-
-    /// Prints how long a row takes: `cargo test --release -- --ignored speed --nocapture`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn speed() {
-        use AggregateFunction::*;
-        const ROWS: usize = 100_000;
-        let double = DataType::Float64;
-        for (function, types, output) in [
-            (Sum, vec![double.clone()], double.clone()),
-            (Min, vec![double.clone()], double.clone()),
-            (Median, vec![double.clone()], double.clone()),
-            (Correlation, vec![double.clone(), double.clone()], double.clone()),
-            (BitOr, vec![DataType::Int64], DataType::Int64),
-        ] {
-            for groups in [1u32, 100_000] {
-                let spec = spec(function, &types, output.clone());
-                let mut state = accumulator(&spec).unwrap();
-                let mut random = Pcg64::seed_from_u64(3);
-                let owners: Vec<u32> = (0..ROWS).map(|_| random.random_range(0..groups)).collect();
-                let columns: Vec<ArrayRef> = types
-                    .iter()
-                    .map(|data_type| -> ArrayRef {
-                        match data_type {
-                            DataType::Int64 => Arc::new(Int64Array::from_iter_values(
-                                (0..ROWS).map(|_| random.random_range(0..1 << 40)),
-                            )),
-                            _ => Arc::new(Float64Array::from_iter_values(
-                                (0..ROWS).map(|_| random.random_range(-1e6..1e6)),
-                            )),
-                        }
-                    })
-                    .collect();
-                state.resize(groups as usize);
-                let mut took = [std::time::Duration::ZERO; 3];
-                // Ticks of 1,000 rows: all come, then each goes and comes again.
-                for round in 0..3 {
-                    for at in (0..ROWS).step_by(1_000) {
-                        let part: Vec<ArrayRef> = columns.iter().map(|column| column.slice(at, 1_000)).collect();
-                        let owners = &owners[at..at + 1_000];
-                        let diff = if round == 1 { -1 } else { 1 };
-                        let started = std::time::Instant::now();
-                        state.update(owners, &part, None, &[diff; 1_000]);
-                        took[round] += started.elapsed();
-                        let started = std::time::Instant::now();
-                        let mut touched = owners.to_vec();
-                        touched.dedup();
-                        state.output(&touched);
-                        took[2] += started.elapsed();
-                    }
-                }
-                let each = |took: std::time::Duration| took.as_nanos() as usize / ROWS;
-                println!(
-                    "{function} over {groups} groups: in {} ns, out {} ns, the rest {} ns a row",
-                    each(took[0]),
-                    each(took[1]),
-                    each(took[2])
-                );
-            }
         }
     }
 }

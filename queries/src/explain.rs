@@ -233,7 +233,7 @@ impl Explaining<'_> {
                 order,
                 calls,
                 keep,
-            } => self.window(id, (partition, order, calls, keep.as_ref()), &name),
+            } => self.window(id, partition, order, calls, keep.as_ref(), &name),
             Operator::Union => ("union all".to_owned(), vec![]),
             Operator::Recursive { name, distinct, .. } => self.recursion(id, name, *distinct),
             Operator::Loop => ("the rows of the round before".to_owned(), vec![]),
@@ -244,7 +244,10 @@ impl Explaining<'_> {
     fn window(
         &self,
         id: NodeId,
-        (partition, order, calls, keep): (&[usize], &[(usize, SortOptions)], &[WindowCall], Option<&Keep>),
+        partition: &[usize],
+        order: &[(usize, SortOptions)],
+        calls: &[WindowCall],
+        keep: Option<&Keep>,
         name: &impl Fn(usize) -> String,
     ) -> (String, Vec<String>) {
         let mut what = Vec::new();

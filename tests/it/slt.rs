@@ -11,9 +11,6 @@ use std::task::{Context, Poll, Waker};
 
 use database::Database;
 
-/// Scripts of what is refused so far.
-const WAITING: &[&str] = &["grouping_sets", "nested", "time_windows"];
-
 #[test]
 fn scripts_say_what_is_true() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/slt");
@@ -32,16 +29,6 @@ fn scripts_say_what_is_true() {
     let _honest = crate::HONEST.blocking_read();
     let mut wrong = Vec::new();
     for script in &scripts {
-        let name = script.file_stem().unwrap_or_default().to_string_lossy();
-        if WAITING.contains(&name.as_ref()) {
-            let mut runner = sqllogictest::Runner::new(|| async { Ok(Database::new()) });
-            assert!(
-                runner.run_file(script).is_err(),
-                "{name} is true: strike it from the waiting"
-            );
-            runner.shutdown();
-            continue;
-        }
         let mut runner = sqllogictest::Runner::new(|| async { Ok(Database::new()) });
         if std::env::var_os("SANGAM_SLT_WRITE").is_some() {
             let written = runner.update_test_file(

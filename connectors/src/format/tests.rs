@@ -3,8 +3,8 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{
-    IntervalUnit,
-    DataType, Date32Type, Decimal128Type, Field, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Field, Float64Type, Int32Type, Int64Type, IntervalUnit, TimeUnit,
+    TimestampMicrosecondType,
 };
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;

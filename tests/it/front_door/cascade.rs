@@ -174,7 +174,7 @@ fn a_recursion_without_an_end_is_cut_off_and_says_so() {
         json!({"view": "endless", "expression": "WITH RECURSIVE n", "reason": "did not end within 1000 rounds"});
     for firm in ["a", "b"] {
         program.ingest("shocks", json!({"firm": firm, "risk": 1.0}).to_string());
-        assert_eq!(errors(), [error.clone()]);
+        assert_eq!(errors(), std::slice::from_ref(&error));
     }
     assert_eq!(program.number("SELECT count(*) FROM endless"), 2_002);
     assert_eq!(program.number("SELECT count(*) FROM ends"), 2_002);

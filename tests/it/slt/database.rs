@@ -97,8 +97,8 @@ impl DB for Database {
             ("NOTHING", "IS", "HELD") => {
                 self.engine()?;
                 self.check(&[])?;
-                let operators = self.engine()?.operators().into_iter();
-                match operators.filter(|operator| operator.stats.state_rows > 0).next() {
+                let mut operators = self.engine()?.operators().into_iter();
+                match operators.find(|operator| operator.stats.state_rows > 0) {
                     Some(held) => Err(Told(format!(
                         "{} of {} holds rows: {:?}",
                         held.stats.name, held.view, held.stats

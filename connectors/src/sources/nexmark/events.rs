@@ -226,7 +226,8 @@ impl House {
 
 /// The newest person as of an event, counted from 0.
 fn last_person(event: u64) -> u64 {
-    event / PER_EPOCH * PEOPLE + (event % PER_EPOCH).min(PEOPLE - 1)
+    // Each epoch begins with its one person.
+    event / PER_EPOCH * PEOPLE
 }
 
 /// The newest auction as of an event, counted from 0.
@@ -275,7 +276,7 @@ impl Dice {
             if at % 8 == 0 {
                 bits = self.next();
             }
-            text.push(char::from(b'a' + ((bits & 0xff) * 26 >> 8) as u8));
+            text.push(char::from(b'a' + (((bits & 0xff) * 26) >> 8) as u8));
             bits >>= 8;
         }
     }

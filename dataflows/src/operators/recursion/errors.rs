@@ -11,10 +11,13 @@ use crate::json::RowEncoder;
 use crate::operators::linear::error_schema;
 use crate::update::{Tick, Updates};
 
-/// Error rows of ticks that are not complete: expression, row and reason.
+/// Error rows, as expression, row and reason, and how often each is there.
+type Counted = HashMap<[String; 3], i64>;
+
+/// Error rows of ticks that are not complete.
 #[derive(Clone, Default)]
 pub(super) struct Errors {
-    by_tick: Rc<RefCell<BTreeMap<Tick, HashMap<[String; 3], i64>>>>,
+    by_tick: Rc<RefCell<BTreeMap<Tick, Counted>>>,
 }
 
 impl Errors {

@@ -189,7 +189,7 @@ impl Step {
         }
         self.output.encode(&batch, |row, pair| {
             let (_, round, diff) = &updates[origin(&origins, row)];
-            out((pair, round.clone(), *diff));
+            out((pair, *round, *diff));
         });
     }
 }
