@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, WindowFunction};
+use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, SetComparison, WindowFunction};
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, Join, LogicalPlan, Operator, Volatility, WindowFunctionDefinition,
@@ -68,6 +68,11 @@ pub(crate) fn written(plan: &LogicalPlan, catalog: &Catalog, sql: &str) -> Vec<P
             expression.apply(|part| {
                 if let Some((problem, word)) = function(part) {
                     problems.add(problem, &word);
+                }
+                if let Expr::SetComparison(comparison) = part
+                    && compares_itself(comparison, plan)
+                {
+                    problems.add(set_comparison(), "any");
                 }
                 Ok(TreeNodeRecursion::Continue)
             })
@@ -242,6 +247,22 @@ pub(crate) fn computed_argument(name: &str) -> Problem {
 /// Refuses a limit that is no number.
 pub(crate) fn computed_limit() -> Problem {
     Problem::not_maintained("LIMIT by an expression").hint("Write a number, or filter by row_number() OVER (…).")
+}
+
+/// Tells whether `x = ANY (SELECT y …)` reads one column, by its whole name, within and without.
+///
+/// The rule that makes a condition of it would compare the column with itself.
+fn compares_itself(comparison: &SetComparison, plan: &LogicalPlan) -> bool {
+    let inner = comparison.subquery.subquery.schema().columns();
+    let inputs = plan.inputs();
+    inner
+        .iter()
+        .any(|column| inputs.iter().any(|input| input.schema().has_column(column)))
+}
+
+fn set_comparison() -> Problem {
+    Problem::not_maintained("ANY or ALL over a subquery of the same relation under the same name")
+        .hint("Give the relation another name inside: > ANY (SELECT s.x FROM t s).")
 }
 
 fn join_kind(join: &Join) -> Option<Problem> {
