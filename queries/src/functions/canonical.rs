@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, cast::AsArray};
-use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type};
 use datafusion::common::exec_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 /// The function's name, which no operator would write.
@@ -52,6 +52,16 @@ impl ScalarUDFImpl for Canonical {
         Ok(arguments[0].clone())
     }
 
+    fn return_field_from_args(&self, arguments: ReturnFieldArgs) -> Result<FieldRef> {
+        let argument = &arguments.arg_fields[0];
+        // What may not be NULL still may not: the terms of a recursion are compared.
+        Ok(Arc::new(Field::new(
+            NAME,
+            argument.data_type().clone(),
+            argument.is_nullable(),
+        )))
+    }
+
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let columns = ColumnarValue::values_to_arrays(&args.args)?;
         let column: ArrayRef = match columns[0].data_type() {
@@ -83,7 +93,6 @@ impl ScalarUDFImpl for Canonical {
 #[cfg(test)]
 mod tests {
     use arrow::array::Float64Array;
-    use arrow::datatypes::Field;
 
     use super::*;
 
