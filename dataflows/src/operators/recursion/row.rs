@@ -5,8 +5,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, RowParser, SortField};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -137,9 +137,10 @@ impl Codec {
         if columns.is_empty() {
             return vec![Row::EMPTY; count];
         }
+        let columns: Vec<ArrayRef> = columns.iter().map(one_nan).collect();
         let rows = self
             .converter
-            .convert_columns(columns)
+            .convert_columns(&columns)
             .expect("a batch has its operator's columns");
         rows.iter().map(|row| Row::new(row.data())).collect()
     }
@@ -151,6 +152,26 @@ impl Codec {
         let columns = self.converter.convert_rows(rows).expect("the same codec wrote them");
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
             .expect("the same codec wrote them")
+    }
+}
+
+/// Gives every NaN the same bits.
+///
+/// Which of two NaNs a sum of both becomes is up to the processor, and differs with a row's place in
+/// its batch: a row that is derived again would not be the same row.
+fn one_nan(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float64 => Arc::new(
+            column
+                .as_primitive::<Float64Type>()
+                .unary::<_, Float64Type>(|value| if value.is_nan() { f64::NAN } else { value }),
+        ),
+        DataType::Float32 => Arc::new(
+            column
+                .as_primitive::<Float32Type>()
+                .unary::<_, Float32Type>(|value| if value.is_nan() { f32::NAN } else { value }),
+        ),
+        _ => Arc::clone(column),
     }
 }
 
