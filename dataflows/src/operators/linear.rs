@@ -29,10 +29,10 @@ pub(crate) enum Stage {
 }
 
 /// A stage with what evaluating it needs, prepared once.
-struct Prepared {
-    stage: Stage,
-    physical: Vec<Arc<dyn PhysicalExpr>>,
-    texts: Vec<String>,
+pub(super) struct Prepared {
+    pub(super) stage: Stage,
+    pub(super) physical: Vec<Arc<dyn PhysicalExpr>>,
+    pub(super) texts: Vec<String>,
 }
 
 /// Returns the columns of the error rows a dataflow emits.
@@ -81,7 +81,7 @@ pub(crate) fn linear<'scope>(name: &str, input: Rows<'scope>, stages: Vec<Stage>
 }
 
 impl Prepared {
-    fn new(stage: Stage) -> Self {
+    pub(super) fn new(stage: Stage) -> Self {
         let expressions = match &stage {
             Stage::Filter(predicate) => std::slice::from_ref(predicate),
             Stage::Project(expressions, _) => expressions,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::physical_expr::PhysicalExpr;
 use differential_dataflow::AsCollection;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -16,7 +15,7 @@ use super::row::{Codec, Row};
 use super::{LoopRows, Pair, Round};
 use crate::evaluate::evaluate;
 use crate::faults::{self, Fault};
-use crate::operators::linear::Stage;
+use crate::operators::linear::{Prepared, Stage};
 use crate::update::Tick;
 
 /// Rows decoded at a time: enough to pay for a kernel's start.
@@ -109,12 +108,6 @@ struct Step {
     output: Encoder,
 }
 
-struct Prepared {
-    stage: Stage,
-    physical: Vec<Arc<dyn PhysicalExpr>>,
-    texts: Vec<String>,
-}
-
 /// Applies `stages` in order to rows of `schema`, and brings what is left into the shape of `output`.
 ///
 /// A row on which an expression fails stands among the errors instead, with the same diff.
@@ -170,7 +163,7 @@ impl Step {
             Some(origins) => origins.value(row) as usize,
         };
         for stage in &self.stages {
-            let (left, kept) = stage.apply(&batch, |row, failure| {
+            let (left, kept) = stage.left_of(&batch, |row, failure| {
                 let (_, round, diff) = &updates[origin(&origins, row)];
                 errors.add(round.outer, failure, *diff);
             });
@@ -195,23 +188,8 @@ impl Step {
 }
 
 impl Prepared {
-    fn new(stage: Stage) -> Self {
-        let expressions = match &stage {
-            Stage::Filter(predicate) => std::slice::from_ref(predicate),
-            Stage::Project(expressions, _) => expressions,
-        };
-        Prepared {
-            physical: expressions
-                .iter()
-                .map(|expression| Arc::clone(&expression.physical))
-                .collect(),
-            texts: expressions.iter().map(|expression| expression.text.clone()).collect(),
-            stage,
-        }
-    }
-
     /// Returns what is left of a batch and, unless that is all, which rows; tells of each row that fails.
-    fn apply(
+    fn left_of(
         &self,
         batch: &RecordBatch,
         mut fails: impl FnMut(usize, [String; 3]),
