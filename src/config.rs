@@ -3,11 +3,12 @@
 //! `folder` lists the files by kind of component, `document` reads TOML without
 //! stopping at the first mistake (`environment` fills in `${VAR}`, `duration`
 //! reads spans of time), `options`, `source`, `view` and `test` are what the
-//! files say, `order` sorts views by what they read, `retention` compares what
+//! files say (`edit`: what one of them is to say), `order` sorts views by what they read, `retention` compares what
 //! sources keep with what views need, and every `problem` ends in one list,
 //! with a `spelling` hint where one helps.
 mod document;
 mod duration;
+mod edit;
 mod environment;
 mod folder;
 mod options;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use queries::Catalog;
 
+pub use edit::Edit;
 pub use folder::{ALERT, KINDS, Kind, SOURCE, TEST, VIEW};
 pub use options::{Clock, Options};
 pub use problem::FileProblem;
@@ -66,12 +68,18 @@ pub struct Deployment {
 /// # Errors
 /// Everything that is wrong with it, by file and line.
 pub fn load(dir: &Path) -> Result<Deployment, Vec<FileProblem>> {
-    load_with(dir, &|name| std::env::var(name).ok())
+    load_edited(dir, &Edit::Reload)
 }
 
-fn load_with(dir: &Path, environment: Environment<'_>) -> Result<Deployment, Vec<FileProblem>> {
+/// Reads the deployment in `dir` as it will be once `edit` is made.
+fn load_edited(dir: &Path, edit: &Edit) -> Result<Deployment, Vec<FileProblem>> {
+    load_with(dir, edit, &|name| std::env::var(name).ok())
+}
+
+fn load_with(dir: &Path, edit: &Edit, environment: Environment<'_>) -> Result<Deployment, Vec<FileProblem>> {
     let mut problems = Vec::new();
-    let loaded = folder::read(dir, &mut problems).and_then(|folder| {
+    let loaded = folder::read(dir, &mut problems).and_then(|mut folder| {
+        edit.apply(&mut folder, &mut problems);
         let mut loader = Loader {
             dir,
             environment,

@@ -3,21 +3,25 @@
 //! `feed` and the doors bring requests to the `coordinator`, which mints ticks
 //! by the `clock`, lets each `source` decide what enters and leaves (`chunks`
 //! hold what only grows, `letters` what did not enter), hands ticks to the
-//! workers and publishes their answers to the `store`, past `alerts` and `keys`.
-//! `shared` is what everyone reads, `tables` shows it to SQL; `wiring` puts all of
-//! it together.
+//! workers and publishes their answers (`flows`) to the `store`, past `alerts` and `keys`.
+//! `topology` is what runs and `shared` what everyone reads, `tables` shows it to SQL; `wiring` builds the
+//! parts, `change` replaces some while the others run, `filling` brings them up to where these are.
 mod alerts;
 mod base;
+mod change;
 mod chunks;
 mod clock;
 mod coordinator;
 mod feed;
+mod filling;
+mod flows;
 mod keys;
 mod letters;
 mod shared;
 mod source;
 mod store;
 mod tables;
+mod topology;
 mod wiring;
 
 use std::hash::BuildHasher;
@@ -30,20 +34,24 @@ use anyhow::Context;
 use arrow::datatypes::SchemaRef;
 use connectors::Decoded;
 use crossbeam_channel::{Sender, bounded, unbounded};
-use dataflows::workers::{FlowSpec, Workers, check};
+use dataflows::plan::Plan;
+use dataflows::sharing::Sharing;
+use dataflows::workers::{FlowId, Workers, check};
 use dataflows::{OperatorStats, Tick, Updates};
 use queries::Relations;
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use crate::config::{Clock, Deployment};
-use coordinator::{Coordinator, Request};
+use crate::config::{Clock, Deployment, ViewDef};
+use coordinator::{Coordinator, Inbox, Request};
 use feed::Doors;
 use shared::{RelationEntry, Shared};
 use store::RelationStore;
 use tables::{Reading, TABLES};
-use wiring::{feeds, wire};
+use topology::Topology;
+use wiring::feeds;
 
 pub use alerts::TRANSITIONS_MAX;
+pub use change::{ChangeError, Changed};
 pub use coordinator::Accepted;
 pub use letters::{LETTER_BYTES_MAX, LETTERS_MAX};
 pub use source::Operation;
@@ -65,7 +73,8 @@ struct Inner {
     stop: Mutex<Option<Sender<()>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     waiting: Arc<Semaphore>,
-    relations: Vec<Relation>,
+    /// Held while the deployment is changed; the number of the next dataflow.
+    changing: tokio::sync::Mutex<FlowId>,
     incarnation: u64,
 }
 
@@ -141,7 +150,7 @@ pub enum Changes {
 /// What an operator of a view did and holds.
 #[derive(Clone, Debug)]
 pub struct ViewOperator {
-    /// The view.
+    /// The view, or the part that several views share.
     pub view: String,
     /// The operator.
     pub stats: OperatorStats,
@@ -166,12 +175,7 @@ impl Engine {
     /// # Errors
     /// When workers cannot be started, or a source cannot be read.
     pub fn start(mut deployment: Deployment) -> anyhow::Result<Engine> {
-        for table in TABLES {
-            deployment
-                .catalog
-                .add_system_table(table.name, (table.schema)())
-                .with_context(|| format!("could not add the system table {}", table.name))?;
-        }
+        add_tables(&mut deployment)?;
         let start_us = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_micros() as i64);
@@ -182,36 +186,56 @@ impl Engine {
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2)));
         let (responses, answers) = unbounded();
         let workers = Arc::new(Workers::start(count, responses).map_err(anyhow::Error::msg)?);
-        for definition in &deployment.views {
-            let view = &definition.view;
-            check(&view.plan).with_context(|| format!("could not run view \"{}\"", view.name))?;
-            workers.install(&Arc::new(FlowSpec {
-                view: view.name.clone(),
-                plan: view.plan.clone(),
-            }));
+        let flows = wiring::flows(&deployment.views, &wiring::definitions(&deployment), 0);
+        for flow in &flows {
+            check(&flow.entry.spec.plan).with_context(|| format!("could not run view \"{}\"", flow.entry.name()))?;
+            workers.install(&flow.entry.spec);
         }
-        let (keeper, folds) = bounded::<usize>(64);
-        let (shared, parts) = wire(deployment, &workers, keeper);
-        let relations = shared.relations.iter().map(|entry| entry.relation.clone()).collect();
+        let (sources, states): (Vec<_>, Vec<_>) = deployment.sources.iter().map(wiring::source).unzip();
+        let next = flows.len();
+        let entries = flows.iter().map(|flow| Arc::clone(&flow.entry));
+        let shared = Arc::new(Shared::new(Arc::new(Topology::new(
+            Arc::new(deployment),
+            sources,
+            entries,
+        ))));
+        let (keeper, folds) = bounded::<Arc<RelationEntry>>(64);
         let (requests, inbox) = unbounded::<Request>();
+        let (changes, changing) = unbounded();
         let (stop, stopped) = bounded::<()>(0);
-        let doors = Doors { requests, stopped };
+        let doors = Doors {
+            requests,
+            changes,
+            stopped,
+        };
         let mut threads = Vec::new();
-        let folding = Arc::clone(&shared);
         threads.push(spawn("keeper", move || {
-            for relation in folds {
-                let entry = &folding.relations[relation];
+            for entry in folds {
                 entry.store.fold();
                 if let Some(errors) = &entry.errors {
                     errors.fold();
                 }
             }
         })?);
-        let coordinator = Coordinator::new(parts);
-        threads.push(spawn("coordinator", move || coordinator.run(&inbox, &answers))?);
-        match shared.deployment.options.clock {
+        let coordinator = Coordinator::new(coordinator::Parts {
+            shared: Arc::clone(&shared),
+            workers: Arc::clone(&workers),
+            sources: states,
+            flows: flows
+                .into_iter()
+                .map(|flow| (flow.entry.spec.id, flow.running))
+                .collect(),
+            keeper,
+        });
+        let inbox = Inbox {
+            requests: inbox,
+            changes: changing,
+            responses: answers,
+        };
+        threads.push(spawn("coordinator", move || coordinator.run(&inbox))?);
+        match shared.options.clock {
             Clock::Event if !feeds.is_empty() => {
-                let (doors, tick_rows) = (doors.clone(), shared.deployment.options.tick_rows);
+                let (doors, tick_rows) = (doors.clone(), shared.options.tick_rows);
                 threads.push(spawn("replay", move || feed::replay(feeds, tick_rows, &doors))?);
             }
             Clock::Event => {}
@@ -233,25 +257,31 @@ impl Engine {
                 stop: Mutex::new(Some(stop)),
                 threads: Mutex::new(threads),
                 waiting: Arc::new(Semaphore::new(WAITING_ROWS_MAX)),
-                relations,
+                changing: tokio::sync::Mutex::new(next),
                 incarnation,
             }),
         })
     }
 
     /// Returns what is running.
-    pub fn deployment(&self) -> &Deployment {
-        &self.inner.shared.deployment
+    pub fn deployment(&self) -> Arc<Deployment> {
+        Arc::clone(&self.inner.shared.topology().deployment)
     }
 
     /// Returns every source, then every view and alert, each after all it reads.
-    pub fn relations(&self) -> &[Relation] {
-        &self.inner.relations
+    pub fn relations(&self) -> Vec<Relation> {
+        let topology = self.inner.shared.topology();
+        topology.relations().map(|entry| entry.relation.clone()).collect()
     }
 
     /// Returns a source, view or alert by name.
-    pub fn relation(&self, name: &str) -> Option<&Relation> {
-        self.entry(name).map(|entry| &entry.relation)
+    pub fn relation(&self, name: &str) -> Option<Relation> {
+        self.entry(name).map(|entry| entry.relation.clone())
+    }
+
+    /// Returns a number that changes when a relation's definition does; none where there is no such relation.
+    pub fn definition(&self, name: &str) -> Option<u64> {
+        self.entry(name).map(|entry| entry.relation.definition)
     }
 
     /// Brings rows to a source, or takes them back; answers once they are cut into a tick.
@@ -260,12 +290,9 @@ impl Engine {
     /// When there is no such source, or the engine has stopped.
     pub async fn ingest(&self, source: &str, operation: Operation, decoded: Decoded) -> Result<Accepted, IngestError> {
         let arrived = Instant::now();
-        let shared = &self.inner.shared;
-        let position = shared
-            .by_name
-            .get(source)
-            .copied()
-            .filter(|position| *position < shared.sources.len())
+        let topology = self.inner.shared.topology();
+        let position = topology
+            .source(source)
             .ok_or_else(|| IngestError::UnknownSource(source.to_owned()))?;
         let rows = decoded.rows.num_rows().clamp(1, WAITING_ROWS_MAX) as u32;
         let waiting = Arc::clone(&self.inner.waiting);
@@ -291,7 +318,7 @@ impl Engine {
     /// # Errors
     /// Under the wall clock, or when the engine has stopped.
     pub async fn advance(&self, to: Tick) -> Result<Tick, EngineError> {
-        if self.deployment().options.clock != Clock::Event {
+        if self.inner.shared.options.clock != Clock::Event {
             return Err(EngineError::NotEventClock);
         }
         let (reply, answer) = oneshot::channel();
@@ -330,10 +357,11 @@ impl Engine {
     /// Reads at once, or not at all where a relation is not complete yet.
     fn try_snapshot(&self, names: &[String], at_least: Tick) -> Result<Option<Snapshot>, EngineError> {
         let shared = &self.inner.shared;
+        let topology = shared.topology();
         let mut entries = Vec::new();
         let mut system = Vec::new();
         for name in names {
-            match (self.entry(name), TABLES.iter().find(|table| table.name == *name)) {
+            match (topology.relation(name), TABLES.iter().find(|table| table.name == *name)) {
                 (Some(entry), _) => entries.push(entry),
                 (None, Some(table)) => system.push(table),
                 (None, None) => return Err(EngineError::UnknownRelation(name.clone())),
@@ -341,8 +369,11 @@ impl Engine {
         }
         // A table of the whole is of the tick at which the whole is complete.
         let everything = !system.is_empty();
-        let watched: Vec<&RelationEntry> = if everything {
-            shared.relations.iter().collect()
+        let watched: Vec<&Arc<RelationEntry>> = if everything {
+            let sources = topology.sources.iter().map(|source| &source.relation);
+            sources
+                .chain(topology.flows.values().map(|flow| &flow.relation))
+                .collect()
         } else {
             entries.clone()
         };
@@ -371,6 +402,7 @@ impl Engine {
         for table in system {
             let reading = Reading {
                 shared,
+                topology: &topology,
                 workers: &self.inner.workers,
                 tick,
             };
@@ -394,7 +426,7 @@ impl Engine {
 
     /// Returns what changed in a relation in `after < tick <= through`.
     pub fn changes(&self, relation: &str, after: Tick, through: Tick) -> Changes {
-        match self.entry(relation).and_then(|entry| entry.store.runs(after, through)) {
+        match self.entry(relation).and_then(|entry| entry.store.told(after, through)) {
             Some(runs) => Changes::Runs(runs.iter().flat_map(|run| run.updates.iter().cloned()).collect()),
             None => Changes::TooOld,
         }
@@ -408,7 +440,7 @@ impl Engine {
 
     /// Returns how many failing rows may be missing from a view: its own and those of the views it reads.
     pub fn errors(&self, relation: &str) -> u64 {
-        self.entry(relation).map_or(0, |entry| self.inner.shared.errors(entry))
+        self.inner.shared.topology().errors(relation)
     }
 
     /// Returns what is wrong with a view that has failed.
@@ -428,16 +460,26 @@ impl Engine {
 
     /// Returns what every operator did and holds, over all workers.
     pub fn operators(&self) -> Vec<ViewOperator> {
-        let views = self.deployment().views.iter();
         let stats = self.inner.workers.stats();
-        views
-            .zip(stats)
-            .flat_map(|(view, operators)| {
+        let topology = self.inner.shared.topology();
+        let flows = topology.flows.iter();
+        flows
+            .flat_map(|(id, flow)| {
+                let operators = stats.get(*id).cloned().unwrap_or_default();
                 operators.into_iter().map(|stats| ViewOperator {
-                    view: view.view.name.clone(),
+                    view: flow.name().to_owned(),
                     stats,
                 })
             })
+            .collect()
+    }
+
+    /// Returns the plan of every running dataflow with the name of its view or shared part.
+    pub fn plans(&self) -> Vec<(String, Plan)> {
+        let topology = self.inner.shared.topology();
+        let flows = topology.flows.values();
+        flows
+            .map(|flow| (flow.name().to_owned(), flow.spec.plan.clone()))
             .collect()
     }
 
@@ -448,7 +490,8 @@ impl Engine {
 
     /// Returns what is counted of each source.
     pub fn sources(&self) -> Vec<SourceCounts> {
-        let sources = self.inner.shared.sources.iter();
+        let topology = self.inner.shared.topology();
+        let sources = topology.sources.iter();
         sources
             .map(|source| SourceCounts {
                 source: source.name.to_string(),
@@ -495,10 +538,25 @@ impl Engine {
         self.inner.shared.bump();
     }
 
-    fn entry(&self, name: &str) -> Option<&RelationEntry> {
-        let shared = &self.inner.shared;
-        shared.by_name.get(name).map(|&position| &shared.relations[position])
+    fn entry(&self, name: &str) -> Option<Arc<RelationEntry>> {
+        self.inner.shared.topology().relation(name).map(Arc::clone)
     }
+}
+
+/// Tells what views share with each other when they are run together.
+pub fn sharing(views: &[ViewDef]) -> Sharing {
+    wiring::sharing(views, 0)
+}
+
+/// Lets queries read the system tables.
+fn add_tables(deployment: &mut Deployment) -> anyhow::Result<()> {
+    for table in TABLES {
+        deployment
+            .catalog
+            .add_system_table(table.name, (table.schema)())
+            .with_context(|| format!("could not add the system table {}", table.name))?;
+    }
+    Ok(())
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<JoinHandle<()>> {

@@ -1,7 +1,7 @@
 //! What answers on the network: HTTP and WebSocket.
 //!
 //! `ingest` takes rows, `socket` sends live views, `sql` answers queries,
-//! `catalog` tells what there is and whether it is well, `metrics` counts, `page`
+//! `catalog` tells what there is and whether it is well, `views` changes it, `metrics` counts, `page`
 //! is what a browser sees, `error` is how all of them say no.
 //!
 //! Nothing here decides an answer: rows come decoded from `connectors`, results
@@ -15,6 +15,7 @@ pub mod metrics;
 mod page;
 mod socket;
 mod sql;
+mod views;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use axum::extract::Request;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -55,6 +56,16 @@ pub const ENDPOINTS: &[(&str, &str, &str)] = &[
         "GET",
         "/views",
         "sources, views and alerts: columns, keys, definitions, rows",
+    ),
+    (
+        "POST",
+        "/views",
+        "adds or changes a view or alert: {\"name\", \"sql\"}, also written to the deployment folder",
+    ),
+    (
+        "DELETE",
+        "/views/{view}",
+        "drops a view or alert that nothing else reads",
     ),
     ("GET", "/healthz", "200 while the process answers"),
     ("GET", "/readyz", "200 once every view has its first answer"),
@@ -134,7 +145,8 @@ fn router(server: Arc<Server>) -> Router {
         .route("/ingest/{source}", post(ingest::ingest))
         .route("/ws", get(socket::upgrade))
         .route("/sql", post(sql::query))
-        .route("/views", get(catalog::views))
+        .route("/views", get(catalog::views).post(views::put))
+        .route("/views/{view}", delete(views::remove))
         .route("/healthz", get(catalog::healthz))
         .route("/readyz", get(catalog::readyz))
         .route("/metrics", get(metrics::scrape))

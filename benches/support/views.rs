@@ -53,10 +53,7 @@ impl Running {
     pub fn start(view: &View, workers: usize) -> Running {
         let (responses, answers) = unbounded();
         let workers = Workers::start(workers, responses).expect("threads");
-        workers.install(&Arc::new(FlowSpec {
-            view: view.name.clone(),
-            plan: view.plan.clone(),
-        }));
+        workers.install(&Arc::new(FlowSpec::new(0, &view.name, view.plan.clone())));
         Running {
             workers,
             answers,
@@ -78,11 +75,7 @@ impl Running {
         self.tick += 1;
         self.missing += self.workers.count();
         let inputs = vec![(Arc::clone(source), updates)];
-        self.workers.tick(TickInput {
-            tick: self.tick,
-            inputs,
-            flows: vec![0],
-        });
+        self.workers.tick(TickInput::new(self.tick, inputs, vec![0]));
     }
 
     /// Waits for every answer.

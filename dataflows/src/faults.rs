@@ -38,6 +38,8 @@ pub enum Fault {
     StaleTruth,
     /// A union, such as that of grouping sets, leaves its last input out.
     LostGroupingSet,
+    /// What several dataflows read is handed to all of them but the last.
+    ForgottenReader,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

@@ -1,6 +1,7 @@
 //! The incremental plan as data, and the operators that keep it current.
 //!
-//! `update` is what travels and `plan` what is to be done. `workers` runs plans:
+//! `update` is what travels and `plan` what is to be done. `sharing` finds what
+//! plans have in common, `workers` runs them:
 //! `render` turns each into `operators`, which pass `parts` to each other and keep
 //! their state in `columns` (byte strings in an `arena`) under a `group_index`, adding up by `aggregates` and
 //! evaluating expressions by `evaluate`; `tiers` says when small batches become one. `nested` is
@@ -19,6 +20,7 @@ mod parts;
 pub mod plan;
 mod relations;
 mod render;
+pub mod sharing;
 pub mod tiers;
 pub mod update;
 pub mod workers;

@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) latest: Tick,
     /// Rows on which an expression failed, by tick.
     pub(crate) errors: BTreeMap<Tick, Vec<Updates>>,
+    /// Whether no tick will come any more: the dataflow is to go.
+    pub(crate) ended: bool,
     /// For each operator with timers, the first tick at which one is due.
     pub(crate) due: Vec<Option<Tick>>,
     /// Wake the operators that see every tick.

@@ -17,7 +17,7 @@ pub type NodeId = usize;
 pub const ROUNDS_MAX: u32 = 1_000;
 
 /// One view's dataflow: nodes in topological order, every input before its reader.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The nodes; a node's inputs have smaller positions than its own.
     pub nodes: Vec<Node>,
@@ -26,7 +26,7 @@ pub struct Plan {
 }
 
 /// One operator, what it reads and the shape of what it emits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// What it does.
     pub operator: Operator,
@@ -43,7 +43,7 @@ pub struct Node {
 /// Only [`Operator::Filter`] and [`Operator::Project`] evaluate expressions;
 /// all others refer to columns by position. A row on which an expression fails
 /// is absent from the output and stands among the view's errors.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Operator {
     /// Reads a source or another view by name.
     Get {
@@ -140,7 +140,7 @@ pub enum Operator {
 }
 
 /// One window function over the rows of a partition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WindowCall {
     /// What it computes.
     pub function: WindowFunction,
@@ -151,7 +151,7 @@ pub struct WindowCall {
 }
 
 /// The window functions Sangam maintains.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum WindowFunction {
     /// `row_number()`, `rank()` or `dense_rank()`
     Ranking(Ranking),
@@ -260,6 +260,12 @@ pub struct Expression {
     pub field: FieldRef,
 }
 
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.physical.as_ref() == other.physical.as_ref() && self.text == other.text && self.field == other.field
+    }
+}
+
 /// A comparison of a timestamp column with `now()`: `column <comparison> now() + offset`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemporalBound {
@@ -314,7 +320,7 @@ pub enum AbsentList {
 }
 
 /// One aggregate over the rows of a group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AggregateCall {
     /// What it computes.
     pub function: AggregateFunction,
@@ -547,6 +553,27 @@ impl Plan {
 }
 
 impl Operator {
+    /// Tells whether it remembers rows from one tick to the next.
+    pub fn keeps_state(&self) -> bool {
+        use Operator::*;
+        match self {
+            TemporalFilter { .. }
+            | TemporalAny { .. }
+            | Aggregate { .. }
+            | Join { .. }
+            | Window { .. }
+            | Recursive { .. } => true,
+            Get { .. }
+            | Constant { .. }
+            | Filter { .. }
+            | Project { .. }
+            | Unnest { .. }
+            | Union
+            | Loop
+            | Outer { .. } => false,
+        }
+    }
+
     /// Returns every comparison with `now()`.
     pub fn temporal_bounds(&self) -> Vec<&TemporalBound> {
         match self {

@@ -4,7 +4,7 @@
 //! A tick advances only the dataflows it concerns; for them, a relation that
 //! the tick does not concern counts as complete.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -14,6 +14,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::activate::Activator;
 
+use crate::faults::{self, Fault};
 use crate::operators::{Rows, SharedCell};
 use crate::parts::{Part, Parts};
 use crate::update::Tick;
@@ -33,13 +34,19 @@ pub(crate) struct Inlet {
     reader: SharedCell,
     /// The dataflow that writes; none for a source, whose ticks are complete once handed over.
     writer: Option<SharedCell>,
+    /// What the relation changed up to this tick, the reader has got in another way.
+    since: Cell<Tick>,
 }
 
 #[derive(Default)]
 struct State {
+    /// What the relation changed, by tick.
     queue: VecDeque<(Tick, Vec<Part>)>,
+    /// What it held before, handed to this reader alone.
+    filled: VecDeque<(Tick, Vec<Part>)>,
     frontier: Tick,
     activator: Option<Activator>,
+    ended: bool,
 }
 
 impl Outlet {
@@ -49,6 +56,7 @@ impl Outlet {
             state: RefCell::new(State::default()),
             reader: Rc::clone(reader),
             writer: writer.map(Rc::clone),
+            since: Cell::new(0),
         });
         self.readers.push(Rc::clone(&inlet));
         inlet
@@ -59,9 +67,16 @@ impl Outlet {
         if parts.is_empty() {
             return;
         }
-        for reader in &self.readers {
+        let lost = usize::from(faults::active(Fault::ForgottenReader) && self.readers.len() > 1);
+        let readers = &self.readers[..self.readers.len() - lost];
+        for reader in readers.iter().filter(|reader| reader.since.get() < tick) {
             reader.state.borrow_mut().queue.push_back((tick, parts.to_vec()));
         }
+    }
+
+    /// Lets go of readers that have ended.
+    pub(crate) fn forget_ended(&mut self) {
+        self.readers.retain(|reader| !reader.state.borrow().ended);
     }
 
     /// Lets every reader see how far the relation is complete.
@@ -71,6 +86,43 @@ impl Outlet {
 }
 
 impl Inlet {
+    /// Hands part of what the relation held to this reader alone.
+    pub(crate) fn fill(&self, tick: Tick, parts: &[Part]) {
+        self.state.borrow_mut().filled.push_back((tick, parts.to_vec()));
+    }
+
+    /// Takes what the reader is advanced for: what came before that is set aside. A reader that
+    /// missed ticks takes what they changed at the one that stands for them.
+    fn next(&self, state: &mut State) -> Option<(Tick, Vec<Part>)> {
+        let reader = self.reader.borrow();
+        let (tick, _) = state.queue.front().filter(|(tick, _)| *tick <= reader.latest)?;
+        let at = reader
+            .ticks
+            .iter()
+            .copied()
+            .find(|advanced| advanced >= tick)
+            .unwrap_or(*tick);
+        let (_, parts) = state.queue.pop_front()?;
+        Some((at, parts))
+    }
+
+    /// Passes over what the relation changed up to `through`, now and later.
+    pub(crate) fn forget(&self, through: Tick) {
+        if self.since.replace(through) < through {
+            self.state.borrow_mut().queue.retain(|(tick, _)| *tick > through);
+        }
+    }
+
+    /// Ends the stream: there will be no more.
+    pub(crate) fn end(&self) {
+        let mut state = self.state.borrow_mut();
+        state.ended = true;
+        state.queue.clear();
+        if let Some(activator) = &state.activator {
+            activator.activate();
+        }
+    }
+
     /// Advances to the end of the reader's newest tick, or as far as the writer got.
     pub(crate) fn refresh(&self) {
         let asked = self.reader.borrow().latest + 1;
@@ -95,10 +147,14 @@ pub(crate) fn import<'scope>(scope: Scope<'scope, Tick>, name: &str, inlet: &Rc<
     inlet.state.borrow_mut().activator = Some(Activator::new(info.address, scope.activations()));
     let inlet = Rc::clone(inlet);
     builder.build(move |mut capabilities| {
-        let mut capability = capabilities.pop().expect("one output, one capability");
+        let mut held = capabilities.pop();
         move |_frontiers| {
             let mut state = inlet.state.borrow_mut();
-            while let Some((tick, parts)) = state.queue.pop_front() {
+            if state.ended {
+                held = None;
+            }
+            let Some(capability) = &mut held else { return };
+            while let Some((tick, parts)) = state.filled.pop_front().or_else(|| inlet.next(&mut state)) {
                 output
                     .activate()
                     .session(&capability.delayed(&tick))

@@ -1,40 +1,49 @@
 //! The worker threads: commands in by one door, the same for every worker; completed ticks out by the other.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+mod outbox;
+mod server;
+
 use std::panic::AssertUnwindSafe;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
-use timely::scheduling::Activator;
-use timely::worker::Worker;
 
-use crate::faults::{self, Fault};
-use crate::operators::ticked::{Route, TickOperator, ticked};
-use crate::operators::{OperatorStats, Shared, SharedCell};
-use crate::parts::Part;
+use crate::operators::OperatorStats;
 use crate::plan::Plan;
-use crate::relations::{Inlet, OutletCell, import};
-use crate::render::render;
 use crate::update::{Tick, Updates};
+use server::Server;
 
 pub use crate::render::check;
 
-/// The position of a view's dataflow in the order of installation.
+/// The number of a dataflow, larger than that of every dataflow installed before.
 pub type FlowId = usize;
 
-/// A view to be kept current.
+/// A view, or a part that several views share, to be kept current.
 #[derive(Clone, Debug)]
 pub struct FlowSpec {
-    /// The view's name, by which later dataflows read it.
+    /// Its number.
+    pub id: FlowId,
+    /// The name by which dataflows installed later read it. A later one of the same name takes it over.
     pub view: String,
     /// Its plan; every relation it reads is a source or a view installed before.
     pub plan: Plan,
+    /// Whether only other dataflows read it: its answers are empty but for failing rows.
+    pub is_part: bool,
+}
+
+impl FlowSpec {
+    /// A view whose answers are told.
+    pub fn new(id: FlowId, view: impl Into<String>, plan: Plan) -> Self {
+        FlowSpec {
+            id,
+            view: view.into(),
+            plan,
+            is_part: false,
+        }
+    }
 }
 
 /// Everything that happens at one tick.
@@ -47,6 +56,22 @@ pub struct TickInput {
     /// The dataflows it concerns, ascending: each that a changed source can
     /// reach, each with a timer due, and all that these can reach.
     pub flows: Vec<FlowId>,
+    /// Set while these dataflows are filled with what stood before they were installed: `inputs`
+    /// is part of what their relations held at this tick, and for them alone. Of what came
+    /// meanwhile, only what is later counts.
+    pub fill: Option<Tick>,
+}
+
+impl TickInput {
+    /// A tick of dataflows that run.
+    pub fn new(tick: Tick, inputs: Vec<(Arc<str>, Updates)>, flows: Vec<FlowId>) -> Self {
+        TickInput {
+            tick,
+            inputs,
+            flows,
+            fill: None,
+        }
+    }
 }
 
 /// What a worker says.
@@ -89,6 +114,7 @@ pub struct Workers {
 
 enum Command {
     Install(Arc<FlowSpec>),
+    Remove(FlowId),
     Tick(Arc<TickInput>),
     Stats(Sender<(usize, Vec<Vec<OperatorStats>>)>),
 }
@@ -149,9 +175,14 @@ impl Workers {
         self.doors.len()
     }
 
-    /// Adds a dataflow on every worker; its id is the number of those added before.
+    /// Adds a dataflow on every worker.
     pub fn install(&self, flow: &Arc<FlowSpec>) {
         self.send(|| Command::Install(Arc::clone(flow)));
+    }
+
+    /// Takes a dataflow away, whose ticks are all completed. Nothing may read it any more.
+    pub fn remove(&self, flow: FlowId) {
+        self.send(|| Command::Remove(flow));
     }
 
     /// Hands a tick to every worker. Each dataflow it concerns answers once from each.
@@ -160,7 +191,7 @@ impl Workers {
         self.send(|| Command::Tick(Arc::clone(&input)));
     }
 
-    /// Returns what each operator of each dataflow did and holds, added up over workers.
+    /// Returns what each operator of each dataflow, by number, did and holds, added up over workers.
     pub fn stats(&self) -> Vec<Vec<OperatorStats>> {
         let (sender, receiver) = bounded(self.doors.len());
         self.send(|| Command::Stats(sender.clone()));
@@ -213,250 +244,5 @@ impl Drop for Workers {
         }
         // Dropping the guards waits for the threads.
         drop(self.guards.lock().map(|mut guards| guards.take()));
-    }
-}
-
-/// One worker's side.
-struct Server {
-    index: usize,
-    outbox: Rc<Outbox>,
-    flows: Vec<Flow>,
-    by_view: HashMap<String, FlowId>,
-    sources: HashMap<String, OutletCell>,
-}
-
-struct Flow {
-    shared: SharedCell,
-    outlet: OutletCell,
-    inlets: Vec<Rc<Inlet>>,
-}
-
-impl Server {
-    fn new(index: usize, responses: Sender<Response>) -> Self {
-        Server {
-            index,
-            outbox: Rc::new(Outbox::new(responses)),
-            flows: Vec::new(),
-            by_view: HashMap::new(),
-            sources: HashMap::new(),
-        }
-    }
-
-    fn run(&mut self, worker: &mut Worker, commands: &Receiver<Command>) {
-        loop {
-            loop {
-                match commands.try_recv() {
-                    Ok(Command::Install(flow)) => self.install(worker, &flow),
-                    Ok(Command::Tick(input)) => self.tick(&input, worker.peers()),
-                    Ok(Command::Stats(reply)) => {
-                        let stats = self
-                            .flows
-                            .iter()
-                            .map(|flow| flow.shared.borrow().stats.clone())
-                            .collect();
-                        let _ = reply.send((self.index, stats));
-                    }
-                    Err(crossbeam_channel::TryRecvError::Empty) => break,
-                    Err(crossbeam_channel::TryRecvError::Disconnected) => {
-                        for dataflow in worker.installed_dataflows() {
-                            worker.drop_dataflow(dataflow);
-                        }
-                        return;
-                    }
-                }
-            }
-            if self.outbox.is_empty() {
-                // Returns at once while operators are active; parks until woken otherwise.
-                worker.step_or_park(None);
-            } else if !self.outbox.is_due() && worker.activations().borrow().empty_for() == Some(Duration::ZERO) {
-                worker.step();
-            } else {
-                self.outbox.send();
-            }
-        }
-    }
-
-    fn install(&mut self, worker: &mut Worker, spec: &FlowSpec) {
-        let shared: SharedCell = SharedCell::default();
-        let outlet: OutletCell = OutletCell::default();
-        let mut inlets = Vec::new();
-        let flow = self.flows.len();
-        worker.dataflow_named::<Tick, _, _>(&spec.view, |scope| {
-            let rows = render(scope, &spec.plan, &shared, |relation| {
-                let inlet = match self.by_view.get(relation) {
-                    Some(&writer) => {
-                        let writer = &self.flows[writer];
-                        writer.outlet.borrow_mut().subscribe(&shared, Some(&writer.shared))
-                    }
-                    None => {
-                        let source = self.sources.entry(relation.to_owned()).or_default();
-                        source.borrow_mut().subscribe(&shared, None)
-                    }
-                };
-                inlets.push(Rc::clone(&inlet));
-                import(scope, relation, &inlet)
-            })
-            .expect("the plan was checked before it was sent");
-            let terminal = Terminal {
-                flow,
-                worker: self.index,
-                shared: Rc::clone(&shared),
-                outlet: Rc::clone(&outlet),
-                outbox: Rc::clone(&self.outbox),
-                initial: Vec::new(),
-            };
-            ticked(
-                scope,
-                "view",
-                vec![(rows, Route::Here)],
-                &shared,
-                true,
-                Box::new(terminal),
-            );
-        });
-        self.by_view.insert(spec.view.clone(), flow);
-        self.flows.push(Flow { shared, outlet, inlets });
-    }
-
-    fn tick(&mut self, input: &TickInput, peers: usize) {
-        for &flow in &input.flows {
-            let mut shared = self.flows[flow].shared.borrow_mut();
-            shared.ticks.push_back(input.tick);
-            shared.latest = input.tick;
-        }
-        for (source, updates) in &input.inputs {
-            if let Some(outlet) = self.sources.get(&**source)
-                && let Some(share) = share(updates, self.index, peers, input.tick)
-            {
-                outlet.borrow().publish(input.tick, &[Part::whole(share)]);
-            }
-        }
-        for &flow in &input.flows {
-            let flow = &self.flows[flow];
-            flow.inlets.iter().for_each(|inlet| inlet.refresh());
-            if flow.inlets.is_empty() {
-                // Without an input no frontier moves: nothing else would tell it of the tick.
-                flow.shared.borrow().activators.iter().for_each(Activator::activate);
-            }
-        }
-    }
-}
-
-/// Fewer rows than this are not worth dividing among workers.
-const SHARED_ROWS_MIN: usize = 512;
-
-/// Returns the rows of a tick that enter the dataflows at this worker.
-fn share(updates: &Updates, worker: usize, peers: usize, tick: Tick) -> Option<Updates> {
-    let rows = updates.len();
-    if peers == 1 {
-        return (rows > 0).then(|| updates.clone());
-    }
-    if rows < SHARED_ROWS_MIN {
-        return (rows > 0 && tick % peers as u64 == worker as u64).then(|| updates.clone());
-    }
-    let (from, to) = (rows * worker / peers, rows * (worker + 1) / peers);
-    Some(updates.slice(from, to - from))
-}
-
-/// Answers held back this long are sent although more may follow.
-const HELD_BACK_MAX: Duration = Duration::from_micros(200);
-
-/// Collects what dataflows complete while there is more to do: to wake the coordinator costs
-/// more than many a tick of a small view. One operator that takes longer than
-/// that holds answers back until it is done.
-struct Outbox {
-    responses: Sender<Response>,
-    waiting: RefCell<(Vec<Completed>, Option<Instant>)>,
-}
-
-impl Outbox {
-    fn new(responses: Sender<Response>) -> Self {
-        Outbox {
-            responses,
-            waiting: RefCell::default(),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting.borrow().0.is_empty()
-    }
-
-    fn is_due(&self) -> bool {
-        let since = self.waiting.borrow().1;
-        since.is_some_and(|since| since.elapsed() > HELD_BACK_MAX)
-    }
-
-    fn push(&self, completed: Completed) {
-        {
-            let (waiting, since) = &mut *self.waiting.borrow_mut();
-            waiting.push(completed);
-            since.get_or_insert_with(Instant::now);
-        }
-        if self.is_due() {
-            self.send();
-        }
-    }
-
-    fn send(&self) {
-        let (waiting, _) = self.waiting.take();
-        if !waiting.is_empty() {
-            // The engine may be gone already; then nobody waits for these ticks.
-            let _ = self.responses.send(Response::Completed(waiting));
-        }
-    }
-}
-
-/// The end of a dataflow: says what each tick changed, to the store and to the dataflows that read the view.
-struct Terminal {
-    flow: FlowId,
-    worker: usize,
-    shared: Rc<RefCell<Shared>>,
-    outlet: OutletCell,
-    outbox: Rc<Outbox>,
-    /// What was there before the first tick, told with it.
-    initial: Vec<Part>,
-}
-
-impl TickOperator for Terminal {
-    fn apply(&mut self, tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part> {
-        let mut parts = std::mem::take(&mut inputs[0]);
-        if tick == 0 {
-            self.initial.append(&mut parts);
-            return Vec::new();
-        }
-        parts.splice(0..0, self.initial.drain(..));
-        self.outlet.borrow().publish(tick, &parts);
-        let (errors, due) = {
-            let mut shared = self.shared.borrow_mut();
-            while shared.ticks.front().is_some_and(|oldest| *oldest <= tick) {
-                shared.ticks.pop_front();
-            }
-            let later = shared.errors.split_off(&(tick + 1));
-            let errors = std::mem::replace(&mut shared.errors, later);
-            let due = shared.due.iter().flatten().min().copied();
-            (errors.into_values().flatten().collect(), due)
-        };
-        self.outlet.borrow().refresh();
-        self.outbox.push(Completed {
-            worker: self.worker,
-            flow: self.flow,
-            tick,
-            rows: parts.into_iter().map(Part::into_updates).collect(),
-            errors,
-            due,
-        });
-        Vec::new()
-    }
-
-    fn reads_early(&self) -> bool {
-        faults::active(Fault::EarlyTick)
-    }
-
-    fn state_rows(&self) -> usize {
-        0
-    }
-
-    fn state_bytes(&self) -> usize {
-        0
     }
 }

@@ -2,6 +2,7 @@
 
 mod recursion;
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use arrow::compute::SortOptions;
@@ -17,9 +18,19 @@ use crate::view::View;
 impl View {
     /// Returns the plan as indented text, the view's last operator first.
     pub fn explain(&self, catalog: &Catalog) -> String {
+        self.explained(catalog, None)
+    }
+
+    /// Returns the same, with the names of the views that a node's work is shared with.
+    pub fn explain_shared(&self, catalog: &Catalog, shared: &HashMap<NodeId, Vec<String>>) -> String {
+        self.explained(catalog, Some(shared))
+    }
+
+    fn explained(&self, catalog: &Catalog, shared: Option<&HashMap<NodeId, Vec<String>>>) -> String {
         let explaining = Explaining {
             plan: &self.plan,
             catalog,
+            shared,
             around: None,
         };
         let mut text = format!("view {}\n", self.name);
@@ -51,6 +62,7 @@ impl View {
         Explaining {
             plan: &self.plan,
             catalog,
+            shared: None,
             around: None,
         }
         .unbounded()
@@ -60,6 +72,8 @@ impl View {
 struct Explaining<'a> {
     plan: &'a Plan,
     catalog: &'a Catalog,
+    /// The views that share what a node computes.
+    shared: Option<&'a HashMap<NodeId, Vec<String>>>,
     /// Where the plan is the body of a recursion: what explains its inputs, and their nodes there.
     around: Option<(&'a Explaining<'a>, &'a [NodeId])>,
 }
@@ -75,7 +89,11 @@ impl Explaining<'_> {
         let indent = "  ".repeat(depth);
         let (what, state) = self.describe(id);
         let note = if node.append_only { " [append-only]" } else { "" };
-        let _ = writeln!(text, "{indent}{what}{note}");
+        let shared = match self.shared.and_then(|shared| shared.get(&id)) {
+            Some(views) => format!(" [shared with {}]", views.join(", ")),
+            None => String::new(),
+        };
+        let _ = writeln!(text, "{indent}{what}{note}{shared}");
         for line in state {
             let _ = writeln!(text, "{indent}  - {line}");
         }

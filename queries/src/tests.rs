@@ -6,6 +6,7 @@ mod plans;
 mod queries;
 mod refused;
 mod registry;
+mod sharing;
 mod temporal;
 mod time_windows;
 mod windows;

@@ -1,16 +1,19 @@
 //! `sangam explain`.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use dataflows::plan::NodeId;
 
-use crate::config::ViewKind;
+use crate::config::{Deployment, ViewKind};
+use crate::engine::sharing as shared_by;
 
 /// Prints how each view is kept current.
 ///
 /// For every operator: what it does, by which keys, what it remembers and what
-/// bounds that memory.
+/// bounds that memory, and with which other views it is shared.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// The deployment folder, for example config/water.
@@ -35,6 +38,7 @@ impl Explain {
             let names: Vec<&str> = deployment.views.iter().map(|view| view.view.name.as_str()).collect();
             anyhow::bail!("there is no view or alert \"{name}\"; there are: {}", names.join(", "));
         }
+        let sharing = sharing(&deployment);
         for (position, view) in chosen.iter().enumerate() {
             if position > 0 {
                 println!();
@@ -52,8 +56,27 @@ impl Explain {
                     names.join(", ")
                 );
             }
-            println!("{}", view.view.explain(&deployment.catalog).trim_end());
+            let shared = &sharing[view.view.name.as_str()];
+            println!("{}", view.view.explain_shared(&deployment.catalog, shared).trim_end());
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Returns, for each view and node of its plan, the other views that the node is shared with.
+fn sharing(deployment: &Deployment) -> HashMap<&str, HashMap<NodeId, Vec<String>>> {
+    let names: Vec<&str> = deployment.views.iter().map(|view| view.view.name.as_str()).collect();
+    let cuts = shared_by(&deployment.views).cuts;
+    let users = |part: &String| -> Vec<usize> {
+        let uses = |view: &usize| cuts[*view].iter().any(|(_, name)| name == part);
+        (0..cuts.len()).filter(uses).collect()
+    };
+    let of_view = |view: usize| {
+        let nodes = cuts[view].iter().map(|(node, part)| {
+            let others = users(part).into_iter().filter(|&user| user != view);
+            (*node, others.map(|user| names[user].to_owned()).collect())
+        });
+        nodes.collect()
+    };
+    (0..names.len()).map(|view| (names[view], of_view(view))).collect()
 }

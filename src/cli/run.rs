@@ -9,8 +9,8 @@ use anyhow::Context;
 use clap::Args;
 use tokio::net::TcpListener;
 
-use crate::config::Deployment;
-use crate::engine::{Engine, RelationKind};
+use crate::config::{Deployment, Edit};
+use crate::engine::{Changed, Engine, RelationKind};
 use crate::server;
 
 /// Runs a deployment until Ctrl-C.
@@ -77,7 +77,9 @@ async fn serve(deployment: Deployment) -> anyhow::Result<ExitCode> {
     println!("  open   http://{address}");
     println!("  live   ws://{address}/ws");
     println!("  stop   Ctrl-C");
+    println!("  reload SIGHUP, after the folder was changed");
     let progress = tokio::spawn(report(engine.clone()));
+    let reloading = tokio::spawn(reload(engine.clone()));
     let failed = engine.clone();
     let stop = async move {
         tokio::select! {
@@ -87,6 +89,7 @@ async fn serve(deployment: Deployment) -> anyhow::Result<ExitCode> {
     };
     let served = server::serve(engine.clone(), listener, stop).await;
     progress.abort();
+    reloading.abort();
     println!();
     let stopping = engine.clone();
     tokio::task::spawn_blocking(move || stopping.shutdown())
@@ -116,6 +119,42 @@ async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// Reads the folder anew at each SIGHUP, and applies what differs.
+async fn reload(engine: Engine) {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut asked) = signal(SignalKind::hangup()) else {
+            return;
+        };
+        while asked.recv().await.is_some() {
+            match engine.edit(Edit::Reload).await {
+                Ok(changed) => println!("\nreloaded: {}", told(&changed)),
+                Err(error) => eprintln!("\nnot reloaded, all runs on as before: {error}"),
+            }
+        }
+    }
+}
+
+/// Says what a change came to.
+fn told(changed: &Changed) -> String {
+    let lists = [
+        ("added", &changed.added),
+        ("changed", &changed.changed),
+        ("dropped", &changed.dropped),
+    ];
+    let said: Vec<String> = lists
+        .iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what} {}", names.join(", ")))
+        .collect();
+    if said.is_empty() {
+        return "nothing has changed".to_owned();
+    }
+    let seconds = changed.took.as_secs_f64();
+    format!("{}; {} rows in {seconds:.1} s", said.join("; "), changed.rows)
 }
 
 /// Completes once the engine has stopped by itself.

@@ -78,6 +78,45 @@ impl Folder {
     pub(crate) fn files(&self, kind: &Kind) -> &[ComponentFile] {
         self.files.get(kind.folder).map_or(&[], Vec::as_slice)
     }
+
+    /// Adds a file, or replaces the one of its name.
+    pub(crate) fn put(&mut self, kind: &Kind, file: ComponentFile, problems: &mut Vec<FileProblem>) {
+        if let Err(problem) = check_name(&file.name, kind) {
+            problems.push(FileProblem {
+                file: file.path.clone(),
+                ..problem
+            });
+            return;
+        }
+        self.drop_file(kind, &file.name);
+        let others = KINDS.iter().filter(|other| other.is_relation);
+        let taken = others
+            .flat_map(|other| self.files(other))
+            .find(|other| other.name == file.name);
+        if let Some(taken) = taken {
+            problems.push(
+                FileProblem::new(
+                    &file.path,
+                    format!("the name \"{}\" is taken by {}", file.name, taken.path.display()),
+                )
+                .hint("Sources, views and alerts share one space of names, that of SQL."),
+            );
+            return;
+        }
+        let files = self.files.entry(kind.folder).or_default();
+        let place = files.partition_point(|other| other.name < file.name);
+        files.insert(place, file);
+    }
+
+    /// Takes a file away; tells whether there was one.
+    pub(crate) fn drop_file(&mut self, kind: &Kind, name: &str) -> bool {
+        let Some(files) = self.files.get_mut(kind.folder) else {
+            return false;
+        };
+        let before = files.len();
+        files.retain(|file| file.name != name);
+        files.len() < before
+    }
 }
 
 /// Reads all files below `dir`, and refuses those that would silently mean nothing.

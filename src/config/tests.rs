@@ -29,7 +29,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 
 fn load_files(files: &[(&str, &str)]) -> Result<Deployment, Vec<FileProblem>> {
     let environment = |name: &str| (name == "ZONE").then(|| "Asia/Kolkata".to_owned());
-    load_with(folder(files).path(), &environment)
+    load_with(folder(files).path(), &Edit::Reload, &environment)
 }
 
 /// Loads what is wrong, and prints it as `sangam check` would.

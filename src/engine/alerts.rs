@@ -94,6 +94,50 @@ impl AlertState {
     }
 }
 
+impl AlertState {
+    /// Takes the first rows of an alert that replaces `old`: what stands in both was raised when it was.
+    pub(super) fn replace(&mut self, old: Option<&AlertState>, tick: Tick, rows: &[Updates]) -> Vec<Transition> {
+        let mut transitions = self.apply(tick, rows);
+        let Some(old) = old else { return transitions };
+        transitions.retain_mut(|transition| {
+            let Some((raised, row)) = old.standing.get(&transition.key) else {
+                return true;
+            };
+            if let Some(standing) = self.standing.get_mut(&transition.key) {
+                standing.0 = *raised;
+            }
+            transition.raised = *raised;
+            transition.transition = "updated";
+            *row != transition.row
+        });
+        let gone = old.standing.iter().filter(|(key, _)| !self.standing.contains_key(*key));
+        transitions.extend(gone.map(|(key, (raised, row))| old.cleared(tick, key, *raised, row)));
+        transitions.sort_by(|one, other| one.key.cmp(&other.key));
+        transitions
+    }
+
+    /// Clears all that stand.
+    pub(super) fn clear(&mut self, tick: Tick) -> Vec<Transition> {
+        let standing: BTreeMap<String, (Tick, String)> = self.standing.drain().collect();
+        let cleared = standing
+            .iter()
+            .map(|(key, (raised, row))| self.cleared(tick, key, *raised, row));
+        cleared.collect()
+    }
+
+    fn cleared(&self, tick: Tick, key: &str, raised: Tick, row: &str) -> Transition {
+        Transition {
+            alert: Arc::clone(&self.alert),
+            key: key.to_owned(),
+            tick,
+            transition: "cleared",
+            priority: Arc::clone(&self.priority),
+            raised,
+            row: row.to_owned(),
+        }
+    }
+}
+
 /// The newest transitions of all alerts.
 #[derive(Default)]
 pub(super) struct AlertEvents(VecDeque<Transition>);

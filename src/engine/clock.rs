@@ -33,6 +33,11 @@ impl TickClock {
         self.anchor_us + self.anchor.elapsed().as_micros() as u64
     }
 
+    /// Returns the tick handed out last; 0 before the first.
+    pub(super) fn last(&self) -> Tick {
+        self.last
+    }
+
     /// Hands out the next tick. Under the event clock it is no earlier than `event_us`.
     pub(super) fn mint(&mut self, event_us: Option<u64>) -> Tick {
         let time = match self.kind {

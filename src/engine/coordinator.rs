@@ -4,7 +4,7 @@
 //! While `in_flight` ticks are unfinished it takes no input, so that load is
 //! felt at the doors and ticks grow by themselves.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,12 +17,14 @@ use dataflows::workers::{Completed, FlowId, Response, TickInput, Workers};
 use dataflows::{Tick, Updates};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::alerts::AlertState;
 use super::clock::TickClock;
-use super::keys::KeyCounts;
-use super::shared::Shared;
+use super::filling::{ChangeRequest, Fill, Filling};
+use super::flows::{Answers, Running};
+use super::shared::{RelationEntry, Shared};
 use super::source::{Counts, Operation, Outgoing, SourceState};
 use super::store::Run;
+use super::topology::Topology;
+use super::wiring::NewFlow;
 use crate::config::Clock;
 
 /// Rows cut into one tick, at most, under the wall clock.
@@ -72,29 +74,15 @@ pub(super) struct Coordinator {
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     clock: TickClock,
+    topology: Arc<Topology>,
     sources: Vec<SourceState>,
-    /// For each source, the dataflows its rows can reach, ascending.
-    reach: Vec<Vec<FlowId>>,
-    /// For each dataflow, those its own rows can reach, itself included.
-    reach_flows: Vec<Vec<FlowId>>,
-    alerts: Vec<Option<AlertState>>,
-    keys: Vec<Option<KeyCounts>>,
-    /// The first timer due of each dataflow on each worker.
-    due: Vec<Vec<Option<Tick>>>,
-    in_flight: BTreeMap<Tick, InFlight>,
-    keeper: Sender<usize>,
-}
-
-struct InFlight {
-    started: Instant,
-    flows: HashMap<FlowId, Answer>,
-}
-
-/// What the workers have said of one dataflow at one tick.
-struct Answer {
-    missing: usize,
-    rows: Vec<Updates>,
-    errors: Vec<Updates>,
+    flows: BTreeMap<FlowId, Running>,
+    /// Dataflows on their way in, at most one change at a time.
+    filling: Option<Filling>,
+    /// Dataflows on their way out, until their last tick is answered.
+    leaving: BTreeMap<FlowId, Running>,
+    in_flight: BTreeMap<Tick, Answers>,
+    keeper: Sender<Arc<RelationEntry>>,
 }
 
 /// A waiting request's rows, taken into a tick.
@@ -132,33 +120,35 @@ pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) workers: Arc<Workers>,
     pub(super) sources: Vec<SourceState>,
-    pub(super) reach: Vec<Vec<FlowId>>,
-    pub(super) reach_flows: Vec<Vec<FlowId>>,
-    pub(super) alerts: Vec<Option<AlertState>>,
-    pub(super) keys: Vec<Option<KeyCounts>>,
-    pub(super) keeper: Sender<usize>,
+    pub(super) flows: BTreeMap<FlowId, Running>,
+    pub(super) keeper: Sender<Arc<RelationEntry>>,
+}
+
+/// The doors of a coordinator.
+pub(super) struct Inbox {
+    pub(super) requests: Receiver<Request>,
+    pub(super) changes: Receiver<ChangeRequest>,
+    pub(super) responses: Receiver<Response>,
 }
 
 impl Coordinator {
     pub(super) fn new(parts: Parts) -> Self {
-        let flows = parts.reach_flows.len();
         Coordinator {
-            clock: TickClock::new(parts.shared.deployment.options.clock),
-            due: vec![vec![None; parts.workers.count()]; flows],
+            clock: TickClock::new(parts.shared.options.clock),
+            topology: parts.shared.topology(),
+            filling: None,
+            leaving: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             shared: parts.shared,
             workers: parts.workers,
             sources: parts.sources,
-            reach: parts.reach,
-            reach_flows: parts.reach_flows,
-            alerts: parts.alerts,
-            keys: parts.keys,
+            flows: parts.flows,
             keeper: parts.keeper,
         }
     }
 
     /// Runs until every door is closed and every tick is finished, or a worker dies.
-    pub(super) fn run(mut self, requests: &Receiver<Request>, responses: &Receiver<Response>) {
+    pub(super) fn run(mut self, inbox: &Inbox) {
         // The first tick concerns everything: constants and empty groups are there from now on.
         let first = self.clock.mint(None);
         self.begin(first);
@@ -166,21 +156,23 @@ impl Coordinator {
             everything: true,
             ..Cut::at(first)
         });
-        let closed = never();
-        let in_flight_max = match self.shared.deployment.options.in_flight {
+        let (no_requests, no_changes) = (never(), never());
+        let in_flight_max = match self.shared.options.in_flight {
             Some(ticks) => ticks.max(1),
             None => self.workers.count() + 1,
         };
-        let mut open = true;
+        let (mut open, mut may_change) = (true, true);
         while open || !self.in_flight.is_empty() {
-            let room = self.in_flight.len() < in_flight_max;
-            let door = if open && room { requests } else { &closed };
+            let room =
+                self.in_flight.len() < in_flight_max && !self.filling.as_ref().is_some_and(Filling::closes_doors);
+            let door = if open && room { &inbox.requests } else { &no_requests };
+            let changes = if may_change { &inbox.changes } else { &no_changes };
             let timer = match self.timer() {
                 Some(wait) if open && room => after(wait),
                 _ => never(),
             };
             select! {
-                recv(responses) -> response => match response {
+                recv(inbox.responses) -> response => match response {
                     Ok(Response::Completed(completed)) => {
                         completed.into_iter().for_each(|completed| self.completed(completed));
                         self.shared.bump();
@@ -192,21 +184,109 @@ impl Coordinator {
                     Err(_) => return,
                 },
                 recv(door) -> request => match request {
-                    Ok(request) => self.cut(request, requests),
+                    Ok(request) => self.cut(request, &inbox.requests),
                     Err(_) => open = false,
+                },
+                recv(changes) -> change => match change {
+                    Ok(change) => self.change(change),
+                    Err(_) => may_change = false,
                 },
                 recv(timer) -> _ => self.cut_timers(),
             }
+            self.fill();
+            self.let_go();
+        }
+    }
+
+    fn change(&mut self, request: ChangeRequest) {
+        match request {
+            ChangeRequest::Install { flows, reply } => {
+                self.install(&flows);
+                self.filling = Some(Filling::new(flows));
+                let _ = reply.send(self.clock.last());
+            }
+            ChangeRequest::Fill(fill) => {
+                if let Some(filling) = &mut self.filling {
+                    filling.begin(fill);
+                }
+            }
+            ChangeRequest::Abandon => {
+                for flow in self.filling.take().map_or_else(Vec::new, |filling| filling.flows()) {
+                    self.workers.remove(flow);
+                }
+            }
+        }
+    }
+
+    fn install(&self, flows: &[NewFlow]) {
+        for flow in flows {
+            self.workers.install(&flow.entry.spec);
+        }
+    }
+
+    /// Hands new dataflows what comes next; once they stand where the others do, they are of them.
+    fn fill(&mut self) {
+        let Some(filling) = &mut self.filling else { return };
+        if let Some(input) = filling.next(self.workers.count()) {
+            self.workers.tick(input);
+        }
+        if filling.is_done()
+            && let Some((running, fill)) = self.filling.take().and_then(Filling::finish)
+        {
+            self.replace(running, *fill);
+        }
+    }
+
+    /// Puts new dataflows in the place of others.
+    fn replace(&mut self, running: BTreeMap<FlowId, Running>, fill: Fill) {
+        let tick = self.clock.last();
+        let mut gone: BTreeMap<FlowId, Running> = BTreeMap::new();
+        for flow in fill.remove {
+            gone.extend(self.flows.remove(&flow).map(|running| (flow, running)));
+        }
+        for (flow, mut new) in running {
+            new.relation.cut(tick, false);
+            new.relation.store.told_from(tick);
+            let name = &new.relation.relation.name;
+            let old = gone
+                .iter()
+                .find(|(_, old)| old.relation.relation.name == *name)
+                .map(|(id, _)| *id);
+            let old = old.and_then(|old| gone.remove_entry(&old));
+            new.go_live(old.as_ref().map(|(_, old)| old), tick, &self.shared);
+            self.leaving.extend(old);
+            self.flows.insert(flow, new);
+        }
+        for running in gone.values_mut() {
+            running.clear(tick, &self.shared);
+        }
+        self.leaving.append(&mut gone);
+        self.topology = fill.topology;
+        self.shared.set_topology(Arc::clone(&self.topology));
+        let _ = fill.reply.send(tick);
+        self.shared.bump();
+    }
+
+    /// Takes dataflows away whose last tick is answered.
+    fn let_go(&mut self) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        let is_awaited = |flow: &FlowId| self.in_flight.values().any(|answers| answers.concerns(*flow));
+        let done: Vec<FlowId> = self.leaving.keys().copied().filter(|flow| !is_awaited(flow)).collect();
+        for flow in done {
+            self.leaving.remove(&flow);
+            self.workers.remove(flow);
         }
     }
 
     /// Returns how long until a timer is due; only the wall's clock moves by itself.
     fn timer(&self) -> Option<Duration> {
-        if self.shared.deployment.options.clock == Clock::Event {
+        if self.shared.options.clock == Clock::Event {
             return None;
         }
         let sources = self.sources.iter().filter_map(SourceState::due);
-        let flows = self.due.iter().flatten().flatten().copied();
+        let flows = self.flows.values().filter_map(Running::due);
         let due = sources.chain(flows).min()?;
         Some(Duration::from_micros(due.saturating_sub(self.clock.wall_us())))
     }
@@ -224,7 +304,7 @@ impl Coordinator {
             Request::Ingest { arrived, .. } => *arrived,
             _ => Instant::now(),
         };
-        let clock = self.shared.deployment.options.clock;
+        let clock = self.shared.options.clock;
         let tick = match &first {
             Request::Advance { to, .. } => self.clock.mint(Some(*to)),
             Request::Ingest {
@@ -301,12 +381,15 @@ impl Coordinator {
 
     /// Returns the newest event time among rows, which an event clock follows.
     fn newest(&self, source: usize, decoded: &Decoded) -> Option<u64> {
-        if self.shared.deployment.options.clock == Clock::Wall {
+        if self.shared.options.clock == Clock::Wall {
             return None;
         }
-        let time = self.shared.deployment.sources[source].time.as_ref()?;
+        let time = self.topology.deployment.sources[source].time.as_ref()?;
         // By name: rows that delete by key have no other columns.
-        let name = self.shared.deployment.sources[source].schema.field(time.column).name();
+        let name = self.topology.deployment.sources[source]
+            .schema
+            .field(time.column)
+            .name();
         let column = decoded.rows.column_by_name(name)?;
         let times = column.as_primitive_opt::<TimestampMicrosecondType>()?;
         let newest = times.iter().flatten().max()?;
@@ -353,26 +436,28 @@ impl Coordinator {
                 changed.push((position, changes));
             }
         }
-        let mut concerned = vec![everything; self.reach_flows.len()];
-        let mut concern = |flows: &[FlowId]| flows.iter().for_each(|&flow| concerned[flow] = true);
-        for (source, _) in &changed {
-            concern(&self.reach[*source]);
+        let mut flows: Vec<FlowId> = Vec::new();
+        if everything {
+            flows.extend(self.flows.keys());
         }
-        for (flow, due) in self.due.iter_mut().enumerate() {
-            if due.iter().flatten().any(|due| *due <= tick) {
-                // Its answer to this tick says anew what is due.
-                due.fill(None);
-                concern(&self.reach_flows[flow]);
+        for (source, _) in &changed {
+            flows.extend(&self.topology.reach[*source]);
+        }
+        for (flow, running) in &mut self.flows {
+            if running.due().is_some_and(|due| due <= tick) {
+                running.fired();
+                flows.extend(&self.topology.reach_flows[flow]);
             }
         }
-        let flows: Vec<FlowId> = (0..concerned.len()).filter(|&flow| concerned[flow]).collect();
+        flows.sort_unstable();
+        flows.dedup();
         for (position, source) in self.sources.iter().enumerate() {
-            self.shared.sources[position].observe(source.clock_us(), source.watermark_us());
+            self.topology.sources[position].observe(source.clock_us(), source.watermark_us());
         }
         let mut inputs = Vec::new();
         let mut runs = Vec::new();
         for (source, changes) in changed {
-            let name = Arc::clone(&self.shared.sources[source].name);
+            let name = Arc::clone(&self.topology.sources[source].name);
             inputs.extend(
                 changes
                     .updates
@@ -382,11 +467,19 @@ impl Coordinator {
             runs.push((source, Run::new(tick, changes.updates, changes.steps)));
         }
         // Every relation learns of the tick before anyone hears it was acknowledged.
-        self.shared.cut(tick, &concerned);
+        for source in &self.topology.sources {
+            source.relation.cut(tick, false);
+        }
+        for (flow, running) in &self.flows {
+            running.relation.cut(tick, flows.binary_search(flow).is_ok());
+        }
+        if let Some(filling) = &mut self.filling {
+            filling.missed(tick);
+        }
         for (source, run) in runs {
-            let relation = self.shared.source_relation(source);
-            if self.shared.relations[relation].store.complete(run) {
-                let _ = self.keeper.try_send(relation);
+            let relation = &self.topology.sources[source].relation;
+            if relation.store.complete(run) {
+                let _ = self.keeper.try_send(Arc::clone(relation));
             }
         }
         self.shared.arrived(tick, arrived);
@@ -399,7 +492,7 @@ impl Coordinator {
             reply,
         } in taken
         {
-            self.shared.sources[source].count(&counts);
+            self.topology.sources[source].count(&counts);
             if let Some(reply) = reply {
                 let Counts {
                     accepted,
@@ -423,90 +516,40 @@ impl Coordinator {
     }
 
     fn send(&mut self, tick: Tick, inputs: Vec<(Arc<str>, Updates)>, flows: Vec<FlowId>) {
-        if flows.is_empty() {
+        // Dataflows on their way in take the rows up, too, even where nobody else wants them.
+        if flows.is_empty() && (self.filling.is_none() || inputs.is_empty()) {
             return;
         }
-        let answers = flows
-            .iter()
-            .map(|&flow| {
-                (
-                    flow,
-                    Answer {
-                        missing: self.workers.count(),
-                        rows: Vec::new(),
-                        errors: Vec::new(),
-                    },
-                )
-            })
-            .collect();
-        self.in_flight.insert(
-            tick,
-            InFlight {
-                started: Instant::now(),
-                flows: answers,
-            },
-        );
-        self.workers.tick(TickInput { tick, inputs, flows });
+        if !flows.is_empty() {
+            self.in_flight.insert(tick, Answers::of(&flows, self.workers.count()));
+        }
+        self.workers.tick(TickInput::new(tick, inputs, flows));
     }
 
     /// Takes one worker's answer; publishes the view's changes once all workers have answered.
     fn completed(&mut self, completed: Completed) {
-        let Completed {
-            worker,
-            flow,
-            tick,
-            rows,
-            errors,
-            due,
-        } = completed;
-        // An older answer says nothing of timers a newer tick may have fired.
-        if !self
-            .in_flight
-            .range(tick + 1..)
-            .any(|(_, newer)| newer.flows.contains_key(&flow))
+        let (flow, tick) = (completed.flow, completed.tick);
+        if let Some(filling) = &mut self.filling
+            && filling.running.contains_key(&flow)
         {
-            self.due[flow][worker] = due;
+            return filling.completed(completed, &self.shared, &self.keeper);
         }
-        let Some(in_flight) = self.in_flight.get_mut(&tick) else {
+        let Some(running) = self.flows.get_mut(&flow).or_else(|| self.leaving.get_mut(&flow)) else {
             return;
         };
-        let Some(answer) = in_flight.flows.get_mut(&flow) else {
+        // An older answer says nothing of timers a newer tick may have fired.
+        if !self.in_flight.range(tick + 1..).any(|(_, newer)| newer.concerns(flow)) {
+            running.set_due(completed.worker, completed.due);
+        }
+        let Some(answers) = self.in_flight.get_mut(&tick) else {
             return;
         };
-        answer.rows.extend(rows.into_iter().filter(|rows| !rows.is_empty()));
-        answer.errors.extend(errors);
-        answer.missing -= 1;
-        if answer.missing > 0 {
-            return;
-        }
-        let answer = in_flight
-            .flows
-            .remove(&flow)
-            .unwrap_or_else(|| unreachable!("it was there a line ago"));
-        if in_flight.flows.is_empty()
+        let Some(answer) = answers.take(completed) else { return };
+        if answers.is_empty()
             && let Some(done) = self.in_flight.remove(&tick)
         {
             self.shared.finished(done.started.elapsed());
         }
-        self.publish(flow, tick, answer);
-    }
-
-    fn publish(&mut self, flow: FlowId, tick: Tick, answer: Answer) {
-        let relation = self.shared.view_relation(flow);
-        if let Some(alerts) = &mut self.alerts[flow] {
-            let transitions = alerts.apply(tick, &answer.rows);
-            self.shared.transitions(relation, transitions, alerts.standing());
-        }
-        if let Some(keys) = &mut self.keys[flow] {
-            self.shared.relations[relation].set_failed(keys.apply(&answer.rows));
-        }
-        // Errors first: whoever sees the rows finds the errors of the same tick.
-        let target = &self.shared.relations[relation];
-        let errors = Run::new(tick, answer.errors, Vec::new());
-        let crowded = target.errors.as_ref().is_some_and(|store| store.complete(errors));
-        if target.store.complete(Run::new(tick, answer.rows, Vec::new())) || crowded {
-            // A full queue means that the keeper has been told already.
-            let _ = self.keeper.try_send(relation);
-        }
+        running.publish(tick, answer, &self.shared, &self.keeper);
     }
 }

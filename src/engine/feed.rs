@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use tokio::sync::oneshot;
 
 use super::coordinator::Request;
+use super::filling::ChangeRequest;
 use super::source::Operation;
 
 /// A source to be read.
@@ -24,10 +25,11 @@ pub(super) struct Feed {
     pub(super) speed: Option<f64>,
 }
 
-/// What every feed is given: the door in, and the word that it is over.
+/// What every feed is given: the doors in, and the word that it is over.
 #[derive(Clone)]
 pub(super) struct Doors {
     pub(super) requests: Sender<Request>,
+    pub(super) changes: Sender<ChangeRequest>,
     /// Disconnected when the engine stops.
     pub(super) stopped: Receiver<()>,
 }

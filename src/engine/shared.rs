@@ -1,12 +1,11 @@
 //! What the coordinator writes and every door reads.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use dataflows::Tick;
-use dataflows::workers::FlowId;
 use tokio::sync::watch;
 
 use super::Relation;
@@ -14,17 +13,16 @@ use super::alerts::{AlertEvents, Transition};
 use super::letters::Letters;
 use super::source::{Counts, Outgoing};
 use super::store::RelationStore;
-use crate::config::Deployment;
+use super::topology::Topology;
+use crate::config::Options;
 
 /// Ticks whose arrival is remembered for measuring latency.
 const ARRIVALS_MAX: usize = 4096;
 
 pub(super) struct Shared {
-    pub(super) deployment: Deployment,
-    /// Sources, then views in the order of their dataflows.
-    pub(super) relations: Vec<RelationEntry>,
-    pub(super) by_name: HashMap<String, usize>,
-    pub(super) sources: Vec<SourceEntry>,
+    /// They stay as they were at the start.
+    pub(super) options: Options,
+    topology: RwLock<Arc<Topology>>,
     /// The newest tick whose rows were answered for.
     pub(super) acknowledged: AtomicU64,
     pub(super) late: Mutex<Letters>,
@@ -43,8 +41,6 @@ pub(super) struct RelationEntry {
     pub(super) store: RelationStore,
     /// The view's failing rows; a source has none.
     pub(super) errors: Option<RelationStore>,
-    /// The view itself and every view it reads, whose failing rows may be missing from it.
-    pub(super) upstream: Vec<usize>,
     /// Alerts now standing, for an alert.
     pub(super) standing: AtomicU64,
     failed: RwLock<Option<String>>,
@@ -56,10 +52,17 @@ impl RelationEntry {
             relation,
             store,
             errors,
-            upstream: Vec::new(),
             standing: AtomicU64::new(0),
             failed: RwLock::new(None),
         }
+    }
+
+    /// Notes that a tick was cut, and whether it may change this relation.
+    pub(super) fn cut(&self, tick: Tick, concerned: bool) {
+        if let Some(errors) = &self.errors {
+            errors.cut(tick, concerned);
+        }
+        self.store.cut(tick, concerned);
     }
 
     pub(super) fn set_failed(&self, failed: Option<String>) {
@@ -80,6 +83,7 @@ impl RelationEntry {
 /// What is counted of a source.
 pub(super) struct SourceEntry {
     pub(super) name: Arc<str>,
+    pub(super) relation: Arc<RelationEntry>,
     pub(super) accepted: AtomicU64,
     pub(super) late: AtomicU64,
     pub(super) rejected: AtomicU64,
@@ -87,9 +91,10 @@ pub(super) struct SourceEntry {
 }
 
 impl SourceEntry {
-    pub(super) fn new(name: &str) -> Self {
+    pub(super) fn new(relation: RelationEntry) -> Self {
         SourceEntry {
-            name: name.into(),
+            name: relation.relation.name.as_str().into(),
+            relation: Arc::new(relation),
             accepted: AtomicU64::new(0),
             late: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
@@ -120,17 +125,10 @@ struct Recent {
 }
 
 impl Shared {
-    pub(super) fn new(deployment: Deployment, relations: Vec<RelationEntry>, sources: Vec<SourceEntry>) -> Self {
-        let by_name = relations
-            .iter()
-            .enumerate()
-            .map(|(at, entry)| (entry.relation.name.clone(), at))
-            .collect();
+    pub(super) fn new(topology: Arc<Topology>) -> Self {
         Shared {
-            deployment,
-            relations,
-            by_name,
-            sources,
+            options: topology.deployment.options.clone(),
+            topology: RwLock::new(topology),
             acknowledged: AtomicU64::new(0),
             late: Mutex::default(),
             rejected: Mutex::default(),
@@ -143,33 +141,13 @@ impl Shared {
         }
     }
 
-    /// Returns how many failing rows may be missing from a view.
-    pub(super) fn errors(&self, entry: &RelationEntry) -> u64 {
-        let stores = entry
-            .upstream
-            .iter()
-            .filter_map(|&view| self.relations[view].errors.as_ref());
-        stores.map(|errors| u64::try_from(errors.rows()).unwrap_or(0)).sum()
+    /// Returns what runs now.
+    pub(super) fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.topology.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn source_relation(&self, source: usize) -> usize {
-        source
-    }
-
-    pub(super) fn view_relation(&self, flow: FlowId) -> usize {
-        self.sources.len() + flow
-    }
-
-    /// Lets every relation know that a tick was cut, and which views it may change.
-    pub(super) fn cut(&self, tick: Tick, concerned: &[bool]) {
-        for (position, entry) in self.relations.iter().enumerate() {
-            let flow = position.checked_sub(self.sources.len());
-            let concerned = flow.is_some_and(|flow| concerned[flow]);
-            if let Some(errors) = &entry.errors {
-                errors.cut(tick, concerned);
-            }
-            entry.store.cut(tick, concerned);
-        }
+    pub(super) fn set_topology(&self, topology: Arc<Topology>) {
+        *self.topology.write().unwrap_or_else(PoisonError::into_inner) = topology;
     }
 
     pub(super) fn letters(&self, out: Outgoing) {
@@ -183,10 +161,8 @@ impl Shared {
         keep(&self.rejected, out.rejected);
     }
 
-    pub(super) fn transitions(&self, relation: usize, transitions: Vec<Transition>, standing: usize) {
-        self.relations[relation]
-            .standing
-            .store(standing as u64, Ordering::Relaxed);
+    pub(super) fn transitions(&self, alert: &RelationEntry, transitions: Vec<Transition>, standing: usize) {
+        alert.standing.store(standing as u64, Ordering::Relaxed);
         if !transitions.is_empty() {
             self.alert_events
                 .lock()

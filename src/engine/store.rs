@@ -68,6 +68,8 @@ struct Runs {
     unfolded: usize,
     /// Every change after this tick is among the runs.
     floor: Tick,
+    /// Of a relation that was filled while others ran: changes up to here are how it came to be.
+    told_from: Tick,
     /// The newest tick that was cut.
     cut: Tick,
     /// Cut ticks that may still change this relation.
@@ -157,8 +159,22 @@ impl RelationStore {
         lock(&self.runs).rows
     }
 
+    /// Says that what changed up to `tick` is how the relation came to be, and no news.
+    pub(super) fn told_from(&self, tick: Tick) {
+        lock(&self.runs).told_from = tick;
+    }
+
+    /// Returns the runs in `after < tick <= through` for one who knows the rows as of `after`; none
+    /// where some are gone already, or the relation was another then.
+    pub(super) fn told(&self, after: Tick, through: Tick) -> Option<Vec<Arc<Run>>> {
+        if after < lock(&self.runs).told_from {
+            return None;
+        }
+        self.runs(after, through)
+    }
+
     /// Returns the runs in `after < tick <= through`; none where some are gone already.
-    pub(super) fn runs(&self, after: Tick, through: Tick) -> Option<Vec<Arc<Run>>> {
+    fn runs(&self, after: Tick, through: Tick) -> Option<Vec<Arc<Run>>> {
         let runs = lock(&self.runs);
         if after < runs.floor {
             return None;

@@ -11,6 +11,7 @@ use dataflows::{Tick, error_schema};
 
 use super::shared::Shared;
 use super::store::Moved;
+use super::topology::Topology;
 use super::{RelationKind, alerts, letters};
 
 /// Every system table: its name, its columns, and how it is read.
@@ -62,6 +63,7 @@ pub(super) struct Table {
 /// What a table is read from, as of a tick.
 pub(super) struct Reading<'a> {
     pub(super) shared: &'a Shared,
+    pub(super) topology: &'a Topology,
     pub(super) workers: &'a Workers,
     pub(super) tick: Tick,
 }
@@ -118,8 +120,8 @@ fn views_schema() -> SchemaRef {
 }
 
 fn views(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
-    let definitions = &at.shared.deployment.views;
-    let entries = || at.shared.relations[at.shared.sources.len()..].iter();
+    let views = || at.topology.views.iter();
+    let entries = || views().map(|view| &*view.relation);
     let key = |entry: &super::shared::RelationEntry| {
         let key = entry.relation.key.as_ref()?;
         let names: Vec<&str> = key
@@ -135,10 +137,10 @@ fn views(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
             texts(entries().map(|entry| Some(entry.relation.kind.as_str()))),
             texts(entries().map(key)),
             counts(entries().map(|entry| entry.store.rows())),
-            counts(entries().map(|entry| at.shared.errors(entry) as i64)),
+            counts(views().map(|view| at.topology.errors(view.name()) as i64)),
             times(entries().map(|entry| Some(entry.store.complete_through() as i64))),
             texts(entries().map(|entry| entry.failed())),
-            texts(definitions.iter().map(|definition| Some(&definition.view.sql))),
+            texts(views().map(|view| view.view.as_ref().map(|definition| &definition.view.sql))),
         ],
     ))
 }
@@ -157,24 +159,20 @@ fn sources_schema() -> SchemaRef {
 }
 
 fn sources(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
-    let entries = || at.shared.sources.iter();
+    let entries = || at.topology.sources.iter();
     let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed) as i64;
     Ok(batch(
         sources_schema(),
         vec![
             texts(entries().map(|source| Some(&source.name))),
             texts(
-                at.shared
+                at.topology
                     .deployment
                     .sources
                     .iter()
                     .map(|source| Some(source.connector.name())),
             ),
-            counts(
-                at.shared.relations[..at.shared.sources.len()]
-                    .iter()
-                    .map(|entry| entry.store.rows()),
-            ),
+            counts(entries().map(|source| source.relation.store.rows())),
             counts(entries().map(|source| load(&source.accepted))),
             counts(entries().map(|source| load(&source.late))),
             counts(entries().map(|source| load(&source.rejected))),
@@ -197,11 +195,10 @@ fn operators_schema() -> SchemaRef {
 
 fn operators(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
     let stats = at.workers.stats();
-    let views = &at.shared.deployment.views;
-    let lines: Vec<_> = stats
-        .iter()
-        .zip(views)
-        .flat_map(|(operators, view)| operators.iter().map(move |operator| (&view.view.name, operator)))
+    let flows = at.topology.flows.iter();
+    let lines: Vec<_> = flows
+        .filter_map(|(id, flow)| Some((flow.name(), stats.get(*id)?)))
+        .flat_map(|(name, operators)| operators.iter().map(move |operator| (name, operator)))
         .collect();
     Ok(batch(
         operators_schema(),
@@ -224,12 +221,14 @@ fn errors_schema() -> SchemaRef {
 
 fn errors(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
     let mut all = Vec::new();
-    for entry in &at.shared.relations {
-        let Some(errors) = &entry.errors else { continue };
-        for rows in errors.snapshot(at.tick)? {
-            let view = texts(std::iter::repeat_n(Some(&entry.relation.name), rows.num_rows()));
-            let columns = std::iter::once(view).chain(rows.columns().iter().cloned()).collect();
-            all.extend(batch(errors_schema(), columns));
+    for view in &at.topology.views {
+        let own = at.topology.own_errors(view).into_iter();
+        for errors in own.filter_map(|relation| relation.errors.as_ref()) {
+            for rows in errors.snapshot(at.tick)? {
+                let view = texts(std::iter::repeat_n(Some(view.name()), rows.num_rows()));
+                let columns = std::iter::once(view).chain(rows.columns().iter().cloned()).collect();
+                all.extend(batch(errors_schema(), columns));
+            }
         }
     }
     Ok(all)

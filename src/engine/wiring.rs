@@ -1,25 +1,27 @@
-//! Builds a deployment's parts and tells each what it reaches, before anything runs.
+//! Builds a deployment's parts, before anything runs.
 
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use anyhow::Context;
 use connectors::{ConnectorConfig, Setting};
-use crossbeam_channel::Sender;
 use dataflows::error_schema;
-use dataflows::workers::{FlowId, Workers};
+use dataflows::sharing::{Shareable, Sharing, share};
+use dataflows::workers::{FlowId, FlowSpec};
 
 use super::alerts::AlertState;
 use super::base::Told;
-use super::coordinator::Parts;
 use super::feed::Feed;
+use super::flows::Running;
 use super::keys::KeyCounts;
-use super::shared::{RelationEntry, Shared, SourceEntry};
+use super::shared::{RelationEntry, SourceEntry};
 use super::source::SourceState;
 use super::store::RelationStore;
+use super::topology::{FlowEntry, part_name, specs};
 use super::{Relation, RelationKind};
-use crate::config::{Deployment, ViewKind};
+use crate::config::{Deployment, Source, ViewDef, ViewKind};
 
 /// Opens every source that is read.
 pub(super) fn feeds(deployment: &Deployment, start_us: i64) -> anyhow::Result<Vec<Feed>> {
@@ -55,130 +57,134 @@ pub(super) fn feeds(deployment: &Deployment, start_us: i64) -> anyhow::Result<Ve
     Ok(feeds)
 }
 
-/// Builds what the doors read and what the coordinator starts with.
-pub(super) fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sender<usize>) -> (Arc<Shared>, Parts) {
-    let mut relations = Vec::new();
-    let mut sources = Vec::new();
-    for source in &deployment.sources {
-        let state = SourceState::new(source, source.time.and_then(|time| time.ahead_us));
-        let relation = Relation {
-            name: source.name.clone(),
-            kind: RelationKind::Source,
-            schema: Arc::clone(&source.schema),
-            key: source.key.clone(),
-            definition: hashed(&format!("{:?}", source.schema)),
-        };
-        let told = match &source.key {
-            Some(key) => Told::Key(key.clone()),
-            None if state.is_appended() => Told::Chunks,
-            None => Told::Content,
-        };
-        let store = RelationStore::new(Arc::clone(&source.schema), told);
-        relations.push(RelationEntry::new(relation, store, None));
-        sources.push(state);
-    }
-    let mut alerts = Vec::new();
-    let mut keys = Vec::new();
-    for definition in &deployment.views {
-        let view = &definition.view;
-        let kind = match definition.kind {
-            ViewKind::View => RelationKind::View,
-            ViewKind::Alert { .. } => RelationKind::Alert,
-        };
-        let relation = Relation {
-            name: view.name.clone(),
-            kind,
-            schema: Arc::clone(&view.schema),
-            key: definition.key.clone(),
-            definition: hashed(&(&view.sql, &definition.key)),
-        };
-        // A key that is only declared may be violated, and then every row must be seen.
-        let implied = view.implied_key.as_ref().and_then(|names| {
-            names
-                .iter()
-                .map(|name| view.schema.index_of(name).ok())
-                .collect::<Option<Vec<usize>>>()
-        });
-        let told = match implied {
-            _ if view.plan.nodes[view.plan.root].append_only => Told::Grows,
-            Some(key) => Told::Key(key),
-            None => Told::Content,
-        };
-        let store = RelationStore::new(Arc::clone(&view.schema), told);
-        let errors = RelationStore::new(error_schema(), Told::Content);
-        relations.push(RelationEntry::new(relation, store, Some(errors)));
-        let key = definition.key.as_deref();
-        alerts.push(match definition.kind {
-            ViewKind::Alert { priority } => Some(AlertState::new(
-                &view.name,
-                priority.as_str(),
-                &view.schema,
-                key.unwrap_or_default(),
-            )),
-            ViewKind::View => None,
-        });
-        keys.push(
-            key.filter(|_| !definition.key_is_implied)
-                .map(|key| KeyCounts::new(&view.schema, key)),
-        );
-    }
-    let views = &deployment.views;
-    let readers = |name: &str| -> Vec<FlowId> {
-        (0..views.len())
-            .filter(|&flow| views[flow].view.plan.relations().contains(&name))
-            .collect()
+/// Builds what is read of a source, and what decides which rows enter it.
+pub(super) fn source(source: &Source) -> (Arc<SourceEntry>, SourceState) {
+    let state = SourceState::new(source, source.time.and_then(|time| time.ahead_us));
+    let relation = Relation {
+        name: source.name.clone(),
+        kind: RelationKind::Source,
+        schema: Arc::clone(&source.schema),
+        key: source.key.clone(),
+        definition: source_definition(source),
     };
-    // Views come after all they read: going backwards, what each reaches is known when it is asked for.
-    let mut reach_flows: Vec<Vec<FlowId>> = vec![Vec::new(); views.len()];
-    for flow in (0..views.len()).rev() {
-        let mut reached = vec![flow];
-        for reader in readers(&views[flow].view.name) {
-            reached.extend(&reach_flows[reader]);
-        }
-        reach_flows[flow] = sorted(reached);
-    }
-    let reach = deployment
-        .sources
-        .iter()
-        .map(|source| {
-            sorted(
-                readers(&source.name)
-                    .iter()
-                    .flat_map(|&reader| reach_flows[reader].clone())
-                    .collect(),
-            )
-        })
-        .collect();
-    for (flow, reached) in reach_flows.iter().enumerate() {
-        for &reader in reached {
-            relations[deployment.sources.len() + reader]
-                .upstream
-                .push(deployment.sources.len() + flow);
-        }
-    }
-    let entries = deployment
-        .sources
-        .iter()
-        .map(|source| SourceEntry::new(&source.name))
-        .collect();
-    let shared = Arc::new(Shared::new(deployment, relations, entries));
-    let parts = Parts {
-        shared: Arc::clone(&shared),
-        workers: Arc::clone(workers),
-        sources,
-        reach,
-        reach_flows,
-        alerts,
-        keys,
-        keeper,
+    let told = match &source.key {
+        Some(key) => Told::Key(key.clone()),
+        None if state.is_appended() => Told::Chunks,
+        None => Told::Content,
     };
-    (shared, parts)
+    let store = RelationStore::new(Arc::clone(&source.schema), told);
+    (
+        Arc::new(SourceEntry::new(RelationEntry::new(relation, store, None))),
+        state,
+    )
 }
 
-fn sorted(mut flows: Vec<FlowId>) -> Vec<FlowId> {
-    flows.sort_unstable();
-    flows.dedup();
-    flows
+/// A dataflow to be installed.
+pub(super) struct NewFlow {
+    pub(super) entry: Arc<FlowEntry>,
+    pub(super) running: Running,
+}
+
+/// Builds the dataflows of views, numbered from `first` on: what several compute alike is a dataflow of its own.
+pub(super) fn flows(views: &[ViewDef], definitions: &HashMap<String, u64>, first: FlowId) -> Vec<NewFlow> {
+    specs(sharing(views, first).flows, first)
+        .into_iter()
+        .map(|(spec, view)| flow(spec, view.map(|view| &views[view]), definitions))
+        .collect()
+}
+
+/// Divides views into dataflows.
+pub(super) fn sharing(views: &[ViewDef], first: FlowId) -> Sharing {
+    let views: Vec<Shareable<'_>> = views
+        .iter()
+        .map(|definition| Shareable {
+            name: &definition.view.name,
+            plan: &definition.view.plan,
+            alone: false,
+        })
+        .collect();
+    // Parts are numbered apart from dataflows: their names only have to differ.
+    share(&views, |number| part_name(first + number))
+}
+
+fn flow(spec: FlowSpec, definition: Option<&ViewDef>, definitions: &HashMap<String, u64>) -> NewFlow {
+    let schema = Arc::clone(spec.plan.schema());
+    let relation = Relation {
+        name: spec.view.clone(),
+        kind: match definition.map(|definition| definition.kind) {
+            Some(ViewKind::Alert { .. }) => RelationKind::Alert,
+            _ => RelationKind::View,
+        },
+        schema: definition.map_or_else(|| Arc::clone(&schema), |definition| Arc::clone(&definition.view.schema)),
+        key: definition.and_then(|definition| definition.key.clone()),
+        definition: definitions.get(&spec.view).copied().unwrap_or_default(),
+    };
+    let schema = Arc::clone(&relation.schema);
+    let store = RelationStore::new(Arc::clone(&schema), definition.map_or(Told::Content, told));
+    let errors = RelationStore::new(error_schema(), Told::Content);
+    let relation = Arc::new(RelationEntry::new(relation, store, Some(errors)));
+    let key = definition.and_then(|definition| definition.key.as_deref());
+    let alerts = definition.and_then(|definition| match definition.kind {
+        ViewKind::Alert { priority } => Some(AlertState::new(
+            &definition.view.name,
+            priority.as_str(),
+            &schema,
+            key.unwrap_or_default(),
+        )),
+        ViewKind::View => None,
+    });
+    let is_counted = definition.is_some_and(|definition| !definition.key_is_implied);
+    let keys = key.filter(|_| is_counted).map(|key| KeyCounts::new(&schema, key));
+    NewFlow {
+        running: Running::new(Arc::clone(&relation), alerts, keys),
+        entry: Arc::new(FlowEntry {
+            spec: Arc::new(spec),
+            relation,
+            view: definition.cloned(),
+        }),
+    }
+}
+
+/// Returns how the rows of a view are told apart in its store.
+fn told(definition: &ViewDef) -> Told {
+    let view = &definition.view;
+    // A key that is only declared may be violated, and then every row must be seen.
+    let implied = view.implied_key.as_ref().and_then(|names| {
+        names
+            .iter()
+            .map(|name| view.schema.index_of(name).ok())
+            .collect::<Option<Vec<usize>>>()
+    });
+    match implied {
+        _ if view.plan.nodes[view.plan.root].append_only => Told::Grows,
+        Some(key) => Told::Key(key),
+        None => Told::Content,
+    }
+}
+
+/// Returns a number for each source and view that changes when its definition does, or that of what it reads.
+pub(super) fn definitions(deployment: &Deployment) -> HashMap<String, u64> {
+    let mut definitions: HashMap<String, u64> = deployment
+        .sources
+        .iter()
+        .map(|source| (source.name.clone(), source_definition(source)))
+        .collect();
+    for definition in &deployment.views {
+        let view = &definition.view;
+        let reads: BTreeMap<&String, Option<&u64>> = view
+            .inputs
+            .iter()
+            .map(|input| (input, definitions.get(input)))
+            .collect();
+        let own = (&view.sql, &definition.key, format!("{:?}", definition.kind));
+        let number = hashed(&(own, reads));
+        definitions.insert(view.name.clone(), number);
+    }
+    definitions
+}
+
+fn source_definition(source: &Source) -> u64 {
+    hashed(&format!("{:?}", source.schema))
 }
 
 fn hashed(value: &impl Hash) -> u64 {

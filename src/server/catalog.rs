@@ -42,8 +42,8 @@ pub(super) async fn readyz(State(server): State<Arc<Server>>) -> Result<Response
         return Err(ApiError::busy("stopping", "the program is stopping"));
     }
     let engine = &server.engine;
-    let waiting: Vec<&str> = engine
-        .relations()
+    let relations = engine.relations();
+    let waiting: Vec<&str> = relations
         .iter()
         .filter(|relation| engine.completed(&relation.name) == 0)
         .map(|relation| relation.name.as_str())
@@ -58,11 +58,8 @@ pub(super) async fn readyz(State(server): State<Arc<Server>>) -> Result<Response
 }
 
 fn describe(engine: &Engine, relation: &Relation) -> Value {
-    let source = engine
-        .deployment()
-        .sources
-        .iter()
-        .find(|source| source.name == relation.name);
+    let deployment = engine.deployment();
+    let source = deployment.sources.iter().find(|source| source.name == relation.name);
     let columns: Vec<Value> = relation
         .schema
         .fields()
@@ -85,8 +82,7 @@ fn describe(engine: &Engine, relation: &Relation) -> Value {
             .map(|&column| relation.schema.field(column).name().as_str())
             .collect()
     });
-    let definition = engine
-        .deployment()
+    let definition = deployment
         .views
         .iter()
         .find(|definition| definition.view.name == relation.name);

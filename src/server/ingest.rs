@@ -124,11 +124,13 @@ fn find<'a>(server: &'a Server, name: &str) -> Result<&'a Source, ApiError> {
 }
 
 fn open_sources(server: &Server) -> Vec<&str> {
-    let sources = &server.engine.deployment().sources;
-    let names = sources.iter().map(|source| source.name.as_str());
+    let sources = server.ingest.sources.iter();
+    let mut names: Vec<&str> = sources
+        .filter(|(_, source)| source.open)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    names.sort_unstable();
     names
-        .filter(|name| server.ingest.sources.get(*name).is_some_and(|source| source.open))
-        .collect()
 }
 
 fn operation(parameters: &HashMap<String, String>, name: &str, source: &Source) -> Result<Operation, ApiError> {

@@ -188,13 +188,15 @@ fn sample(engine: &Engine) {
             gauge!(VIEW_FAILED, "view" => name.clone()).set(f64::from(engine.failed(name).is_some()));
         }
     }
-    let operators = engine.operators();
     for definition in &engine.deployment().views {
         let view = &definition.view.name;
         if let ViewKind::Alert { priority } = definition.kind {
             gauge!(ALERTS_STANDING, "alert" => view.clone(), "priority" => priority.as_str())
                 .set(engine.standing(view) as f64);
         }
+    }
+    let operators = engine.operators();
+    for (view, plan) in &engine.plans() {
         let own: Vec<&OperatorStats> = operators
             .iter()
             .filter(|operator| operator.view == *view)
@@ -209,7 +211,7 @@ fn sample(engine: &Engine) {
         }
         let rows_in = own
             .iter()
-            .filter(|stats| reads(&definition.view.plan, &own, &stats.name))
+            .filter(|stats| reads(plan, &own, &stats.name))
             .map(|stats| stats.rows_in);
         counter!(VIEW_ROWS_IN, "view" => view.clone()).absolute(rows_in.sum());
         // The last operator hands the view's updates over.

@@ -37,7 +37,7 @@ use super::limits::{CLOSE_PATIENCE, MESSAGE_BYTES_MAX, PING_INTERVAL, SOCKETS_MA
 use super::{Server, metrics as names};
 use protocol::{Frames, Request, refusal};
 use shared::{Selections, SharedChanges};
-use subscription::Subscription;
+use subscription::{Asked, Subscription};
 
 /// What all WebSockets share.
 pub(super) struct Sockets {
@@ -277,7 +277,8 @@ impl Session {
         }
         let engine = &self.server.engine;
         let Some(relation) = engine.relation(view) else {
-            let names = engine.relations().iter().map(|relation| relation.name.as_str());
+            let relations = engine.relations();
+            let names = relations.iter().map(|relation| relation.name.as_str());
             let error = ApiError::unknown("unknown_view", "view", view, names);
             return Err(if view.starts_with("sangam.") {
                 error.hint("System tables cannot be subscribed to. Read them through POST /sql.")
@@ -288,13 +289,15 @@ impl Session {
         let filter = filter
             .map(|text| text.trim().to_owned())
             .filter(|text| !text.is_empty());
-        let selection = self
-            .server
-            .sockets
-            .selections
-            .get(&engine.deployment().catalog, relation, filter, columns)?;
+        let selection = self.server.sockets.selections.get(
+            &engine.deployment().catalog,
+            &relation,
+            filter.as_deref(),
+            columns.as_deref(),
+        )?;
+        let asked = Asked { filter, columns };
         self.subscriptions
-            .push(Subscription::new(engine, id, selection, resume));
+            .push(Subscription::new(engine, id, selection, asked, resume));
         Ok(())
     }
 

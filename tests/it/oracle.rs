@@ -4,13 +4,14 @@
 //! `sources` and `views` (with `aggregates`, `ranked`, `recursions` and `expressions`) make a `deployment` up, `values`
 //! its rows and `traffic` what is sent when. `ledger` keeps the test's own books
 //! of what each source must hold, `failing` predicts the rows on which
-//! expressions fail, `bag` compares, and `case` plays it all through.
+//! expressions fail, `bag` compares, and `case` plays it all through; `changes` lets views come and go meanwhile.
 //!
 //! `SANGAM_ORACLE_CASES` says how many cases to run and `SANGAM_ORACLE_SEED`
 //! from which seed on; a case that fails says its own.
 mod aggregates;
 pub(crate) mod bag;
 mod case;
+mod changes;
 mod deployment;
 mod dice;
 mod expressions;
@@ -66,6 +67,7 @@ fn views_are_right_at_every_tick() {
             Fault::StaleMedian,
             Fault::StaleTruth,
             Fault::LostGroupingSet,
+            Fault::ForgottenReader,
             Fault::ForgottenAlternative,
             Fault::ShortList,
         ] {

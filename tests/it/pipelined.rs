@@ -56,10 +56,7 @@ fn play(sql: &str, workers: usize) {
     // All ticks at once, so that many are under way together.
     let (responses, answers) = unbounded();
     let running = Workers::start(workers, responses).expect("threads");
-    running.install(&Arc::new(FlowSpec {
-        view: view.name.clone(),
-        plan: view.plan.clone(),
-    }));
+    running.install(&Arc::new(FlowSpec::new(0, &view.name, view.plan.clone())));
     let mut random = Pcg64::seed_from_u64(5);
     let mut edges: Vec<(i64, i64)> = Vec::new();
     let mut held: Vec<Vec<(i64, i64)>> = Vec::new();
@@ -75,11 +72,8 @@ fn play(sql: &str, workers: usize) {
         };
         held.push(edges.clone());
         let rows = batch(&schema, &[edge]);
-        running.tick(TickInput {
-            tick,
-            inputs: vec![("edges".into(), Updates::new(rows, vec![diff]))],
-            flows: vec![0],
-        });
+        let inputs = vec![("edges".into(), Updates::new(rows, vec![diff]))];
+        running.tick(TickInput::new(tick, inputs, vec![0]));
     }
     let mut changes: BTreeMap<u64, Vec<Updates>> = BTreeMap::new();
     let mut missing = TICKS as usize * workers;

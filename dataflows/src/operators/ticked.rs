@@ -163,6 +163,9 @@ pub(crate) fn ticked<'scope>(
                     (None, None) => {}
                 }
             }
+            if shared.borrow().ended {
+                held = None;
+            }
             if every_tick && let Some(capability) = &mut held {
                 // Ticks still come when every input has closed. The capability keeps the
                 // dataflow alive for them, which would be dropped as soon as nothing can happen.

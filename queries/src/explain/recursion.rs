@@ -30,6 +30,7 @@ impl Explaining<'_> {
         Explaining {
             plan: body,
             catalog: self.catalog,
+            shared: None,
             around: Some((self, inputs)),
         }
     }

@@ -27,12 +27,17 @@ impl Selections {
         &self,
         catalog: &Catalog,
         relation: &Relation,
-        filter: Option<String>,
-        columns: Option<Vec<String>>,
+        filter: Option<&str>,
+        columns: Option<&[String]>,
     ) -> Result<Arc<Selection>, ApiError> {
-        let asked = (relation.name.clone(), filter, columns);
+        let asked = (
+            relation.name.clone(),
+            filter.map(str::to_owned),
+            columns.map(<[String]>::to_vec),
+        );
         let known = self.known.lock().ok().and_then(|known| known.get(&asked)?.upgrade());
-        if let Some(known) = known {
+        // A view may have been defined anew since.
+        if let Some(known) = known.filter(|known| known.definition == relation.definition) {
             return Ok(known);
         }
         let selection = Arc::new(Selection::new(

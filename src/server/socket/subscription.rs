@@ -28,6 +28,7 @@ pub(super) struct Subscription {
     pub(super) id: String,
     frames: Frames,
     selection: Arc<Selection>,
+    asked: Asked,
     state: State,
     incarnation: u64,
     /// The tick of the last progress frame, and when it was sent.
@@ -35,6 +36,12 @@ pub(super) struct Subscription {
     told_at: Instant,
     /// Whether it has been up to date once: what it missed before says nothing about latency.
     caught_up: bool,
+}
+
+/// What the client wants to see, in its own words: they may come to something else when the view changes.
+pub(super) struct Asked {
+    pub(super) filter: Option<String>,
+    pub(super) columns: Option<Vec<String>>,
 }
 
 enum State {
@@ -62,12 +69,19 @@ pub(super) struct Step {
 }
 
 impl Subscription {
-    pub(super) fn new(engine: &Engine, id: String, selection: Arc<Selection>, resume: Option<&str>) -> Self {
+    pub(super) fn new(
+        engine: &Engine,
+        id: String,
+        selection: Arc<Selection>,
+        asked: Asked,
+        resume: Option<&str>,
+    ) -> Self {
         gauge!(metrics::SUBSCRIBERS, "relation" => selection.relation.clone()).increment(1.0);
         let mut subscription = Subscription {
             frames: Frames::new(&id),
             id,
             selection,
+            asked,
             state: State::Fresh,
             incarnation: engine.incarnation(),
             told: 0,
@@ -98,6 +112,15 @@ impl Subscription {
     /// Returns what is owed at this moment, as one frame and its progress.
     pub(super) async fn step(&mut self, server: &Server) -> Step {
         let engine = &server.engine;
+        if !self.is_current(engine)
+            && let Err(error) = self.select_anew(server)
+        {
+            return Step {
+                frames: vec![self.frames.error(&error)],
+                ended: true,
+                ..Step::default()
+            };
+        }
         if let Some(reason) = engine.failed(self.relation()) {
             let error = ApiError::bad_request("view_failed", format!("\"{}\" has failed: {reason}", self.relation()))
                 .hint("Its rows can be read through POST /sql. Correct the view's key, or the rows, and start again.");
@@ -116,6 +139,12 @@ impl Subscription {
             }
         };
         step.unwrap_or_else(|error| {
+            if !self.is_current(engine) {
+                return Step {
+                    more: true,
+                    ..Step::default()
+                };
+            }
             error!(relation = self.relation(), %error, "could not compute the changes of a subscription");
             let error = ApiError::bad_request("not_computed", format!("the rows could not be computed: {error}"));
             Step {
@@ -126,10 +155,36 @@ impl Subscription {
         })
     }
 
+    /// Tells whether the relation is still the one that was selected from.
+    fn is_current(&self, engine: &Engine) -> bool {
+        engine.definition(self.relation()) == Some(self.selection.definition)
+    }
+
+    /// Shows the relation as it is defined now, from its first row on.
+    fn select_anew(&mut self, server: &Server) -> Result<(), ApiError> {
+        let engine = &server.engine;
+        let Some(relation) = engine.relation(self.relation()) else {
+            let what = format!("the view \"{}\" has been dropped", self.relation());
+            return Err(ApiError::not_found("view_dropped", what));
+        };
+        let (filter, columns) = (self.asked.filter.as_deref(), self.asked.columns.as_deref());
+        let catalog = &engine.deployment().catalog;
+        self.selection = server.sockets.selections.get(catalog, &relation, filter, columns)?;
+        self.state = State::Fresh;
+        self.caught_up = false;
+        Ok(())
+    }
+
     async fn start(&mut self, engine: &Engine) -> Result<Step, ArrowError> {
         let name = self.relation().to_owned();
         let snapshot = engine.snapshot(std::slice::from_ref(&name), 0).await;
         let mut snapshot = snapshot.map_err(|error| ArrowError::from_external_error(Box::new(error)))?;
+        if !self.is_current(engine) {
+            return Ok(Step {
+                more: true,
+                ..Step::default()
+            });
+        }
         let batches = snapshot
             .relations
             .remove(&name)
@@ -165,7 +220,11 @@ impl Subscription {
         let through = engine.completed(self.relation());
         let mut step = Step::default();
         if through > position {
-            let body = match engine.changes(self.relation(), position, through) {
+            let changes = engine.changes(self.relation(), position, through);
+            if !self.is_current(engine) {
+                return Ok(Step { more: true, ..step });
+            }
+            let body = match changes {
                 Changes::Runs(runs) if self.is_near(engine, &runs) => {
                     self.write(server, position, through, runs).await?
                 }

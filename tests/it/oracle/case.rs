@@ -11,6 +11,7 @@ use queries::Relations;
 use sangam::engine::{Changes, Engine, Operation, Snapshot};
 
 use super::bag::{Bag, Reader, nearly};
+use super::changes::Running;
 use super::deployment::{Made, make};
 use super::dice::Dice;
 use super::failing::{Place, normal};
@@ -38,6 +39,9 @@ pub(crate) struct Tally {
     /// The same of operators, at some ticks: those that hold or passed on something.
     pub(crate) operators: usize,
     pub(crate) operators_busy: usize,
+    /// Changes of the deployment while it ran, and the rows new views were filled with.
+    pub(crate) changes: usize,
+    pub(crate) filled_rows: usize,
     pub(crate) inserted: usize,
     pub(crate) retracted: usize,
     pub(crate) late: usize,
@@ -58,6 +62,8 @@ impl Tally {
         self.pairs_filled += other.pairs_filled;
         self.operators += other.operators;
         self.operators_busy += other.operators_busy;
+        self.changes += other.changes;
+        self.filled_rows += other.filled_rows;
         self.inserted += other.inserted;
         self.retracted += other.retracted;
         self.late += other.late;
@@ -96,16 +102,15 @@ pub(crate) async fn run(seed: u64, settings: Settings) -> Result<Tally, String> 
     }
 }
 
-struct Case<'a> {
-    made: &'a Made,
-    engine: Engine,
+pub(crate) struct Case<'a> {
+    pub(crate) made: &'a Made,
+    pub(crate) engine: Engine,
     settings: Settings,
-    tick: u64,
+    pub(crate) tick: u64,
     count: usize,
     books: Vec<Book>,
     /// Sources, then views.
     names: Vec<String>,
-    asked: Vec<String>,
     schemas: Vec<SchemaRef>,
     readers: Vec<Reader>,
     /// What each relation must hold, and whether that is new.
@@ -117,8 +122,9 @@ struct Case<'a> {
     places: Vec<Vec<Place>>,
     reasons: Vec<Vec<String>>,
     temporal: Vec<bool>,
-    passed: HashMap<(usize, usize), u64>,
-    tally: Tally,
+    passed: HashMap<(String, usize), u64>,
+    pub(crate) running: Running,
+    pub(crate) tally: Tally,
 }
 
 impl<'a> Case<'a> {
@@ -134,8 +140,6 @@ impl<'a> Case<'a> {
             .map(|view| (view.view.name.clone(), Arc::clone(&view.view.schema)));
         let (names, schemas): (Vec<String>, Vec<SchemaRef>) = sources.chain(views).unzip();
         let count = names.len();
-        let mut asked = names.clone();
-        asked.push("sangam.errors".to_owned());
         let mut tally = Tally {
             views: deployment.views.len(),
             refused: made.refused.clone(),
@@ -156,7 +160,7 @@ impl<'a> Case<'a> {
             tick: 1,
             count: 0,
             books: made.specs.iter().cloned().map(Book::new).collect(),
-            asked,
+            running: Running::all(deployment.views.len()),
             readers: schemas.iter().map(Reader::new).collect(),
             schemas,
             names,
@@ -187,7 +191,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    fn sources(&self) -> usize {
+    pub(crate) fn sources(&self) -> usize {
         self.made.specs.len()
     }
 
@@ -195,11 +199,15 @@ impl<'a> Case<'a> {
         // Before any row: constants and empty groups.
         self.check(0).await?;
         let mut taste = self.made.taste;
+        let mut change = Dice::new(u64::from(self.made.taste.now_us.unsigned_abs() as u32));
         for count in 1..=self.settings.ticks {
             self.count = count;
             taste.now_us += dice.between(0, 900) * 1_000_000;
             let next = step(dice, &self.books, taste, self.tick);
             self.perform(next).await?;
+            if self.made.changes && change.chance(20) {
+                self.change(&mut change).await?;
+            }
             if count % 10 == 0 {
                 self.observe();
             }
@@ -265,7 +273,7 @@ impl<'a> Case<'a> {
         self.check(before).await
     }
 
-    async fn patiently<T>(&self, answer: impl Future<Output = T>) -> Result<T, String> {
+    pub(crate) async fn patiently<T>(&self, answer: impl Future<Output = T>) -> Result<T, String> {
         tokio::time::timeout(self.settings.patience, answer).await.map_err(|_| {
             let behind: Vec<&String> = self
                 .names
@@ -287,14 +295,27 @@ impl<'a> Case<'a> {
     /// Compares everything the engine shows at the newest tick with what it must be.
     async fn check(&mut self, before: u64) -> Result<(), String> {
         self.expect().await?;
+        self.compare(before).await
+    }
+
+    /// Compares what is shown now with what is expected.
+    pub(crate) async fn compare(&mut self, before: u64) -> Result<(), String> {
+        let mut asked: Vec<String> = (0..self.names.len())
+            .filter(|&at| self.is_present(at))
+            .map(|at| self.names[at].clone())
+            .collect();
+        asked.push("sangam.errors".to_owned());
         let Snapshot { tick, relations } = self
-            .patiently(self.engine.snapshot(&self.asked, self.tick))
+            .patiently(self.engine.snapshot(&asked, self.tick))
             .await?
             .map_err(|error| self.stopped(&error))?;
         if tick != self.tick {
             return Err(format!("the snapshot is of tick {tick}"));
         }
         for at in 0..self.names.len() {
+            if !self.is_present(at) {
+                continue;
+            }
             let name = &self.names[at].clone();
             let (schema, batches) = relations
                 .get(name)
@@ -308,7 +329,11 @@ impl<'a> Case<'a> {
             if let Some(difference) = self.readers[at].difference(&self.expected[at], &found) {
                 return Err(format!("{name} differs:\n{difference}"));
             }
-            self.subscribe(at, before)?;
+            if self.is_news(at) {
+                self.subscribed[at] = found.clone();
+            } else {
+                self.subscribe(at, before)?;
+            }
             if let Some(view) = at.checked_sub(self.sources()) {
                 self.tally.pairs += 1;
                 self.tally.pairs_filled += usize::from(!found.is_empty());
@@ -402,6 +427,9 @@ impl<'a> Case<'a> {
         }
         self.tally.failing_rows += found.len();
         for (index, definition) in self.made.deployment.views.iter().enumerate() {
+            if !self.is_present(self.sources() + index) {
+                continue;
+            }
             let name = &definition.view.name;
             let of_view = || found.iter().filter(|[view, ..]| view == name);
             let (mut want, mut have): (Vec<String>, Vec<String>) = match &self.made.views[index].known {
@@ -452,16 +480,11 @@ impl<'a> Case<'a> {
 
     /// Counts the operators that hold something, or passed something on since the last time.
     fn observe(&mut self) {
-        let views: Vec<&str> = self
-            .made
-            .deployment
-            .views
-            .iter()
-            .map(|view| view.view.name.as_str())
-            .collect();
         for (at, operator) in self.engine.operators().into_iter().enumerate() {
-            let view = views.iter().position(|name| *name == operator.view).unwrap_or(0);
-            let last = self.passed.insert((view, at), operator.stats.rows_in).unwrap_or(0);
+            let last = self
+                .passed
+                .insert((operator.view, at), operator.stats.rows_in)
+                .unwrap_or(0);
             self.tally.operators += 1;
             self.tally.operators_busy += usize::from(operator.stats.state_rows > 0 || operator.stats.rows_in > last);
         }
@@ -519,39 +542,27 @@ impl<'a> Case<'a> {
             to: self.tick + 400_000_000_000_000,
         })
         .await?;
-        let mut emptied: Vec<&str> = Vec::new();
+        let mut emptied: Vec<String> = Vec::new();
         for book in self.books.iter().filter(|book| book.len() == 0) {
-            emptied.push(&book.spec.name);
+            emptied.push(book.spec.name.clone());
         }
-        for definition in &self.made.deployment.views {
-            if definition
-                .view
-                .inputs
+        // A global aggregate is never empty, nor is what reads it.
+        for (name, plan) in self.engine.plans() {
+            let holds_always = plan.nodes.iter().any(|node| match &node.operator {
+                Operator::Aggregate { keys, .. } => keys.is_empty(),
+                Operator::Constant { .. } => true,
+                _ => false,
+            });
+            let reads_none = plan
+                .relations()
                 .iter()
-                .all(|input| emptied.contains(&input.as_str()))
-            {
-                emptied.push(&definition.view.name);
+                .all(|input| emptied.iter().any(|name| name == input));
+            if reads_none && !holds_always {
+                emptied.push(name);
             }
         }
         for operator in self.engine.operators() {
-            // What a view over a global aggregate reads is never empty.
-            let over_rows = self.made.deployment.views.iter().any(|definition| {
-                definition.view.name == operator.view
-                    && definition
-                        .view
-                        .inputs
-                        .iter()
-                        .any(|input| !self.inputs[input].1.iter().all(|batch| batch.num_rows() == 0))
-            });
-            let constant = self.made.deployment.views.iter().any(|definition| {
-                definition.view.name == operator.view
-                    && definition.view.plan.nodes.iter().any(|node| match &node.operator {
-                        Operator::Aggregate { keys, .. } => keys.is_empty(),
-                        Operator::Constant { .. } => true,
-                        _ => false,
-                    })
-            });
-            if !emptied.contains(&operator.view.as_str()) || over_rows || constant {
+            if !emptied.contains(&operator.view) {
                 continue;
             }
             self.tally.emptied += 1;

@@ -21,6 +21,8 @@ pub(crate) struct Made {
     pub(crate) taste: Taste,
     /// Texts that the planner refused.
     pub(crate) refused: Vec<String>,
+    /// Whether views come, change and go while it runs.
+    pub(crate) changes: bool,
 }
 
 /// A view, and what the test knows of it.
@@ -103,12 +105,39 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
             Err(problem) => refused.push(format!("{}\n    {problem}", written.sql)),
         }
     }
+    // Some views compute much alike, and share what they can.
+    for twin in 0..dice.below(4) {
+        let (sql, columns) = {
+            let original = dice.pick(&deployment.views[usize::from(failing)..]);
+            (
+                original.view.sql.clone(),
+                relations.iter().find(|known| known.name == original.view.name),
+            )
+        };
+        let Some(column) = columns.map(|known| dice.pick(&known.columns).0.clone()) else {
+            continue;
+        };
+        let sql = match dice.below(4) {
+            0 => sql,
+            1 => format!("SELECT \"{column}\" AS one FROM ({sql}) AS twin"),
+            2 => format!("SELECT * FROM ({sql}) AS twin WHERE \"{column}\" IS NOT NULL"),
+            _ => format!("SELECT \"{column}\" AS one, count(*) AS n FROM ({sql}) AS twin GROUP BY one"),
+        };
+        match add(&mut deployment, &format!("t{twin}"), &sql) {
+            Ok(_) => views.push(Meant {
+                plain: false,
+                known: None,
+            }),
+            Err(problem) => refused.push(format!("{sql}\n    {problem}")),
+        }
+    }
     Made {
         deployment,
         specs,
         views,
         taste,
         refused,
+        changes: dice.chance(30),
     }
 }
 

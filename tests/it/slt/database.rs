@@ -189,8 +189,9 @@ impl Database {
         let (tick, count) = self.runtime.block_on(send(&engine, &step))?;
         self.tick = tick;
         if let Step::Rows(name, operation, rows) = &step {
+            let deployment = engine.deployment();
             let source = {
-                let mut sources = engine.deployment().sources.iter();
+                let mut sources = deployment.sources.iter();
                 sources
                     .find(|source| source.name == *name)
                     .ok_or_else(|| told("no such source"))?
@@ -259,10 +260,11 @@ impl Database {
         let engine = self.engine()?;
         let query = self.deployment()?.catalog.plan_query(sql);
         // The running engine also knows the system tables.
+        let running = engine.deployment();
         let (query, catalog) = match query {
-            Ok(query) => (query, &engine.deployment().catalog),
+            Ok(query) => (query, &running.catalog),
             Err(_) => {
-                let catalog = &engine.deployment().catalog;
+                let catalog = &running.catalog;
                 (
                     catalog.plan_query(sql).map_err(|problem| Told(problem.to_string()))?,
                     catalog,

@@ -1,0 +1,290 @@
+//! Changes what runs: only what differs is touched, all else keeps its state and its subscribers.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use dataflows::Tick;
+use dataflows::workers::{FlowId, check};
+use tokio::sync::oneshot;
+
+use super::filling::{ChangeRequest, Fill, SLICE_ROWS};
+use super::topology::{FlowEntry, Topology};
+use super::wiring::{NewFlow, definitions, flows};
+use super::{Engine, EngineError, Snapshot, add_tables};
+use crate::config::{Deployment, Edit, FileProblem, ViewDef};
+
+/// What a change came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Views and alerts there were none of before.
+    pub added: Vec<String>,
+    /// Views and alerts that are computed anew: their definition has changed, or that of what they read.
+    pub changed: Vec<String>,
+    /// Views and alerts that are gone.
+    pub dropped: Vec<String>,
+    /// The first tick from which on all of it holds.
+    pub tick: Tick,
+    /// Retained rows the new ones were filled with.
+    pub rows: usize,
+    /// How long that took.
+    pub took: Duration,
+}
+
+/// Why a deployment cannot take the place of the one that runs.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The folder has mistakes, or would have.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Wrong(Vec<FileProblem>),
+    /// The folder cannot be written to.
+    #[error("could not write to the deployment folder: {0}")]
+    Unwritten(#[from] std::io::Error),
+    /// It differs in what is fixed as long as the program runs.
+    #[error("{}", .0.join("; "))]
+    NeedsRestart(Vec<String>),
+    /// A plan that cannot be run.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The engine has stopped, or is stopping.
+    #[error(transparent)]
+    Stopped(#[from] EngineError),
+}
+
+impl Engine {
+    /// Lets `deployment` take the place of the one that runs, and returns once all its views are current.
+    ///
+    /// Views that are new, changed, or read one that is, are filled from what their sources and views hold,
+    /// in slices, while everything else goes on; views they replace answer until then. The change
+    /// goes on when the caller goes away.
+    ///
+    /// # Errors
+    /// When sources or options differ, for which the program must be started anew, or the engine stops.
+    pub async fn change(&self, deployment: Deployment) -> Result<Changed, ChangeError> {
+        let engine = self.clone();
+        // A task of its own: whoever asked may go away half way.
+        let task = tokio::spawn(async move {
+            let mut next = engine.inner.changing.lock().await;
+            engine.change_all(&mut next, deployment).await
+        });
+        task.await.unwrap_or_else(|_| Err(EngineError::Stopped.into()))
+    }
+
+    /// Makes a change of the deployment folder, in the folder and in what runs, or in neither.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change), and when the folder has mistakes or cannot be written to.
+    pub async fn edit(&self, edit: Edit) -> Result<Changed, ChangeError> {
+        let engine = self.clone();
+        let task = tokio::spawn(async move {
+            // One after the other: each sees the folder as the last one left it.
+            let mut next = engine.inner.changing.lock().await;
+            let dir = engine.deployment().dir.clone();
+            let planning = tokio::task::spawn_blocking(move || -> Result<_, ChangeError> {
+                let deployment = edit.load(&dir).map_err(ChangeError::Wrong)?;
+                Ok((deployment, edit.prepare(&dir)?))
+            });
+            let (deployment, written) = planning.await.map_err(|_| EngineError::Stopped)??;
+            match engine.change_all(&mut next, deployment).await {
+                Ok(changed) => {
+                    written.keep()?;
+                    Ok(changed)
+                }
+                Err(error) => {
+                    written.discard();
+                    Err(error)
+                }
+            }
+        });
+        task.await.unwrap_or_else(|_| Err(EngineError::Stopped.into()))
+    }
+
+    async fn change_all(&self, next: &mut FlowId, mut deployment: Deployment) -> Result<Changed, ChangeError> {
+        let started = Instant::now();
+        let old = self.inner.shared.topology();
+        let fixed = fixed(&old.deployment, &deployment);
+        if !fixed.is_empty() {
+            return Err(ChangeError::NeedsRestart(fixed));
+        }
+        deployment.options = old.deployment.options.clone();
+        add_tables(&mut deployment).map_err(|error| ChangeError::Unsupported(format!("{error:#}")))?;
+        let (mut changed, numbers) = compare(&old.deployment, &deployment);
+        let is_new = |name: &String| changed.added.contains(name) || changed.changed.contains(name);
+        let new: Vec<ViewDef> = deployment
+            .views
+            .iter()
+            .filter(|definition| is_new(&definition.view.name))
+            .cloned()
+            .collect();
+        let new = flows(&new, &numbers, *next);
+        for flow in &new {
+            check(&flow.entry.spec.plan)
+                .map_err(|error| ChangeError::Unsupported(format!("view \"{}\": {error}", flow.entry.name())))?;
+        }
+        *next += new.len();
+        let kept = kept(&old, |flow| {
+            deployment.views.iter().any(|view| view.view.name == flow.name()) && !is_new(&flow.spec.view)
+        });
+        let stays: HashSet<FlowId> = kept.iter().map(|flow| flow.spec.id).collect();
+        let remove = old.flows.keys().copied().filter(|flow| !stays.contains(flow)).collect();
+        let inputs = inputs(&new);
+        let entries = kept.into_iter().chain(new.iter().map(|flow| Arc::clone(&flow.entry)));
+        let topology = Arc::new(Topology::new(Arc::new(deployment), old.sources.clone(), entries));
+        let (reply, installed) = oneshot::channel();
+        self.ask(ChangeRequest::Install { flows: new, reply })?;
+        let installed = installed.await.map_err(|_| EngineError::Stopped)?;
+        let snapshot = match self.snapshot(&inputs, installed).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.ask(ChangeRequest::Abandon)?;
+                return Err(error.into());
+            }
+        };
+        let through = snapshot.tick;
+        let slices = slices(snapshot);
+        changed.rows = slices.iter().flatten().map(|(_, rows)| rows.num_rows()).sum();
+        let (reply, filled) = oneshot::channel();
+        self.ask(ChangeRequest::Fill(Box::new(Fill {
+            through,
+            slices,
+            topology,
+            remove,
+            reply,
+        })))?;
+        changed.tick = filled.await.map_err(|_| EngineError::Stopped)?;
+        changed.took = started.elapsed();
+        Ok(changed)
+    }
+
+    fn ask(&self, request: ChangeRequest) -> Result<(), EngineError> {
+        let doors = self.inner.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        let doors = doors.as_ref().ok_or(EngineError::Stopped)?;
+        doors.changes.send(request).map_err(|_| EngineError::Stopped)
+    }
+}
+
+/// Lists what differs although it is fixed as long as the program runs.
+fn fixed(old: &Deployment, new: &Deployment) -> Vec<String> {
+    let mut fixed = Vec::new();
+    let (before, after) = (&old.options, &new.options);
+    // Address and workers may have been given on the command line, which wins.
+    if (
+        before.clock,
+        &before.time_zone,
+        before.tick_rows,
+        before.in_flight,
+        before.body_bytes_max,
+    ) != (
+        after.clock,
+        &after.time_zone,
+        after.tick_rows,
+        after.in_flight,
+        after.body_bytes_max,
+    ) {
+        fixed.push("deployment.toml has other options".to_owned());
+    }
+    let text = |deployment: &Deployment| -> HashMap<String, String> {
+        let sources = deployment.sources.iter();
+        sources
+            .map(|source| (source.name.clone(), format!("{source:?}")))
+            .collect()
+    };
+    let (before, after) = (text(old), text(new));
+    for source in &old.sources {
+        match after.get(&source.name) {
+            None => fixed.push(format!("source \"{}\" is gone", source.name)),
+            Some(after) if *after != before[&source.name] => {
+                fixed.push(format!("source \"{}\" is declared differently", source.name));
+            }
+            Some(_) => {}
+        }
+    }
+    let added = new.sources.iter().filter(|source| !before.contains_key(&source.name));
+    fixed.extend(added.map(|source| format!("source \"{}\" is new", source.name)));
+    fixed
+}
+
+/// Tells what differs among views, and gives each view the number of its definition.
+fn compare(old: &Deployment, new: &Deployment) -> (Changed, HashMap<String, u64>) {
+    let (before, after) = (definitions(old), definitions(new));
+    let mut changed = Changed::default();
+    for definition in &new.views {
+        let name = &definition.view.name;
+        match before.get(name) {
+            None => changed.added.push(name.clone()),
+            Some(number) if *number != after[name] => changed.changed.push(name.clone()),
+            Some(_) => {}
+        }
+    }
+    let gone = old
+        .views
+        .iter()
+        .filter(|definition| !after.contains_key(&definition.view.name));
+    changed.dropped = gone.map(|definition| definition.view.name.clone()).collect();
+    (changed, after)
+}
+
+/// Returns the dataflows of the views that stay, and of the parts these read.
+fn kept(old: &Topology, stays: impl Fn(&FlowEntry) -> bool) -> Vec<Arc<FlowEntry>> {
+    let mut kept: Vec<Arc<FlowEntry>> = Vec::new();
+    let mut wanted: HashSet<&str> = HashSet::new();
+    // Parts come before what reads them.
+    for flow in old.flows.values().rev() {
+        let is_kept = match flow.view {
+            Some(_) => stays(flow),
+            None => wanted.contains(flow.name()),
+        };
+        if is_kept {
+            wanted.extend(flow.spec.plan.relations());
+            kept.push(Arc::clone(flow));
+        }
+    }
+    kept
+}
+
+/// Returns the relations that new dataflows read of those that run.
+fn inputs(new: &[NewFlow]) -> Vec<String> {
+    let own: HashSet<&str> = new.iter().map(|flow| flow.entry.name()).collect();
+    let mut inputs: Vec<String> = Vec::new();
+    for relation in new.iter().flat_map(|flow| flow.entry.spec.plan.relations()) {
+        if !own.contains(relation) && !inputs.iter().any(|input| input == relation) {
+            inputs.push(relation.to_owned());
+        }
+    }
+    inputs
+}
+
+/// Divides what relations hold into steps of bounded size, the smallest relations first: a row that
+/// comes late meets all its partners at once.
+fn slices(snapshot: Snapshot) -> VecDeque<Vec<(Arc<str>, RecordBatch)>> {
+    let mut relations: Vec<(String, Vec<RecordBatch>)> = snapshot
+        .relations
+        .into_iter()
+        .map(|(name, (_, batches))| (name, batches))
+        .collect();
+    relations.sort_by_key(|(name, batches)| (batches.iter().map(RecordBatch::num_rows).sum::<usize>(), name.clone()));
+    let mut slices = VecDeque::new();
+    let mut slice: Vec<(Arc<str>, RecordBatch)> = Vec::new();
+    let mut room = SLICE_ROWS;
+    for (name, batches) in relations {
+        let name: Arc<str> = name.into();
+        for batch in batches {
+            let mut from = 0;
+            while from < batch.num_rows() {
+                let rows = room.min(batch.num_rows() - from);
+                slice.push((Arc::clone(&name), batch.slice(from, rows)));
+                from += rows;
+                room -= rows;
+                if room == 0 {
+                    slices.push_back(std::mem::take(&mut slice));
+                    room = SLICE_ROWS;
+                }
+            }
+        }
+    }
+    if !slice.is_empty() {
+        slices.push_back(slice);
+    }
+    slices
+}

@@ -1,0 +1,186 @@
+//! Fills dataflows that are installed while others run, in slices, so that nobody waits for them.
+//!
+//! From the moment they are installed, the new dataflows are handed whatever their relations change,
+//! and set it aside. What the relations held at a tick after that moment is read by the thread that asked, and
+//! fed to them slice by slice at ticks just before it, the next once the last is answered; ticks of
+//! the others go on in between. Then the ticks they missed follow, some at a time as one, until
+//! none is left: from the next tick on they are as all others, and take the place of those they replace.
+//!
+//! What is set aside are the batches the others were handed, not copies; past [`MISSED_TICKS_MAX`]
+//! ticks of it the doors close until the newcomers have caught up.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use crossbeam_channel::Sender;
+use dataflows::workers::{Completed, FlowId, TickInput};
+use dataflows::{Tick, Updates};
+use tokio::sync::oneshot;
+
+use super::flows::{Answers, Running};
+use super::shared::{RelationEntry, Shared};
+use super::topology::Topology;
+use super::wiring::NewFlow;
+
+/// Rows fed at a time: some milliseconds of work.
+pub(super) const SLICE_ROWS: usize = 8 * 1024;
+
+/// Ticks that may be set aside.
+pub(super) const MISSED_TICKS_MAX: usize = 64 * 1024;
+
+/// Missed ticks handed over as one. Once no more are left, the doors close for them.
+const CATCH_UP_TICKS: usize = 16;
+
+/// What is asked of the coordinator to change what runs.
+pub(super) enum ChangeRequest {
+    /// Installs dataflows; answers with the newest tick cut before.
+    Install {
+        flows: Vec<NewFlow>,
+        reply: oneshot::Sender<Tick>,
+    },
+    /// Fills the dataflows installed, then lets them take their places.
+    Fill(Box<Fill>),
+    /// Takes the dataflows installed away again.
+    Abandon,
+}
+
+/// What dataflows are filled with, and what is to be once they are.
+pub(super) struct Fill {
+    /// The tick of the contents.
+    pub(super) through: Tick,
+    /// The contents, a list of rows by relation for each step.
+    pub(super) slices: VecDeque<Vec<(Arc<str>, RecordBatch)>>,
+    /// What runs afterwards.
+    pub(super) topology: Arc<Topology>,
+    /// The dataflows that are to go then.
+    pub(super) remove: Vec<FlowId>,
+    pub(super) reply: oneshot::Sender<Tick>,
+}
+
+/// Dataflows on their way in.
+pub(super) struct Filling {
+    pub(super) running: BTreeMap<FlowId, Running>,
+    /// The ticks since they were installed that they have not been advanced for.
+    missed: VecDeque<Tick>,
+    unanswered: BTreeMap<Tick, Answers>,
+    fill: Option<Box<Fill>>,
+}
+
+impl Filling {
+    pub(super) fn new(flows: Vec<NewFlow>) -> Self {
+        let running = flows.into_iter().map(|flow| {
+            let mut running = flow.running;
+            running.hold_back();
+            (flow.entry.spec.id, running)
+        });
+        Filling {
+            running: running.collect(),
+            missed: VecDeque::new(),
+            unanswered: BTreeMap::new(),
+            fill: None,
+        }
+    }
+
+    pub(super) fn flows(&self) -> Vec<FlowId> {
+        self.running.keys().copied().collect()
+    }
+
+    /// Notes a tick of the others.
+    pub(super) fn missed(&mut self, tick: Tick) {
+        self.missed.push_back(tick);
+    }
+
+    /// Tells whether the others must wait for a moment.
+    pub(super) fn closes_doors(&self) -> bool {
+        let is_near =
+            self.missed.len() <= CATCH_UP_TICKS && self.fill.as_ref().is_some_and(|fill| fill.slices.is_empty());
+        is_near || self.missed.len() >= MISSED_TICKS_MAX && self.fill.is_some()
+    }
+
+    /// Starts to fill.
+    pub(super) fn begin(&mut self, mut fill: Box<Fill>) {
+        self.missed.retain(|tick| *tick > fill.through);
+        if fill.slices.is_empty() {
+            // Constants and empty groups are there from the first tick on.
+            fill.slices.push_back(Vec::new());
+        }
+        // Each step is a tick of its own, the last of them that of the contents.
+        while fill.slices.len() as u64 >= fill.through {
+            let last = fill.slices.pop_back().unwrap_or_default();
+            match fill.slices.back_mut() {
+                Some(before) => before.extend(last),
+                None => break,
+            }
+        }
+        self.fill = Some(fill);
+    }
+
+    /// Returns what is to be handed over next, if nothing is unanswered.
+    pub(super) fn next(&mut self, workers: usize) -> Option<TickInput> {
+        let fill = self.fill.as_mut()?;
+        if !self.unanswered.is_empty() || self.running.is_empty() {
+            return None;
+        }
+        let flows: Vec<FlowId> = self.running.keys().copied().collect();
+        let input = if let Some(slice) = fill.slices.pop_front() {
+            let rows = slice.into_iter();
+            TickInput {
+                tick: fill.through - fill.slices.len() as u64,
+                inputs: rows
+                    .map(|(relation, rows)| (relation, Updates::inserts(rows)))
+                    .collect(),
+                flows: flows.clone(),
+                fill: Some(fill.through),
+            }
+        } else {
+            // The last of some ticks stands for all of them.
+            let lot = self.missed.len().min(CATCH_UP_TICKS);
+            let last = self.missed.drain(..lot).last()?;
+            TickInput::new(last, Vec::new(), flows.clone())
+        };
+        self.unanswered.insert(input.tick, Answers::of(&flows, workers));
+        for running in self.running.values() {
+            running.relation.cut(input.tick, true);
+        }
+        Some(input)
+    }
+
+    /// Takes one worker's answer.
+    pub(super) fn completed(&mut self, completed: Completed, shared: &Shared, keeper: &Sender<Arc<RelationEntry>>) {
+        let (flow, tick) = (completed.flow, completed.tick);
+        let Some(running) = self.running.get_mut(&flow) else {
+            return;
+        };
+        if !self
+            .unanswered
+            .range(tick + 1..)
+            .any(|(_, answers)| answers.concerns(flow))
+        {
+            running.set_due(completed.worker, completed.due);
+        }
+        let Some(answers) = self.unanswered.get_mut(&tick) else {
+            return;
+        };
+        if let Some(answer) = answers.take(completed) {
+            if answers.is_empty() {
+                self.unanswered.remove(&tick);
+            }
+            running.publish(tick, answer, shared, keeper);
+        }
+    }
+
+    /// Tells whether nothing is left to be done: the dataflows stand where the others do.
+    pub(super) fn is_done(&self) -> bool {
+        let filled = self
+            .fill
+            .as_ref()
+            .is_some_and(|fill| fill.slices.is_empty() || self.running.is_empty());
+        filled && self.unanswered.is_empty() && (self.missed.is_empty() || self.running.is_empty())
+    }
+
+    /// Returns the dataflows and what is to be with them.
+    pub(super) fn finish(self) -> Option<(BTreeMap<FlowId, Running>, Box<Fill>)> {
+        Some((self.running, self.fill?))
+    }
+}
