@@ -95,7 +95,7 @@ pub fn compete(title: &str, updates: usize, mut contenders: Vec<Contender>) -> b
 }
 
 /// How many rounds: `SANGAM_BENCH_ROUNDS`, else five.
-fn rounds() -> usize {
+pub fn rounds() -> usize {
     std::env::var("SANGAM_BENCH_ROUNDS")
         .ok()
         .and_then(|rounds| rounds.parse().ok())
@@ -108,7 +108,7 @@ fn ratio(own: &[f64], other: &[f64]) -> f64 {
 }
 
 /// What all threads of this process have taken, to a hundredth of a second.
-fn processor_seconds() -> f64 {
+pub fn processor_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat
         .rsplit(')')
@@ -120,7 +120,7 @@ fn processor_seconds() -> f64 {
     fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values[values.len() / 2]
 }

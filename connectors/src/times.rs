@@ -22,6 +22,8 @@ pub(crate) struct Times {
     /// The hour of local time seen last, and its offset from UTC.
     /// Zone look-ups cost more than all else here, and input is mostly in order.
     recent: Option<(i64, i32)>,
+    /// The date seen last as it was written, and its midnight in UTC.
+    day: Option<([u8; 10], i64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -76,6 +78,7 @@ impl Times {
             zone,
             declared,
             recent: None,
+            day: None,
         })
     }
 
@@ -126,10 +129,10 @@ impl Times {
                         return Some(instant.timestamp_micros());
                     }
                     if let Ok(local) = parsed.to_naive_datetime_with_offset(0) {
-                        return self.local(local);
+                        return self.local(us(local));
                     }
                     if let Ok(date) = parsed.to_naive_date() {
-                        return self.local(date.and_time(NaiveTime::MIN));
+                        return self.local(us(date.and_time(NaiveTime::MIN)));
                     }
                 }
             }
@@ -156,9 +159,9 @@ impl Times {
 
     /// `2026-01-31[T12:00[:00[.123456]]][Z|±05:30|±0530|±05]`.
     fn iso(&mut self, bytes: &[u8]) -> Option<i64> {
-        let date = iso_date(bytes)?;
+        let midnight = self.midnight(bytes.first_chunk()?)?;
         if bytes.len() == 10 {
-            return self.local(date.and_time(NaiveTime::MIN));
+            return self.local(midnight);
         }
         if !matches!(bytes[10], b'T' | b't' | b' ') {
             return None;
@@ -173,15 +176,18 @@ impl Times {
             second = two(bytes, 17)?;
             at = 19;
             if matches!(bytes.get(19), Some(b'.' | b',')) {
-                let digits = bytes[20..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+                let mut digits = 0;
+                // Finer than a microsecond is cut off, as Arrow's readers do.
+                while let Some(digit @ b'0'..=b'9') = bytes.get(20 + digits) {
+                    if digits < 6 {
+                        micros = micros * 10 + u32::from(digit - b'0');
+                    }
+                    digits += 1;
+                }
                 if digits == 0 {
                     return None;
                 }
-                // Finer than a microsecond is cut off, as Arrow's readers do.
-                for place in 0..6 {
-                    let digit = if place < digits { bytes[20 + place] - b'0' } else { 0 };
-                    micros = micros * 10 + u32::from(digit);
-                }
+                micros *= 10_u32.pow(6 - digits.min(6) as u32);
                 at = 20 + digits;
             }
         }
@@ -190,15 +196,18 @@ impl Times {
             second = 59;
             micros = 999_999;
         }
-        let time = NaiveTime::from_hms_micro_opt(hour, minute, second, micros)?;
-        let local = date.and_time(time);
+        if hour > 23 || minute > 59 || second > 59 {
+            return None;
+        }
+        let seconds = i64::from(hour * 3600 + minute * 60 + second);
+        let local = midnight + seconds * SECOND_US + i64::from(micros);
         let mut rest = &bytes[at..];
         while let [b' ', tail @ ..] = rest {
             rest = tail;
         }
         match rest {
             [] => self.local(local),
-            b"Z" | b"z" | b"UTC" => Some(local.and_utc().timestamp_micros()),
+            b"Z" | b"z" | b"UTC" => Some(local),
             [sign @ (b'+' | b'-'), tail @ ..] => {
                 let minutes = match tail.len() {
                     2 => two(tail, 0)? * 60,
@@ -210,29 +219,40 @@ impl Times {
                     return None;
                 }
                 let offset_us = i64::from(minutes) * 60 * SECOND_US;
-                let utc = local.and_utc().timestamp_micros();
                 Some(if *sign == b'+' {
-                    utc - offset_us
+                    local - offset_us
                 } else {
-                    utc + offset_us
+                    local + offset_us
                 })
             }
             _ => None,
         }
     }
 
-    /// The instant of a wall-clock reading in the deployment's zone. Of an hour
+    /// The start of a day in UTC. Input mostly stays within one day for long.
+    #[inline]
+    fn midnight(&mut self, date: &[u8; 10]) -> Option<i64> {
+        if let Some((seen, midnight)) = &self.day
+            && seen == date
+        {
+            return Some(*midnight);
+        }
+        let midnight = us(iso_date(date)?.and_time(NaiveTime::MIN));
+        self.day = Some((*date, midnight));
+        Some(midnight)
+    }
+
+    /// The instant of a wall-clock reading in the deployment's zone, told as if it were UTC. Of an hour
     /// that a clock change repeats, the first is taken; one that it skips is
     /// read as if the clock had not changed yet.
-    fn local(&mut self, local: NaiveDateTime) -> Option<i64> {
-        let as_utc_us = local.and_utc().timestamp_micros();
+    fn local(&mut self, as_utc_us: i64) -> Option<i64> {
         let hour = as_utc_us.div_euclid(HOUR_S * SECOND_US);
         if let Some((recent, offset_s)) = self.recent
             && recent == hour
         {
             return Some(as_utc_us - i64::from(offset_s) * SECOND_US);
         }
-        let offset_s = self.offset(local)?;
+        let offset_s = self.offset(chrono::DateTime::from_timestamp_micros(as_utc_us)?.naive_utc())?;
         // Zones change on the hour or the half hour; only an hour with one
         // offset from end to end is remembered.
         let start = chrono::DateTime::from_timestamp(hour * HOUR_S, 0)?.naive_utc();
@@ -273,6 +293,11 @@ fn epoch(text: &str, unit: Unit) -> Option<i64> {
     };
     // Beyond 2^63 the range check would see a saturated number; NaN is no time.
     micros.is_finite().then(|| micros.round() as i64)
+}
+
+/// Microseconds since 1970 of a wall-clock reading, as if it were UTC.
+fn us(local: NaiveDateTime) -> i64 {
+    local.and_utc().timestamp_micros()
 }
 
 fn iso_date(bytes: &[u8]) -> Option<NaiveDate> {

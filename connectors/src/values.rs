@@ -272,6 +272,7 @@ impl<F: FnMut(usize, String)> Texts<'_, F> {
         match cell.kind {
             Kind::Missing => true,
             Kind::Quoted if self.text && self.nulls.delimited => false,
+            _ if self.nulls.tokens.is_empty() && !self.nulls.delimited => false,
             _ => {
                 let text = cell.text.trim_ascii();
                 (text.is_empty() && self.nulls.delimited && !self.text)

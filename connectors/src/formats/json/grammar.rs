@@ -60,6 +60,7 @@ pub(crate) fn string(bytes: &[u8], at: usize) -> Result<(Text, usize), Fault> {
     let mut end = start;
     let mut escaped = false;
     loop {
+        end = plain_until(bytes, end);
         match bytes.get(end) {
             None => return Err(Fault::end(end)),
             Some(b'"') => {
@@ -103,6 +104,27 @@ pub(crate) fn string(bytes: &[u8], at: usize) -> Result<(Text, usize), Fault> {
             Some(_) => end += 1,
         }
     }
+}
+
+/// The first place from `at` on that may be no plain character of a string: a quote, a backslash or a control
+/// character, or one of the last few bytes. Eight bytes are looked at together.
+#[inline]
+fn plain_until(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let word = u64::from_le_bytes(*eight);
+        // A byte's highest bit is set where it is below a bound; borrows spoil only the bytes above the first such.
+        let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGHS;
+        let quote = below(word ^ (ONES * u64::from(b'"')), 1);
+        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
+        let found = quote | backslash | below(word, 0x20);
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at
 }
 
 /// Resolves the escapes of a string that [`string`] has accepted.
