@@ -38,6 +38,10 @@ pub enum Fault {
     StaleTruth,
     /// A union, such as that of grouping sets, leaves its last input out.
     LostGroupingSet,
+    /// A table function does not take back the last of the rows it tells anew.
+    StaleTable,
+    /// A window function that continues from the row before starts afresh.
+    LostState,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);
