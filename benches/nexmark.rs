@@ -53,7 +53,10 @@ fn main() -> ExitCode {
         .unwrap_or(EVENTS);
     let dir = tempfile::tempdir().expect("a folder");
     let (house, bid_bytes) = House::write(dir.path(), events);
-    println!("Nexmark over {} events, {bid_bytes} bytes a bid, one worker", house.events);
+    println!(
+        "Nexmark over {} events, {bid_bytes} bytes a bid, one worker",
+        house.events
+    );
     let mut names: Vec<String> = queries().into_keys().filter(|name| picked(name)).collect();
     names.sort_by_key(|name| (name == "count", name[1..].parse::<u32>().unwrap_or(0)));
     let held = contests(&house, &names);
@@ -82,9 +85,15 @@ fn main() -> ExitCode {
 fn contests(house: &House, names: &[String]) -> bool {
     let rounds = rounds::rounds();
     println!("\nprocessor seconds per million events, medians of {rounds} rounds");
-    println!("{:<7} {:>8} {:>12} {:>7} {:>9}", "", "view", "differential", "ratio", "ceiling");
+    println!(
+        "{:<7} {:>8} {:>12} {:>7} {:>9}",
+        "", "view", "differential", "ratio", "ceiling"
+    );
     let mut held = true;
-    for (name, ceiling) in CEILINGS.iter().filter(|(name, _)| names.iter().any(|wanted| wanted == name)) {
+    for (name, ceiling) in CEILINGS
+        .iter()
+        .filter(|(name, _)| names.iter().any(|wanted| wanted == name))
+    {
         assert!(WRITTEN.contains(name));
         let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
@@ -114,7 +123,10 @@ fn per_million(house: &House, run: &Run) -> f64 {
 /// Does one run in a process of its own: memory and allocator are those of a fresh start.
 fn spawn(house: &House, whose: &str, name: &str) -> Run {
     let output = Command::new(std::env::current_exe().expect("this program"))
-        .env(ALONE, format!("{whose} {name} {} {}", house.events, house.dir.display()))
+        .env(
+            ALONE,
+            format!("{whose} {name} {} {}", house.events, house.dir.display()),
+        )
         .output()
         .expect("a program");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -123,7 +135,9 @@ fn spawn(house: &House, whose: &str, name: &str) -> Run {
         "{whose} {name}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let mut figures = text.split_whitespace().map(|figure| figure.parse::<f64>().expect("a figure"));
+    let mut figures = text
+        .split_whitespace()
+        .map(|figure| figure.parse::<f64>().expect("a figure"));
     let mut next = || figures.next().expect("all figures");
     Run {
         processor: next(),

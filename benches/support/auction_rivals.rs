@@ -229,7 +229,13 @@ fn q0(house: &House, worker: &mut Worker, rows: &Rows) {
     drive(house, worker, &probe, |next| {
         lines.tick(|line| {
             let bid: BidRow = parse(line);
-            bids.insert((bid.auction, bid.bidder, bid.price, bid.date_time, bid.extra.into_owned()));
+            bids.insert((
+                bid.auction,
+                bid.bidder,
+                bid.price,
+                bid.date_time,
+                bid.extra.into_owned(),
+            ));
         });
         close(&mut bids, next);
     });
@@ -274,9 +280,12 @@ fn q4(house: &House, worker: &mut Worker, rows: &Rows) {
     worker.dataflow(|scope| {
         let auctions = auctions.to_collection(scope).arrange_by_key();
         let bids = bids.to_collection(scope).arrange_by_key();
-        let valid = auctions.join_core(bids, |id, (category, from, to): &(i64, i64, i64), (price, at): &(i64, i64)| {
-            (from <= at && at <= to).then_some(((*id, *category), *price))
-        });
+        let valid = auctions.join_core(
+            bids,
+            |id, (category, from, to): &(i64, i64, i64), (price, at): &(i64, i64)| {
+                (from <= at && at <= to).then_some(((*id, *category), *price))
+            },
+        );
         let highest = valid.reduce(|_, prices, output| output.push((*prices[prices.len() - 1].0, 1_isize)));
         let averages = highest
             .explode(|((_, category), price)| Some((category, (price as isize, 1_isize))))
@@ -343,11 +352,13 @@ fn q8(house: &House, worker: &mut Worker, rows: &Rows) {
         let people = people.to_collection(scope);
         let sellers = auctions.to_collection(scope).distinct();
         let new = people.semijoin(sellers);
-        new.inspect(move |(((_, window), _), _, diff): &(((u64, i64), String), u64, isize)| {
-            if *window > shown {
-                count(*diff);
-            }
-        })
+        new.inspect(
+            move |(((_, window), _), _, diff): &(((u64, i64), String), u64, isize)| {
+                if *window > shown {
+                    count(*diff);
+                }
+            },
+        )
         .probe_with(&probe);
     });
     let (mut person_lines, mut auction_lines) = (Lines::open(house, "person"), Lines::open(house, "auction"));

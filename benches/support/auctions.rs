@@ -192,11 +192,23 @@ pub fn run(house: &House, name: &str, sql: &str) -> Run {
             tick: engine.tick_seconds(),
             ..Run::default()
         };
-        let rejected: u64 = engine.sources().iter().map(|source| source.late + source.rejected).sum();
+        let rejected: u64 = engine
+            .sources()
+            .iter()
+            .map(|source| source.late + source.rejected)
+            .sum();
         assert_eq!(rejected, 0, "every row is good");
-        run.state_bytes = engine.operators().iter().map(|operator| operator.stats.state_bytes).sum();
+        run.state_bytes = engine
+            .operators()
+            .iter()
+            .map(|operator| operator.stats.state_bytes)
+            .sum();
         let snapshot = engine.snapshot(&[name.to_owned()], end).await.expect("a view");
-        run.rows = snapshot.relations[name].1.iter().map(|batch| batch.num_rows() as i64).sum();
+        run.rows = snapshot.relations[name]
+            .1
+            .iter()
+            .map(|batch| batch.num_rows() as i64)
+            .sum();
         engine.shutdown();
         run
     })

@@ -194,6 +194,7 @@ pub fn accumulator(spec: &AggregateSpec) -> Result<Box<dyn Accumulator>, Unsuppo
             return extremes(spec, argument).map_or_else(|| ordered(spec, argument), Ok);
         }
         (FirstValue | LastValue | NthValue | ArrayAgg | StringAgg, [argument]) => return ordered(spec, argument),
+        (Own(aggregate), _) => (aggregate.accumulator)(spec).ok_or_else(|| Unsupported::new(spec))?,
         (_, [argument]) => of_one(spec, argument)?,
         (_, [left, right]) => of_two(spec, left, right)?,
         _ => return Err(Unsupported::new(spec)),

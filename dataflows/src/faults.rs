@@ -40,6 +40,10 @@ pub enum Fault {
     LostGroupingSet,
     /// What several dataflows read is handed to all of them but the last.
     ForgottenReader,
+    /// A table function does not take back the last of the rows it tells anew.
+    StaleTable,
+    /// A window function that continues from the row before starts afresh.
+    LostState,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

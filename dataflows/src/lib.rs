@@ -5,13 +5,15 @@
 //! `render` turns each into `operators`, which pass `parts` to each other and keep
 //! their state in `columns` (byte strings in an `arena`) under a `group_index`, adding up by `aggregates` and
 //! evaluating expressions by `evaluate`; `tiers` says when small batches become one. `nested` is
-//! about lists, structs and maps in columns, `json` is how rows leave.
+//! about lists, structs and maps in columns, `json` is how rows leave. `functions` says what aggregates,
+//! window and table functions written elsewhere must be.
 pub mod aggregates;
 mod arena;
 pub mod columns;
 pub mod evaluate;
 #[doc(hidden)]
 pub mod faults;
+pub mod functions;
 pub mod group_index;
 pub mod json;
 pub mod nested;

@@ -1,7 +1,8 @@
 //! The operators, one file each, over batches with diffs.
 //!
 //! `linear` filters and projects, `unnest` makes rows of lists, `temporal` lets rows go
-//! as time passes, `aggregate` groups, `join` pairs, `window` orders, `recursion` goes round. Stateful ones run under `ticked`, which
+//! as time passes, `aggregate` groups, `join` pairs, `window` orders, `recursion` goes round, `table` runs
+//! table functions of others. Stateful ones run under `ticked`, which
 //! hands them each tick once its inputs are complete; `exchange` brings equal
 //! keys to one worker.
 pub(crate) mod aggregate;
@@ -9,6 +10,7 @@ pub(crate) mod exchange;
 pub(crate) mod join;
 pub(crate) mod linear;
 pub(crate) mod recursion;
+pub(crate) mod table;
 pub(crate) mod temporal;
 pub(crate) mod ticked;
 pub(crate) mod unnest;

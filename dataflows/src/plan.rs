@@ -9,6 +9,8 @@ use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::physical_expr::PhysicalExpr;
 
+use crate::functions;
+
 /// The position of a node in [`Plan::nodes`].
 pub type NodeId = usize;
 
@@ -130,6 +132,13 @@ pub enum Operator {
         /// [`Operator::Outer`], it filters, projects, joins, and makes distinct.
         body: Box<Plan>,
     },
+    /// A table function of others over its inputs, on one worker.
+    Table {
+        /// Its call, for plans.
+        text: String,
+        /// What it makes of its inputs.
+        function: Arc<dyn functions::Table>,
+    },
     /// Inside a recursion's body: the rows of the recursion.
     Loop,
     /// Inside a recursion's body: an input of the recursion, the same in every round.
@@ -189,6 +198,13 @@ pub enum WindowFunction {
         call: AggregateCall,
         /// The rows looked at.
         frame: Frame,
+    },
+    /// A function of others, continued from the row before.
+    Running {
+        /// What it computes, its constants included.
+        function: Arc<dyn functions::Running>,
+        /// Positions of what it reads of each row.
+        arguments: Vec<usize>,
     },
 }
 
@@ -423,6 +439,8 @@ pub enum AggregateFunction {
     ArrayAgg,
     /// `string_agg(x, delimiter ORDER BY …)`
     StringAgg,
+    /// One that is written elsewhere.
+    Own(&'static functions::Aggregate),
 }
 
 impl AggregateFunction {
@@ -469,6 +487,7 @@ impl AggregateFunction {
             NthValue => "nth_value",
             ArrayAgg => "array_agg",
             StringAgg => "string_agg",
+            Own(aggregate) => aggregate.name,
         }
     }
 
@@ -478,6 +497,7 @@ impl AggregateFunction {
         match self {
             NthValue | StringAgg | PercentileCont | ApproxPercentileCont => 1,
             ApproxPercentileContWithWeight => 2,
+            Own(aggregate) => aggregate.columns,
             _ => usize::MAX,
         }
     }
@@ -497,6 +517,9 @@ impl AggregateFunction {
     /// Tells whether it sees to `DISTINCT` itself, or duplicates make no difference to it.
     pub fn minds_duplicates(self) -> bool {
         use AggregateFunction::*;
+        if let Own(aggregate) = self {
+            return aggregate.minds_duplicates;
+        }
         !(self.is_end()
             || matches!(
                 self,
@@ -562,6 +585,7 @@ impl Operator {
             | Aggregate { .. }
             | Join { .. }
             | Window { .. }
+            | Table { .. }
             | Recursive { .. } => true,
             Get { .. }
             | Constant { .. }

@@ -14,6 +14,7 @@ use crate::operators::aggregate::{Aggregate, spec};
 use crate::operators::join::Join;
 use crate::operators::linear::{Stage, linear};
 use crate::operators::recursion::recursion;
+use crate::operators::table::TableFunction;
 use crate::operators::temporal::{Temporal, TemporalAny};
 use crate::operators::ticked::{Route, ticked};
 use crate::operators::unnest::{Unnest, unnest};
@@ -170,6 +171,13 @@ pub(crate) fn render<'scope>(
                     .collect();
                 recursion(scope, &name, (cte, *distinct, body), inputs, &node.schema, shared)
             }
+            Operator::Table { function, .. } => {
+                let inputs = (0..node.inputs.len())
+                    .map(|position| (input(position), Route::ByColumns(vec![])))
+                    .collect();
+                let operator = TableFunction::new(function.as_ref(), Arc::clone(&node.schema));
+                ticked(scope, &name, inputs, shared, false, Box::new(operator))
+            }
             Operator::Loop | Operator::Outer { .. } => unreachable!("these stand inside a recursion only"),
         };
         streams[id] = Some(stream);
@@ -218,6 +226,7 @@ fn title(operator: &Operator) -> &'static str {
         Operator::Window { .. } => "window",
         Operator::Union => "union",
         Operator::Recursive { .. } => "recursion",
+        Operator::Table { .. } => "table function",
         Operator::Loop => "loop",
         Operator::Outer { .. } => "outer",
     }

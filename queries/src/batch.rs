@@ -3,6 +3,7 @@
 mod checked;
 mod ordered;
 mod planner;
+mod table;
 mod windows;
 
 use std::collections::HashMap;
@@ -27,8 +28,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures_util::StreamExt;
 
-use crate::catalog::{Catalog, register, register_scalar, relation_name};
-use crate::functions::FUNCTIONS;
+use crate::catalog::{Catalog, register, relation_name};
 use crate::parsing;
 use crate::problem::{Problem, QueryError};
 use crate::rewrites::plain_types::plain;
@@ -68,9 +68,6 @@ impl Catalog {
         config.options_mut().sql_parser.map_string_types_to_utf8view = false;
         let context = SessionContext::new_with_config(config);
         let mut session = context.state();
-        for function in FUNCTIONS {
-            register_scalar(&mut session, function());
-        }
         register(&mut session);
         session.execution_props_mut().query_execution_start_time = chrono::DateTime::from_timestamp_micros(tick as i64);
         let statement = parsing::statement(sql).map_err(failed)?;

@@ -10,9 +10,9 @@ use datafusion::common::TableReference;
 use datafusion::config::ConfigOptions;
 use datafusion::datasource::provider_as_source;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::execution::SessionState;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner};
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
 use datafusion::optimizer::{OptimizerRule, *};
@@ -24,7 +24,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::planner::{NullOrdering, ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast;
 
-use crate::functions::{FUNCTIONS, RELATIONS, aggregates, canonical, date_bin, json, now};
+use crate::functions::{self, aggregates, canonical, date_bin, json, now};
 use crate::parsing;
 use crate::problem::{Problem, ProblemKind, listed, nearest};
 use crate::rewrites;
@@ -279,17 +279,17 @@ fn session(time_zone: &str) -> SessionState {
         .with_optimizer_rules(rules())
         .with_physical_optimizer_rules(physical_rules())
         .build();
-    let scalars = FUNCTIONS.iter().map(|function| function()).chain([
+    register(&mut session);
+    for function in [
         now::function(&Arc::from(time_zone)),
         canonical::function(),
         date_bin::function(),
-    ]);
-    for function in scalars {
-        register_scalar(&mut session, function);
+    ] {
+        session
+            .register_udf(Arc::new(function))
+            .expect("a session takes every function");
     }
-    register(&mut session);
     for function in aggregates::functions() {
-        use datafusion::execution::FunctionRegistry;
         session
             .register_udaf(Arc::new(function))
             .expect("a session takes every aggregate");
@@ -297,20 +297,10 @@ fn session(time_zone: &str) -> SessionState {
     session
 }
 
-/// Registers what views, queries and plain DataFusion have in common beside scalar functions of ours.
+/// Registers what views, queries and plain DataFusion have in common.
 pub(crate) fn register(session: &mut SessionState) {
-    json::register(session).expect("a session takes every function");
-    for planner in RELATIONS {
-        session
-            .register_relation_planner(planner())
-            .expect("a session takes every planner");
-    }
-}
-
-pub(crate) fn register_scalar(session: &mut SessionState, function: ScalarUDF) {
-    use datafusion::execution::FunctionRegistry;
-    session
-        .register_udf(Arc::new(function))
+    json::register(session)
+        .and_then(|()| functions::register(session))
         .expect("a session takes every function");
 }
 

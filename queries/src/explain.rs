@@ -254,6 +254,13 @@ impl Explaining<'_> {
             } => self.window(id, partition, order, calls, keep.as_ref(), &name),
             Operator::Union => ("union all".to_owned(), vec![]),
             Operator::Recursive { name, distinct, .. } => self.recursion(id, name, *distinct),
+            Operator::Table { text, .. } => (
+                text.clone(),
+                vec![format!(
+                    "state: what it reads, and its rows, on one worker; bound: {}",
+                    self.bound(id)
+                )],
+            ),
             Operator::Loop => ("the rows of the round before".to_owned(), vec![]),
             Operator::Outer { .. } => ("what is around".to_owned(), vec![]),
         }
@@ -415,6 +422,7 @@ impl Explaining<'_> {
                 }
                 Operator::Window { .. } => "a window keeps all its rows",
                 Operator::Recursive { .. } => "a recursion keeps all its rows",
+                Operator::Table { .. } => "a table function keeps all it reads",
                 Operator::TemporalFilter { bounds, .. } if !bounds.iter().any(leaves) => continue,
                 // It keeps no row for longer than it has still to enter or leave.
                 Operator::TemporalAny { .. } => continue,

@@ -26,6 +26,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 use crate::catalog::{Catalog, relation_name};
+use crate::functions::kinds::table;
 use crate::problem::Problem;
 use crate::recursion::work_table;
 use crate::refusals;
@@ -111,6 +112,9 @@ impl Lowering<'_> {
     fn operator(&mut self, plan: &LogicalPlan) -> Result<NodeId, Problem> {
         if let Some(node) = checked(plan) {
             return self.plan(&node.input);
+        }
+        if let Some(call) = table::call(plan) {
+            return self.call_of_table(call);
         }
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan),
@@ -400,6 +404,17 @@ impl Lowering<'_> {
             null_equals_null,
         };
         Ok(self.node(operator, vec![left, right], nullable(&join.schema), append_only, key))
+    }
+
+    /// Lowers a table function of ours.
+    fn call_of_table(&mut self, call: &table::Call) -> Result<NodeId, Problem> {
+        let inputs = call.inputs.iter().map(|input| self.plan(input));
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        let operator = Operator::Table {
+            text: call.text.clone(),
+            function: Arc::clone(&call.function),
+        };
+        Ok(self.node(operator, inputs, nullable(&call.schema), false, call.key.clone()))
     }
 
     fn expression(&self, expression: &Expr, schema: &DFSchema, field: FieldRef) -> Result<Expression, Problem> {

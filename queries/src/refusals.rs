@@ -16,6 +16,7 @@ use datafusion::logical_expr::{
 use crate::catalog::{Catalog, Relation, relation_name};
 use crate::functions::aggregates::function_of;
 use crate::functions::json;
+use crate::functions::kinds::window;
 use crate::functions::now::mentions_now;
 use crate::problem::Problem;
 use crate::rewrites::grouping_sets::{SETS_MAX, count_of};
@@ -227,6 +228,7 @@ fn over(call: &WindowFunction) -> Option<Problem> {
                 null_treatment: call.params.null_treatment,
             },
         }),
+        own if window::own(own).is_some() => None,
         WindowFunctionDefinition::WindowUDF(function) => {
             (!WINDOW_FUNCTIONS.contains(&function.name())).then(|| window_function(function.name()))
         }
@@ -242,6 +244,11 @@ pub(crate) fn window_function(name: &str) -> Problem {
 /// Refuses an argument that differs from row to row where one number is wanted.
 pub(crate) fn computed_argument(name: &str) -> Problem {
     Problem::not_maintained(format!("{name}() with a computed second argument")).hint("Write a number there.")
+}
+
+/// Refuses a constant of a window function that differs from row to row.
+pub(crate) fn computed_constant(name: &str) -> Problem {
+    Problem::not_maintained(format!("{name}() with a computed constant")).hint("Write it out: INTERVAL '1 hour'.")
 }
 
 /// Refuses a limit that is no number.

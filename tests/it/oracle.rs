@@ -1,7 +1,7 @@
 //! The property test: whatever the deployment and whatever happens, at every
 //! tick every view is what DataFusion answers over the rows that are there.
 //!
-//! `sources` and `views` (with `aggregates`, `ranked`, `recursions` and `expressions`) make a `deployment` up, `values`
+//! `sources` and `views` (with `aggregates`, `ranked`, `recursions`, `own` and `expressions`) make a `deployment` up, `values`
 //! its rows and `traffic` what is sent when. `ledger` keeps the test's own books
 //! of what each source must hold, `failing` predicts the rows on which
 //! expressions fail, `bag` compares, and `case` plays it all through; `changes` lets views come and go meanwhile.
@@ -18,6 +18,7 @@ mod expressions;
 mod failing;
 mod ledger;
 mod nested;
+mod own;
 mod ranked;
 mod recursions;
 mod sources;
@@ -70,6 +71,8 @@ fn views_are_right_at_every_tick() {
             Fault::ForgottenReader,
             Fault::ForgottenAlternative,
             Fault::ShortList,
+            Fault::StaleTable,
+            Fault::LostState,
         ] {
             is_found(fault, first);
         }
@@ -142,8 +145,8 @@ fn is_meaningful(tally: &Tally, spread: &[u64]) {
         most < least.map(|rows| 6 * rows).as_ref(),
         "one worker has the work: {spread:?}"
     );
-    for name in aggregates::WRITTEN {
-        assert!(tally.kinds.contains_key(name), "no view has {name}");
+    for name in aggregates::WRITTEN.iter().chain(&["mode", "ewma", "table function"]) {
+        assert!(tally.kinds.contains_key(*name), "no view has {name}");
     }
     let filled = percent(tally.pairs_filled, tally.pairs);
     // What `EXCEPT` and `NOT IN` leave is often nothing.

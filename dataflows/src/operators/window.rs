@@ -6,6 +6,7 @@
 mod frames;
 mod partitions;
 mod ranks;
+mod runs;
 mod sequence;
 mod shifts;
 mod slides;
@@ -58,6 +59,7 @@ enum Call {
     Shift(shifts::Shift),
     Nth(shifts::Nth),
     Aggregate(Slides),
+    Running(runs::Runs),
 }
 
 /// Rows of one partition to be computed again.
@@ -109,6 +111,9 @@ impl Window {
                     WindowFunction::Aggregate { call, frame } => {
                         Call::Aggregate(Slides::new(call, input, frame_of(frame))?)
                     }
+                    WindowFunction::Running {
+                        function, arguments, ..
+                    } => Call::Running(runs::Runs::new(Arc::clone(function), arguments.clone())),
                 })
             })
             .collect::<Result<Vec<_>, Unsupported>>()?;
@@ -139,7 +144,7 @@ impl Window {
                     reached.push(change.position..sequence.len());
                 }
                 reached.extend(self.calls.iter().map(|call| match call {
-                    Call::Ranking(_) => change.position..sequence.len(),
+                    Call::Ranking(_) | Call::Running(_) => change.position..sequence.len(),
                     Call::PercentRank | Call::CumeDist | Call::Ntile(_) => 0..sequence.len(),
                     Call::Shift(shift) => shift.reach(change.position, sequence.len()),
                     Call::Nth(nth) => self.frames[nth.frame].reach(&self.partitions, sequence, change),
@@ -193,6 +198,7 @@ impl Window {
                 Call::Shift(shift) => shift.compute(partitions, spans),
                 Call::Nth(nth) => nth.compute(partitions, spans, &bounds[nth.frame]),
                 Call::Aggregate(slides) => slides.compute(partitions, changes, spans, &bounds[slides.frame]),
+                Call::Running(runs) => runs.compute(partitions, spans),
             });
         }
         columns
@@ -343,6 +349,7 @@ impl TickOperator for Window {
             .iter()
             .map(|call| match call {
                 Call::Aggregate(slides) => slides.bytes(),
+                Call::Running(runs) => runs.bytes(),
                 _ => 0,
             })
             .sum();

@@ -14,11 +14,13 @@ use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 
 use super::checked::CheckedExec;
 use super::ordered::OrderedExec;
+use super::table::TableExec;
+use crate::functions::kinds::table::Call;
 use crate::rewrites::checked::Checked;
 use crate::rewrites::ordered::Ordered;
 use crate::text::text;
 
-/// Plans `Checked` and `Ordered`.
+/// Plans `Checked`, `Ordered` and calls of table functions.
 pub(super) struct Planner;
 
 #[async_trait]
@@ -32,6 +34,9 @@ impl ExtensionPlanner for Planner {
         session: &dyn Session,
         context: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        if let Some(call) = node.as_any().downcast_ref::<Call>() {
+            return Ok(Some(Arc::new(TableExec::new(call, physical_inputs.to_vec()))));
+        }
         let [logical, ..] = logical_inputs else { return Ok(None) };
         let physical = |expression| planner.create_physical_expr(expression, logical.schema(), session, context);
         let input = Arc::clone(&physical_inputs[0]);

@@ -26,6 +26,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_expr::expressions::Literal;
 
+use super::kinds::aggregate::Aggregate;
 use crate::problem::Problem;
 
 /// Returns the aggregates that replace DataFusion's of the same names.
@@ -82,6 +83,12 @@ pub(crate) fn functions() -> Vec<AggregateUDF> {
     .collect()
 }
 
+/// Returns an aggregate of ours.
+pub(crate) fn own(aggregate: &'static Aggregate) -> AggregateUDF {
+    let standard = Arc::new(AggregateUDF::from(aggregate.declared()));
+    AggregateUDF::from(Shared::new(AggregateFunction::Own(&aggregate.shared), standard))
+}
+
 /// Returns which aggregate a function is, if it is one of ours or a count.
 pub(crate) fn function_of(function: &AggregateUDF) -> Option<AggregateFunction> {
     match function.inner().downcast_ref::<Shared>() {
@@ -100,6 +107,9 @@ pub(crate) fn parameters(
     descending: bool,
 ) -> Result<Vec<ScalarValue>, Problem> {
     use AggregateFunction::*;
+    if let Own(_) = function {
+        return Ok(constants);
+    }
     constants.truncate(1);
     match (function, constants.as_slice()) {
         (PercentileCont | ApproxPercentileCont | ApproxPercentileContWithWeight, [part]) => {

@@ -26,8 +26,9 @@ use datafusion::common::{Column, DFSchema, NullHandling, ScalarValue, UnnestOpti
 use datafusion::error::Result;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, binary_expr, cast};
-use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments, TableFactor};
+use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr, TableFactor};
 
+use super::calls::{self, alias_of, relation};
 use super::date_bin;
 use crate::problem::Problem;
 
@@ -133,66 +134,9 @@ impl RelationPlanner for TimeWindows {
 
 /// Returns the function's name and arguments where a relation is a call of one of ours.
 fn called(factor: &TableFactor) -> Option<(&'static str, &[FunctionArg])> {
-    let TableFactor::Table {
-        name, args: Some(args), ..
-    } = factor
-    else {
-        return None;
-    };
-    let [part] = name.0.as_slice() else { return None };
-    let name = part.as_ident()?.value.to_lowercase();
+    let (name, args) = calls::called(factor)?;
     let (name, _) = CALLS.iter().find(|(known, _)| *known == name)?;
-    Some((name, &args.args))
-}
-
-fn alias_of(factor: TableFactor) -> Option<ast::TableAlias> {
-    match factor {
-        TableFactor::Table { alias, .. } => alias,
-        _ => None,
-    }
-}
-
-/// Reads an argument as a relation.
-fn relation(argument: &FunctionArg) -> Option<TableFactor> {
-    let FunctionArg::Unnamed(FunctionArgExpr::Expr(expression)) = argument else {
-        return None;
-    };
-    let table = |name: ast::ObjectName, args: Option<ast::TableFunctionArgs>| TableFactor::Table {
-        name,
-        alias: None,
-        args,
-        with_hints: vec![],
-        version: None,
-        with_ordinality: false,
-        partitions: vec![],
-        json_path: None,
-        sample: None,
-        index_hints: vec![],
-    };
-    Some(match expression {
-        ast::Expr::Identifier(name) => table(vec![name.clone()].into(), None),
-        ast::Expr::CompoundIdentifier(names) => table(names.clone().into(), None),
-        ast::Expr::Nested(inner) => {
-            return relation(&FunctionArg::Unnamed(FunctionArgExpr::Expr(inner.as_ref().clone())));
-        }
-        ast::Expr::Subquery(subquery) => TableFactor::Derived {
-            lateral: false,
-            subquery: subquery.clone(),
-            alias: None,
-            sample: None,
-        },
-        ast::Expr::Function(function) => match &function.args {
-            FunctionArguments::List(list) => table(
-                function.name.clone(),
-                Some(ast::TableFunctionArgs {
-                    args: list.args.clone(),
-                    settings: None,
-                }),
-            ),
-            _ => return None,
-        },
-        _ => return None,
-    })
+    Some((name, args))
 }
 
 /// Says what is wrong with a call, and how it is written.
@@ -302,13 +246,17 @@ impl Call<'_> {
 
 /// Reads a literal interval, a day being 24 hours; the error says what is wanted instead.
 fn interval_ns(expression: &Expr) -> std::result::Result<i64, String> {
-    let value = match expression {
+    match expression {
         Expr::Negative(inner) => {
-            return interval_ns(inner).and_then(|ns| ns.checked_neg().ok_or_else(|| "a shorter interval".to_owned()));
+            interval_ns(inner).and_then(|ns| ns.checked_neg().ok_or_else(|| "a shorter interval".to_owned()))
         }
-        Expr::Literal(value, _) => value,
-        _ => return Err("a literal interval, such as INTERVAL '10 minutes',".to_owned()),
-    };
+        Expr::Literal(value, _) => interval_of(value),
+        _ => Err("a literal interval, such as INTERVAL '10 minutes',".to_owned()),
+    }
+}
+
+/// Reads an interval in nanoseconds; the error says what is wanted instead.
+pub(super) fn interval_of(value: &ScalarValue) -> std::result::Result<i64, String> {
     let (months, days, nanoseconds) = match value {
         ScalarValue::IntervalMonthDayNano(Some(interval)) => (interval.months, interval.days, interval.nanoseconds),
         ScalarValue::IntervalDayTime(Some(interval)) => {

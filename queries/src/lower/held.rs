@@ -36,7 +36,8 @@ pub(super) fn refused(nodes: &[Node], root: NodeId) -> Option<Problem> {
         Operator::Join { .. }
         | Operator::TemporalFilter { .. }
         | Operator::TemporalAny { .. }
-        | Operator::Window { .. } => node.inputs.iter().find_map(|input| unheld(*input, None)),
+        | Operator::Window { .. }
+        | Operator::Table { .. } => node.inputs.iter().find_map(|input| unheld(*input, None)),
         _ => None,
     });
     state.or_else(|| unheld(root, None))

@@ -14,6 +14,7 @@ use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 
 use super::{Lowering, NodeId, column_index, nullable, position, sort_options};
+use crate::functions::kinds;
 use crate::problem::Problem;
 use crate::refusals;
 use crate::rewrites::order;
@@ -130,6 +131,20 @@ impl Lowering<'_> {
             Some(argument) => position(argument, below),
             None => Err(refusals::computed_argument(&name)),
         };
+        if let Some(own) = kinds::window::own(&call.fun) {
+            let (columns, constants) = params.args.split_at(own.columns.min(params.args.len()));
+            let constants = constants.iter().map(|constant| match constant {
+                Expr::Literal(value, _) => Ok(value.clone()),
+                _ => Err(refusals::computed_constant(&name)),
+            });
+            return Ok(WindowFunction::Running {
+                function: (own.build)(&constants.collect::<Result<Vec<_>, _>>()?)?,
+                arguments: columns
+                    .iter()
+                    .map(|column| position(column, below))
+                    .collect::<Result<_, _>>()?,
+            });
+        }
         if let WindowFunctionDefinition::AggregateUDF(function) = &call.fun {
             let aggregate = AggregateFunction {
                 func: function.clone(),

@@ -19,7 +19,7 @@ use datafusion::logical_expr::{
 };
 
 use super::{changed, temporal};
-use crate::functions::{FUNCTIONS, canonical, time_windows};
+use crate::functions::{canonical, is_scalar, time_windows};
 use crate::text::text;
 
 /// Drops the rows of its input on which one of its expressions fails.
@@ -168,9 +168,7 @@ pub(crate) fn can_fail(expression: &Expr, schema: &DFSchema) -> bool {
         }
         Expr::ScalarFunction(call) => {
             let name = call.func.name();
-            let ours = name == canonical::NAME
-                || time_windows::is_edge(&call.func)
-                || FUNCTIONS.iter().any(|function| function().name() == name);
+            let ours = name == canonical::NAME || time_windows::is_edge(&call.func) || is_scalar(name);
             !ours || call.args.iter().any(fails)
         }
         _ => true,

@@ -20,6 +20,7 @@ use super::columns::{Computed, columns, counts_rows};
 use super::ordered::Ordered;
 use super::{changed, column_of, order, restore};
 use crate::functions::canonical::canonical;
+use crate::functions::kinds::window;
 
 pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
     let plan = plan.transform_up_with_subqueries(|plan| match plan {
@@ -117,6 +118,7 @@ fn over_columns(call: WindowFunction, computed: &mut Computed, schema: &DFSchema
         other => computed.column(other),
     };
     let constants = match &fun {
+        own if window::own(own).is_some() => window::own(own).map_or(0, |own| own.columns),
         WindowFunctionDefinition::WindowUDF(_) if params.args.len() == 1 && fun.name() == "ntile" => 0,
         WindowFunctionDefinition::WindowUDF(_) => 1,
         _ if counts => 0,

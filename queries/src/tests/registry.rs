@@ -34,6 +34,7 @@ const AGGREGATES: &[(&str, &str)] = &[
     ("max", "max(value)"),
     ("median", "median(value)"),
     ("min", "min(value)"),
+    ("mode", "mode(value)"),
     ("nth_value", "nth_value(kind, 2 ORDER BY id)"),
     ("percentile_cont", "percentile_cont(0.3) WITHIN GROUP (ORDER BY weight)"),
     ("regr_avgx", "regr_avgx(weight, value)"),
@@ -60,6 +61,7 @@ const AGGREGATES_REFUSED: &[(&str, &str)] = &[];
 const WINDOWS: &[(&str, &str)] = &[
     ("cume_dist", "cume_dist()"),
     ("dense_rank", "dense_rank()"),
+    ("ewma", "ewma(weight, to_timestamp_micros(id), INTERVAL '1 second')"),
     ("first_value", "first_value(kind)"),
     ("lag", "lag(value)"),
     ("last_value", "last_value(kind) IGNORE NULLS"),

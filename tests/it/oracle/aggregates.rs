@@ -94,7 +94,8 @@ impl Views<'_> {
     pub(crate) fn statistic(&mut self, inputs: &[Input], filter: &str) -> (String, Ty, bool) {
         let input = self.dice.pick(inputs).clone();
         let distinct = *self.dice.pick(&["", "", "", "DISTINCT "]);
-        let (call, ty, plain) = match self.dice.below(22) {
+        let (call, ty, plain) = match self.dice.below(23) {
+            22 => return self.mode(inputs, filter),
             0 | 1 => {
                 let function = *self.dice.pick(&["bool_and", "bool_or"]);
                 (

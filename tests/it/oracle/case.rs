@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
-use dataflows::plan::Operator;
+use dataflows::plan::{Operator, WindowFunction};
 use queries::Relations;
 use sangam::engine::{Changes, Engine, Operation, Snapshot};
 
@@ -147,6 +147,12 @@ impl<'a> Case<'a> {
         };
         for node in deployment.views.iter().flat_map(|view| &view.view.plan.nodes) {
             *tally.kinds.entry(kind(&node.operator)).or_default() += 1;
+            if let Operator::Window { calls, .. } = &node.operator {
+                let running = calls
+                    .iter()
+                    .filter(|call| matches!(call.function, WindowFunction::Running { .. }));
+                *tally.kinds.entry("ewma").or_default() += running.count();
+            }
             if let Operator::Aggregate { calls, .. } = &node.operator {
                 for call in calls {
                     *tally.kinds.entry(call.function.name()).or_default() += 1;
@@ -623,6 +629,7 @@ fn kind(operator: &Operator) -> &'static str {
         Operator::Window { .. } => "window",
         Operator::Union => "union",
         Operator::Recursive { .. } => "recursion",
+        Operator::Table { .. } => "table function",
         Operator::Loop | Operator::Outer { .. } => "inside a recursion",
     }
 }

@@ -72,6 +72,11 @@ impl Views<'_> {
         };
         let input = self.dice.pick(inputs).clone();
         let nulls = *self.dice.pick(&["", "", " IGNORE NULLS"]);
+        if self.dice.chance(9)
+            && let Some(decayed) = self.decayed(inputs, &partition, &order)
+        {
+            return decayed;
+        }
         match self.dice.below(12) {
             0 | 1 => {
                 let function = *self.dice.pick(&["row_number", "rank", "dense_rank"]);

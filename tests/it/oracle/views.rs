@@ -82,6 +82,11 @@ impl Views<'_> {
         {
             return written;
         }
+        if self.dice.chance(5)
+            && let Some(written) = self.cascade()
+        {
+            return written;
+        }
         match self.dice.weighted(&[22, 30, 7, 9, 12, 14, 8]) {
             0 => self.linear(nested),
             1 => self.grouped(nested, true),
