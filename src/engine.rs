@@ -1,7 +1,7 @@
 //! Runs a deployment: rows in, ticks, views kept current, answers out.
 //!
 //! `feed` and the doors bring requests to the `coordinator`, which mints ticks
-//! by the `clock`, lets each `source` decide what enters and leaves (`chunks`
+//! by the `clock`, says how far views are closed (`closing`), lets each `source` decide what enters and leaves (`chunks`
 //! hold what only grows, `letters` what did not enter), hands ticks to the
 //! workers and publishes their answers to the `store`, past `alerts` and `keys`.
 //! `shared` is what everyone reads, `tables` shows it to SQL; `wiring` puts all of
@@ -10,6 +10,7 @@ mod alerts;
 mod base;
 mod chunks;
 mod clock;
+mod closing;
 mod coordinator;
 mod feed;
 mod keys;

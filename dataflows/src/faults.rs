@@ -38,6 +38,8 @@ pub enum Fault {
     StaleTruth,
     /// A union, such as that of grouping sets, leaves its last input out.
     LostGroupingSet,
+    /// A closed bucket still takes changes.
+    ReopenedBucket,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

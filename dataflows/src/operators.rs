@@ -3,12 +3,14 @@
 //! `linear` filters and projects, `unnest` makes rows of lists, `temporal` lets rows go
 //! as time passes, `aggregate` groups, `join` pairs, `window` orders, `recursion` goes round. Stateful ones run under `ticked`, which
 //! hands them each tick once its inputs are complete; `exchange` brings equal
-//! keys to one worker.
+//! keys to one worker. `close` finishes a view's buckets of time, and `release` lets the operators below go of them.
 pub(crate) mod aggregate;
+pub(crate) mod close;
 pub(crate) mod exchange;
 pub(crate) mod join;
 pub(crate) mod linear;
 pub(crate) mod recursion;
+pub(crate) mod release;
 pub(crate) mod temporal;
 pub(crate) mod ticked;
 pub(crate) mod unnest;
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) latest: Tick,
     /// Rows on which an expression failed, by tick.
     pub(crate) errors: BTreeMap<Tick, Vec<Updates>>,
+    /// How far the view is closed, from each tick on at which that moved.
+    pub(crate) closed: VecDeque<(Tick, Closed)>,
     /// For each operator with timers, the first tick at which one is due.
     pub(crate) due: Vec<Option<Tick>>,
     /// Wake the operators that see every tick.
@@ -45,6 +49,39 @@ pub(crate) struct Shared {
 }
 
 pub(crate) type SharedCell = Rc<RefCell<Shared>>;
+
+/// How far a view is closed, as values of its bucket's column (microseconds, or days of a date).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Rows of buckets below this are final.
+    pub below: i64,
+    /// Final rows of buckets below this leave.
+    pub gone: i64,
+}
+
+impl Default for Closed {
+    fn default() -> Self {
+        Closed {
+            below: i64::MIN,
+            gone: i64::MIN,
+        }
+    }
+}
+
+impl Shared {
+    /// Returns how far the view is closed at a tick.
+    pub(crate) fn closed_at(&self, tick: Tick) -> Closed {
+        let known = self.closed.iter().rev().find(|(since, _)| *since <= tick);
+        known.map_or_else(Closed::default, |(_, closed)| *closed)
+    }
+
+    /// Forgets what held only before a tick that is complete.
+    pub(crate) fn forget_closed(&mut self, tick: Tick) {
+        while self.closed.get(1).is_some_and(|(since, _)| *since <= tick) {
+            self.closed.pop_front();
+        }
+    }
+}
 
 /// What an operator did since the start, and holds now, on one worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,6 +9,8 @@ use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::physical_expr::PhysicalExpr;
 
+pub use crate::operators::release::times_of;
+
 /// The position of a node in [`Plan::nodes`].
 pub type NodeId = usize;
 
@@ -36,6 +38,18 @@ pub struct Node {
     pub schema: SchemaRef,
     /// Whether nothing at or above this node ever takes a row back.
     pub append_only: bool,
+    /// For each input, by what time the view closes its rows: those below what a tick says is
+    /// closed are passed over, and let go of. Empty where nothing closes.
+    pub closes: Vec<Option<Bucket>>,
+}
+
+/// The time of a row that decides when it is closed: a column, or what an expression makes of it.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    /// Position of the column.
+    pub column: usize,
+    /// An expression over a batch of that column alone.
+    pub of: Option<Expression>,
 }
 
 /// What a node does to its inputs.
@@ -119,6 +133,15 @@ pub enum Operator {
     },
     /// Adds its inputs up, multiplicities included (`UNION ALL`).
     Union,
+    /// Finishes rows by their bucket: once a tick says that it is closed, they stay as they are.
+    Close {
+        /// Position of the bucket's column.
+        bucket: usize,
+        /// Whether rows are shown only then.
+        on_close: bool,
+        /// Whether closed rows leave again, once a tick says that they are kept no longer.
+        keeps: bool,
+    },
     /// Holds the rows of its first input, and what `body` makes of them, of that, and so on
     /// (`WITH RECURSIVE`).
     Recursive {

@@ -16,6 +16,7 @@ use timely::worker::Worker;
 
 use crate::faults::{self, Fault};
 use crate::operators::ticked::{Route, TickOperator, ticked};
+pub use crate::operators::Closed;
 use crate::operators::{OperatorStats, Shared, SharedCell};
 use crate::parts::Part;
 use crate::plan::Plan;
@@ -47,6 +48,8 @@ pub struct TickInput {
     /// The dataflows it concerns, ascending: each that a changed source can
     /// reach, each with a timer due, and all that these can reach.
     pub flows: Vec<FlowId>,
+    /// How far dataflows are closed from now on; those it says nothing of stay where they were.
+    pub closed: Vec<(FlowId, Closed)>,
 }
 
 /// What a worker says.
@@ -319,6 +322,10 @@ impl Server {
     }
 
     fn tick(&mut self, input: &TickInput, peers: usize) {
+        for (flow, closed) in &input.closed {
+            let mut shared = self.flows[*flow].shared.borrow_mut();
+            shared.closed.push_back((input.tick, *closed));
+        }
         for &flow in &input.flows {
             let mut shared = self.flows[flow].shared.borrow_mut();
             shared.ticks.push_back(input.tick);
@@ -431,6 +438,7 @@ impl TickOperator for Terminal {
             while shared.ticks.front().is_some_and(|oldest| *oldest <= tick) {
                 shared.ticks.pop_front();
             }
+            shared.forget_closed(tick);
             let later = shared.errors.split_off(&(tick + 1));
             let errors = std::mem::replace(&mut shared.errors, later);
             let due = shared.due.iter().flatten().min().copied();

@@ -6,11 +6,12 @@ use std::fmt::Write;
 
 use arrow::compute::SortOptions;
 use dataflows::plan::{
-    AbsentList, AggregateCall, AggregateFunction as Function, JoinKind, Keep, NodeId, Operator, Plan, Ranking,
+    AbsentList, AggregateCall, AggregateFunction as Function, Bucket, JoinKind, Keep, NodeId, Operator, Plan, Ranking,
     TemporalAlternative, TemporalBound, TemporalComparison, WindowCall,
 };
 
 use crate::catalog::{Catalog, Relation};
+use crate::closing::Closing;
 use crate::lower::column_index;
 use crate::view::View;
 
@@ -21,6 +22,7 @@ impl View {
             plan: &self.plan,
             catalog,
             around: None,
+            closing: self.closing.as_ref(),
         };
         let mut text = format!("view {}\n", self.name);
         let columns: Vec<String> = self
@@ -52,6 +54,7 @@ impl View {
             plan: &self.plan,
             catalog,
             around: None,
+            closing: self.closing.as_ref(),
         }
         .unbounded()
     }
@@ -62,6 +65,8 @@ struct Explaining<'a> {
     catalog: &'a Catalog,
     /// Where the plan is the body of a recursion: what explains its inputs, and their nodes there.
     around: Option<(&'a Explaining<'a>, &'a [NodeId])>,
+    /// How the view closes its buckets.
+    closing: Option<&'a Closing>,
 }
 
 impl Explaining<'_> {
@@ -235,6 +240,7 @@ impl Explaining<'_> {
                 keep,
             } => self.window(id, partition, order, calls, keep.as_ref(), &name),
             Operator::Union => ("union all".to_owned(), vec![]),
+            Operator::Close { bucket, on_close, .. } => self.close(&name(*bucket), *on_close),
             Operator::Recursive { name, distinct, .. } => self.recursion(id, name, *distinct),
             Operator::Loop => ("the rows of the round before".to_owned(), vec![]),
             Operator::Outer { .. } => ("what is around".to_owned(), vec![]),
@@ -294,7 +300,10 @@ impl Explaining<'_> {
                 let expression = &expressions[column];
                 column_index(expression).map_or_else(|| expression.text.clone(), below)
             }
-            Operator::Filter { .. } | Operator::TemporalFilter { .. } | Operator::TemporalAny { .. } => below(column),
+            Operator::Filter { .. }
+            | Operator::TemporalFilter { .. }
+            | Operator::TemporalAny { .. }
+            | Operator::Close { .. } => below(column),
             Operator::Window { calls, .. } => {
                 let width = node.schema.fields().len() - calls.len();
                 match column.checked_sub(width) {
@@ -341,8 +350,12 @@ impl Explaining<'_> {
     /// Says what bounds the state of a stateful node.
     fn bound(&self, id: NodeId) -> String {
         let mut bounds = Vec::new();
-        for input in &self.plan.nodes[id].inputs {
-            self.bounds(*input, &mut bounds);
+        let node = &self.plan.nodes[id];
+        for (position, input) in node.inputs.iter().enumerate() {
+            match node.closes.get(position) {
+                Some(Some(bucket)) => bounds.push(self.closed_by(*input, bucket)),
+                _ => self.bounds(*input, &mut bounds),
+            }
         }
         if let Operator::TemporalFilter { bounds: own, .. } = &self.plan.nodes[id].operator
             && own.iter().any(leaves)
@@ -356,6 +369,41 @@ impl Explaining<'_> {
         }
         bounds.dedup();
         bounds.join("; ")
+    }
+
+    /// Says that rows are let go of by the watermark, by what time.
+    fn closed_by(&self, id: NodeId, bucket: &Bucket) -> String {
+        let name = self.name(id, bucket.column);
+        let time = match &bucket.of {
+            Some(of) => of.text.clone(),
+            None => name,
+        };
+        format!("the watermark: let go of once {time} is closed")
+    }
+
+    /// Describes the operator that finishes a view's rows.
+    fn close(&self, bucket: &str, on_close: bool) -> (String, Vec<String>) {
+        let shown = if on_close { "rows are shown once" } else { "rows are final once" };
+        let Some(closing) = self.closing else {
+            return (format!("close: {shown} {bucket} is closed"), vec![]);
+        };
+        let inputs: Vec<&str> = closing
+            .sources
+            .iter()
+            .chain(&closing.views)
+            .map(String::as_str)
+            .collect();
+        let mut state = vec![
+            format!("closed by the watermark of {}", inputs.join(", ")),
+            "state: the rows of open buckets; bound: the watermark".to_owned(),
+        ];
+        if let Some(keep_us) = closing.keep_us {
+            state.push(format!(
+                "state: the rows of closed buckets; bound: keep, {}",
+                duration(keep_us)
+            ));
+        }
+        (format!("close: {shown} {bucket} is closed"), state)
     }
 
     fn bounds(&self, id: NodeId, found: &mut Vec<String>) {

@@ -173,6 +173,7 @@ impl Lowering<'_> {
             inputs,
             schema,
             append_only,
+            closes: Vec::new(),
         });
         self.keys.push(key);
         self.nodes.len() - 1
@@ -476,7 +477,7 @@ pub(crate) fn column_index(expression: &Expression) -> Option<usize> {
 }
 
 /// Lets an expression read `chosen[i]` of a schema where it read column `i`.
-fn moved(physical: &Arc<dyn PhysicalExpr>, chosen: &[usize], schema: &SchemaRef) -> Arc<dyn PhysicalExpr> {
+pub(crate) fn moved(physical: &Arc<dyn PhysicalExpr>, chosen: &[usize], schema: &SchemaRef) -> Arc<dyn PhysicalExpr> {
     let transformed = physical.clone().transform(|part| {
         Ok(match part.downcast_ref::<Column>() {
             Some(column) => {

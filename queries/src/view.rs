@@ -6,6 +6,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 
 use crate::catalog::Catalog;
+use crate::closing::Closing;
 use crate::problem::Problem;
 use crate::{lower, recursion, refusals, rewrites};
 
@@ -28,6 +29,8 @@ pub struct View {
     pub implied_key: Option<Vec<String>>,
     /// How far back its widest comparison with `now()` looks, in microseconds.
     pub look_back_us: Option<i64>,
+    /// How it closes its buckets of time, if it does.
+    pub closing: Option<Closing>,
     /// What may surprise its author.
     pub warnings: Vec<String>,
 }
@@ -89,6 +92,7 @@ impl Catalog {
             plan: lowered.plan,
             schema,
             implied_key,
+            closing: None,
             warnings,
         })
     }

@@ -13,12 +13,13 @@ use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
 use connectors::Decoded;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
-use dataflows::workers::{Completed, FlowId, Response, TickInput, Workers};
+use dataflows::workers::{Closed, Completed, FlowId, Response, TickInput, Workers};
 use dataflows::{Tick, Updates};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::alerts::AlertState;
 use super::clock::TickClock;
+use super::closing::Closings;
 use super::keys::KeyCounts;
 use super::shared::Shared;
 use super::source::{Counts, Operation, Outgoing, SourceState};
@@ -27,6 +28,9 @@ use crate::config::Clock;
 
 /// Rows cut into one tick, at most, under the wall clock.
 const TICK_ROWS_MAX: usize = 128 * 1024;
+
+/// A bucket that is over is closed this long after the tick that passed it, unless another tick comes before.
+const CLOSES_AFTER: Duration = Duration::from_millis(1);
 
 /// What the doors ask of the coordinator.
 pub(super) enum Request {
@@ -77,6 +81,9 @@ pub(super) struct Coordinator {
     reach: Vec<Vec<FlowId>>,
     /// For each dataflow, those its own rows can reach, itself included.
     reach_flows: Vec<Vec<FlowId>>,
+    closings: Closings,
+    /// What the tick that was begun closes.
+    closed: Vec<(FlowId, Closed)>,
     alerts: Vec<Option<AlertState>>,
     keys: Vec<Option<KeyCounts>>,
     /// The first timer due of each dataflow on each worker.
@@ -134,6 +141,7 @@ pub(super) struct Parts {
     pub(super) sources: Vec<SourceState>,
     pub(super) reach: Vec<Vec<FlowId>>,
     pub(super) reach_flows: Vec<Vec<FlowId>>,
+    pub(super) closings: Closings,
     pub(super) alerts: Vec<Option<AlertState>>,
     pub(super) keys: Vec<Option<KeyCounts>>,
     pub(super) keeper: Sender<usize>,
@@ -151,6 +159,8 @@ impl Coordinator {
             sources: parts.sources,
             reach: parts.reach,
             reach_flows: parts.reach_flows,
+            closings: parts.closings,
+            closed: Vec::new(),
             alerts: parts.alerts,
             keys: parts.keys,
             keeper: parts.keeper,
@@ -201,14 +211,18 @@ impl Coordinator {
     }
 
     /// Returns how long until a timer is due; only the wall's clock moves by itself.
-    fn timer(&self) -> Option<Duration> {
+    fn timer(&mut self) -> Option<Duration> {
         if self.shared.deployment.options.clock == Clock::Event {
             return None;
         }
         let sources = self.sources.iter().filter_map(SourceState::due);
         let flows = self.due.iter().flatten().flatten().copied();
-        let due = sources.chain(flows).min()?;
-        Some(Duration::from_micros(due.saturating_sub(self.clock.wall_us())))
+        let due = sources.chain(flows).min();
+        let wait = due.map(|due| Duration::from_micros(due.saturating_sub(self.clock.wall_us())));
+        match self.closings.is_due(&self.sources) {
+            true => Some(wait.map_or(CLOSES_AFTER, |wait| wait.min(CLOSES_AFTER))),
+            false => wait,
+        }
     }
 
     /// Cuts a tick without input.
@@ -335,6 +349,7 @@ impl Coordinator {
         for source in &mut self.sources {
             source.begin(tick);
         }
+        self.closed = self.closings.begin(&self.sources);
     }
 
     /// Hands the tick over, then answers those whose rows it holds.
@@ -355,8 +370,17 @@ impl Coordinator {
         }
         let mut concerned = vec![everything; self.reach_flows.len()];
         let mut concern = |flows: &[FlowId]| flows.iter().for_each(|&flow| concerned[flow] = true);
-        for (source, _) in &changed {
+        let mut late = Outgoing::default();
+        for (source, changes) in &changed {
             concern(&self.reach[*source]);
+            let name = &self.shared.sources[*source].name;
+            self.closings
+                .late((*source, name), tick, &changes.updates, &mut late.late);
+        }
+        self.shared.letters(late);
+        let closed = std::mem::take(&mut self.closed);
+        for (flow, _) in &closed {
+            concern(&self.reach_flows[*flow]);
         }
         for (flow, due) in self.due.iter_mut().enumerate() {
             if due.iter().flatten().any(|due| *due <= tick) {
@@ -391,7 +415,12 @@ impl Coordinator {
         }
         self.shared.arrived(tick, arrived);
         self.shared.acknowledged.store(tick, Ordering::SeqCst);
-        self.send(tick, inputs, flows);
+        self.send(TickInput {
+            tick,
+            inputs,
+            flows,
+            closed,
+        });
         for Taken {
             source,
             counts,
@@ -422,11 +451,13 @@ impl Coordinator {
         self.shared.bump();
     }
 
-    fn send(&mut self, tick: Tick, inputs: Vec<(Arc<str>, Updates)>, flows: Vec<FlowId>) {
-        if flows.is_empty() {
+    fn send(&mut self, input: TickInput) {
+        if input.flows.is_empty() {
             return;
         }
-        let answers = flows
+        let tick = input.tick;
+        let answers = input
+            .flows
             .iter()
             .map(|&flow| {
                 (
@@ -446,7 +477,7 @@ impl Coordinator {
                 flows: answers,
             },
         );
-        self.workers.tick(TickInput { tick, inputs, flows });
+        self.workers.tick(input);
     }
 
     /// Takes one worker's answer; publishes the view's changes once all workers have answered.

@@ -12,6 +12,7 @@ use dataflows::workers::{FlowId, Workers};
 
 use super::alerts::AlertState;
 use super::base::Told;
+use super::closing::Closings;
 use super::coordinator::Parts;
 use super::feed::Feed;
 use super::keys::KeyCounts;
@@ -161,6 +162,7 @@ pub(super) fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sende
         .iter()
         .map(|source| SourceEntry::new(&source.name))
         .collect();
+    let closings = Closings::new(&deployment);
     let shared = Arc::new(Shared::new(deployment, relations, entries));
     let parts = Parts {
         shared: Arc::clone(&shared),
@@ -168,6 +170,7 @@ pub(super) fn wire(deployment: Deployment, workers: &Arc<Workers>, keeper: Sende
         sources,
         reach,
         reach_flows,
+        closings,
         alerts,
         keys,
         keeper,

@@ -49,6 +49,7 @@ fn play(sql: &str, workers: usize) {
         retain_us: None,
         expires_after_us: None,
         time_column: None,
+            lateness_us: None,
     };
     catalog.add_source(source).expect("a new name");
     let view = catalog.plan_view("view", sql).expect("a supported view");
@@ -79,6 +80,7 @@ fn play(sql: &str, workers: usize) {
             tick,
             inputs: vec![("edges".into(), Updates::new(rows, vec![diff]))],
             flows: vec![0],
+            closed: vec![],
         });
     }
     let mut changes: BTreeMap<u64, Vec<Updates>> = BTreeMap::new();

@@ -12,6 +12,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, SchemaRef};
 
+use super::release::{Released, Times, split};
 use super::ticked::TickOperator;
 use crate::columns::NO_SLOT;
 use crate::faults::{self, Fault};
@@ -36,6 +37,8 @@ pub(crate) struct Join {
     index: GroupIndex,
     left: Side,
     right: Side,
+    /// Keys of which the right's count is let go of at the end of the tick.
+    uncounted: Vec<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,6 +100,7 @@ impl Join {
             index: GroupIndex::new(&types),
             left: Side::new(on.iter().map(|(left, _)| *left).collect(), left, true),
             right: Side::new(on.iter().map(|(_, right)| *right).collect(), right, kind.pairs()),
+            uncounted: Vec::new(),
         }
     }
 
@@ -324,12 +328,44 @@ impl TickOperator for Join {
             self.turn(which, &turned, &mut out);
             touched.extend(deltas.into_iter().flat_map(|delta| delta.groups));
         }
+        for group in std::mem::take(&mut self.uncounted) {
+            self.right.totals[group as usize] = 0;
+            touched.push(group);
+        }
         for group in touched {
             if group != NO_SLOT {
                 self.forget(group);
             }
         }
         out
+    }
+
+    fn release(&mut self, input: usize, times: &Times, below: i64) -> Released {
+        let side = if input == 0 { &self.left } else { &self.right };
+        if side.keeps_rows {
+            let held = side.held();
+            let column = side.rows.gather_columns(&[times.column], &held).swap_remove(0);
+            let (gone, least) = split(&held, &times.of(&column), below);
+            return Released {
+                rows: side.taken_back(&gone),
+                parts: Vec::new(),
+                least,
+            };
+        }
+        // Only counts are held here, by key: they go once the left rows under them have.
+        let Some(position) = side.keys.iter().position(|key| *key == times.column) else {
+            return Released::default();
+        };
+        let held: Vec<u32> = (0..side.totals.len() as u32)
+            .filter(|&group| side.totals[group as usize] != 0)
+            .collect();
+        let (gone, least) = split(&held, &times.of(&self.index.key_column(position, &held)), below);
+        self.uncounted = gone;
+        Released {
+            rows: None,
+            parts: Vec::new(),
+            least,
+        }
     }
 
     fn state_rows(&self) -> usize {

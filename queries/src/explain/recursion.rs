@@ -31,6 +31,7 @@ impl Explaining<'_> {
             plan: body,
             catalog: self.catalog,
             around: Some((self, inputs)),
+            closing: None,
         }
     }
 

@@ -611,6 +611,7 @@ fn kind(operator: &Operator) -> &'static str {
         Operator::Window { calls, .. } if calls.is_empty() => "top",
         Operator::Window { .. } => "window",
         Operator::Union => "union",
+        Operator::Close { .. } => "close",
         Operator::Recursive { .. } => "recursion",
         Operator::Loop | Operator::Outer { .. } => "inside a recursion",
     }

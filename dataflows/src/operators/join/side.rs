@@ -1,10 +1,13 @@
 //! One side of a join: its rows in columns, chained by key.
 
-use arrow::array::ArrayRef;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use hashbrown::HashTable;
 
 use crate::columns::{Incoming, NO_SLOT, Rows};
+use crate::update::Updates;
 
 /// Chains longer than this find a row to take back by its hash.
 const CHAIN_INDEXED: u32 = 32;
@@ -13,7 +16,8 @@ const CHAIN_INDEXED: u32 = 32;
 pub(super) struct Side {
     pub(super) keys: Vec<usize>,
     /// Whether rows are kept, or only how many there are of each key.
-    keeps_rows: bool,
+    pub(super) keeps_rows: bool,
+    schema: SchemaRef,
     pub(super) rows: Rows,
     /// The first row and the number of rows of each group's chain.
     heads: Vec<(u32, u32)>,
@@ -34,6 +38,7 @@ impl Side {
         Side {
             keys,
             keeps_rows,
+            schema: Arc::clone(schema),
             rows: Rows::new(&types),
             heads: Vec::new(),
             totals: Vec::new(),
@@ -70,6 +75,19 @@ impl Side {
         let some = |slot: u32| (slot != NO_SLOT).then_some(slot);
         let slots = std::iter::successors(some(head), move |&slot| some(self.next[slot as usize]));
         slots.map(|slot| (slot, self.counts[slot as usize]))
+    }
+
+    /// Returns the slots that hold rows.
+    pub(super) fn held(&self) -> Vec<u32> {
+        let slots = 0..self.counts.len() as u32;
+        slots.filter(|&slot| self.counts[slot as usize] != 0).collect()
+    }
+
+    /// Returns rows as taken back, as often as each is there; none of none.
+    pub(super) fn taken_back(&self, slots: &[u32]) -> Option<Updates> {
+        let diffs: Vec<i64> = slots.iter().map(|&slot| -self.counts[slot as usize]).collect();
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), self.rows.gather(slots));
+        (!slots.is_empty()).then(|| Updates::new(rows.expect("rows of this schema went in"), diffs))
     }
 
     /// Applies all changes of a tick: additions first, for a row may precede its retraction.
