@@ -84,6 +84,7 @@ impl Running {
             inputs,
             flows: vec![0],
             closed: vec![],
+            passed: vec![],
         });
     }
 

@@ -40,6 +40,8 @@ pub enum Fault {
     LostGroupingSet,
     /// A closed bucket still takes changes.
     ReopenedBucket,
+    /// A join by time passes over the last pair of a batch.
+    MissedPair,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

@@ -19,11 +19,13 @@ pub(crate) mod window;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use timely::dataflow::Stream;
 use timely::scheduling::activate::Activator;
 
 use crate::parts::Parts;
+use crate::plan::NodeId;
 use crate::update::{Tick, Updates};
 
 /// A stream of updates.
@@ -40,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) errors: BTreeMap<Tick, Vec<Updates>>,
     /// How far the view is closed, from each tick on at which that moved.
     pub(crate) closed: VecDeque<(Tick, Closed)>,
+    /// What the rows to come of joins by time are not below, from each tick on at which that moved.
+    pub(crate) passed: VecDeque<(Tick, Arc<[Passed]>)>,
     /// For each operator with timers, the first tick at which one is due.
     pub(crate) due: Vec<Option<Tick>>,
     /// Wake the operators that see every tick.
@@ -59,6 +63,17 @@ pub struct Closed {
     pub gone: i64,
 }
 
+/// The least times that rows to come of a join by time may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// The join's node.
+    pub node: NodeId,
+    /// Of its left input.
+    pub left: i64,
+    /// Of its right input.
+    pub right: i64,
+}
+
 impl Default for Closed {
     fn default() -> Self {
         Closed {
@@ -75,10 +90,19 @@ impl Shared {
         known.map_or_else(Closed::default, |(_, closed)| *closed)
     }
 
+    /// Returns what the rows to come of a node are not below after a tick.
+    pub(crate) fn passed_at(&self, tick: Tick, node: NodeId) -> Option<Passed> {
+        let (_, known) = self.passed.iter().rev().find(|(since, _)| *since <= tick)?;
+        known.iter().find(|passed| passed.node == node).copied()
+    }
+
     /// Forgets what held only before a tick that is complete.
     pub(crate) fn forget_closed(&mut self, tick: Tick) {
         while self.closed.get(1).is_some_and(|(since, _)| *since <= tick) {
             self.closed.pop_front();
+        }
+        while self.passed.get(1).is_some_and(|(since, _)| *since <= tick) {
+            self.passed.pop_front();
         }
     }
 }

@@ -118,6 +118,9 @@ pub enum Operator {
         on: Vec<(usize, usize)>,
         /// Whether NULL equals NULL in a key (`IS NOT DISTINCT FROM`).
         null_equals_null: bool,
+        /// How far apart in time the rows of a pair may be: others are passed over, which
+        /// a filter above would drop. Inner joins only.
+        band: Option<Band>,
     },
     /// Orders each partition's rows, by all columns where the order leaves it open, and
     /// emits them with one more column a call; or only those of some ranks.
@@ -160,6 +163,19 @@ pub enum Operator {
         /// Its position among the recursion's inputs.
         input: usize,
     },
+}
+
+/// Two columns of microseconds of which the right's is at least `low_us` and at most `high_us` after the left's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Band {
+    /// Position of the left's time; NULL pairs with nothing.
+    pub left: usize,
+    /// Position of the right's time; NULL pairs with nothing.
+    pub right: usize,
+    /// The least distance; negative where the right's row may come first.
+    pub low_us: i64,
+    /// The largest distance.
+    pub high_us: i64,
 }
 
 /// One window function over the rows of a partition.

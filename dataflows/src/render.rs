@@ -125,9 +125,14 @@ pub(crate) fn render<'scope>(
                 kind,
                 on,
                 null_equals_null,
+                band,
             } => {
                 let (left, right) = (&plan.nodes[node.inputs[0]].schema, &plan.nodes[node.inputs[1]].schema);
-                let operator = Join::new(*kind, on, *null_equals_null, left, right, Arc::clone(&node.schema));
+                let schema = Arc::clone(&node.schema);
+                let mut operator = Join::new(*kind, on, *null_equals_null, *band, left, right, schema);
+                if node.inputs.iter().all(|input| plan.nodes[*input].append_only) {
+                    operator = operator.forgetting(id, shared);
+                }
                 let left = (input(0), Route::ByColumns(on.iter().map(|(left, _)| *left).collect()));
                 let right = (input(1), Route::ByColumns(on.iter().map(|(_, right)| *right).collect()));
                 let (operator, every_tick) = releasing(Box::new(operator), plan, id, shared);

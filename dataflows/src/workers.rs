@@ -16,7 +16,7 @@ use timely::worker::Worker;
 
 use crate::faults::{self, Fault};
 use crate::operators::ticked::{Route, TickOperator, ticked};
-pub use crate::operators::Closed;
+pub use crate::operators::{Closed, Passed};
 use crate::operators::{OperatorStats, Shared, SharedCell};
 use crate::parts::Part;
 use crate::plan::Plan;
@@ -50,6 +50,8 @@ pub struct TickInput {
     pub flows: Vec<FlowId>,
     /// How far dataflows are closed from now on; those it says nothing of stay where they were.
     pub closed: Vec<(FlowId, Closed)>,
+    /// What the rows to come of joins by time are not below, of dataflows it concerns.
+    pub passed: Vec<(FlowId, Arc<[Passed]>)>,
 }
 
 /// What a worker says.
@@ -325,6 +327,10 @@ impl Server {
         for (flow, closed) in &input.closed {
             let mut shared = self.flows[*flow].shared.borrow_mut();
             shared.closed.push_back((input.tick, *closed));
+        }
+        for (flow, passed) in &input.passed {
+            let mut shared = self.flows[*flow].shared.borrow_mut();
+            shared.passed.push_back((input.tick, Arc::clone(passed)));
         }
         for &flow in &input.flows {
             let mut shared = self.flows[flow].shared.borrow_mut();

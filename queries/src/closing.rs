@@ -1,10 +1,11 @@
 //! Views whose buckets of time close: what closes them, and what may be let go of then.
 //!
 //! `floor` finds how late a row may still come, as a value of each column; `demand` what
-//! rows further down can only concern closed buckets.
+//! rows further down can only concern closed buckets, `passing` what joins by time may forget.
 
 mod demand;
 mod floor;
+mod passing;
 
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::array::{Array, RecordBatch};
@@ -14,6 +15,8 @@ use crate::catalog::{Catalog, Relation};
 use crate::problem::Problem;
 use crate::view::View;
 use floor::{Floor, floor};
+
+pub use passing::Passing;
 
 /// When a view's rows are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,7 +110,7 @@ impl Catalog {
                 ),
             );
         };
-        let demands = demand::closes(&mut view.plan, bucket);
+        let demands = demand::closes(&mut view.plan, bucket, self.time_zone());
         let lates = inputs.unheld.iter().flat_map(|source| {
             let of_source = demands.iter().filter(move |(name, _)| name == source);
             of_source.cloned()

@@ -6,12 +6,12 @@ use std::fmt::Write;
 
 use arrow::compute::SortOptions;
 use dataflows::plan::{
-    AbsentList, AggregateCall, AggregateFunction as Function, Bucket, JoinKind, Keep, NodeId, Operator, Plan, Ranking,
+    AbsentList, AggregateCall, AggregateFunction as Function, Band, Bucket, JoinKind, Keep, NodeId, Operator, Plan, Ranking,
     TemporalAlternative, TemporalBound, TemporalComparison, WindowCall,
 };
 
 use crate::catalog::{Catalog, Relation};
-use crate::closing::Closing;
+use crate::closing::{Closing, Passing};
 use crate::lower::column_index;
 use crate::view::View;
 
@@ -23,6 +23,7 @@ impl View {
             catalog,
             around: None,
             closing: self.closing.as_ref(),
+            passing: self.passing.as_ref(),
         };
         let mut text = format!("view {}\n", self.name);
         let columns: Vec<String> = self
@@ -55,6 +56,7 @@ impl View {
             catalog,
             around: None,
             closing: self.closing.as_ref(),
+            passing: self.passing.as_ref(),
         }
         .unbounded()
     }
@@ -67,6 +69,8 @@ struct Explaining<'a> {
     around: Option<(&'a Explaining<'a>, &'a [NodeId])>,
     /// How the view closes its buckets.
     closing: Option<&'a Closing>,
+    /// What its joins by time forget.
+    passing: Option<&'a Passing>,
 }
 
 impl Explaining<'_> {
@@ -206,6 +210,7 @@ impl Explaining<'_> {
                 kind,
                 on,
                 null_equals_null,
+                band,
             } => {
                 let right = node.inputs.get(1).copied();
                 let right_name = |column: usize| right.map_or_else(String::new, |right| self.name(right, column));
@@ -223,11 +228,15 @@ impl Explaining<'_> {
                     JoinKind::Anti => ("anti join", "the left rows, and a count a key of the right"),
                     JoinKind::Mark => ("mark join", "the left rows, and a count a key of the right"),
                 };
-                let keys = if on.is_empty() {
+                let mut keys = if on.is_empty() {
                     String::new()
                 } else {
                     format!(" on {}", on.join(" AND "))
                 };
+                let what = if band.is_some() && on.is_empty() { "inner join" } else { what };
+                if let Some(band) = band {
+                    let _ = write!(keys, ", {}", distance(band, &name(band.left), &right_name(band.right)));
+                }
                 (
                     format!("{what}{keys}"),
                     vec![format!("state: {keeps}; bound: {}", self.bound(id))],
@@ -351,9 +360,14 @@ impl Explaining<'_> {
     fn bound(&self, id: NodeId) -> String {
         let mut bounds = Vec::new();
         let node = &self.plan.nodes[id];
+        let (left, right) = self.passing.map_or((false, false), |passing| passing.forgets(id));
         for (position, input) in node.inputs.iter().enumerate() {
             match node.closes.get(position) {
                 Some(Some(bucket)) => bounds.push(self.closed_by(*input, bucket)),
+                _ if [left, right].get(position) == Some(&true) => {
+                    let side = if position == 0 { "left" } else { "right" };
+                    bounds.push(format!("the watermark: {side} rows go once none to come can meet them"));
+                }
                 _ => self.bounds(*input, &mut bounds),
             }
         }
@@ -572,6 +586,20 @@ fn call_text(call: &AggregateCall, name: &impl Fn(usize) -> String) -> String {
         .map_or_else(String::new, |filter| format!(" FILTER (WHERE {})", name(filter)));
     let distinct = if call.distinct { "DISTINCT " } else { "" };
     format!("{function}({distinct}{argument}{order}){filter}")
+}
+
+/// Writes how far apart the rows of a pair may be.
+fn distance(band: &Band, left: &str, right: &str) -> String {
+    let from = |us: i64| match us {
+        0 => left.to_owned(),
+        us if us < 0 => format!("{left} - {}", duration(us.saturating_neg())),
+        us => format!("{left} + {}", duration(us)),
+    };
+    match (band.low_us, band.high_us) {
+        (i64::MIN, high) => format!("{right} up to {}", from(high)),
+        (low, i64::MAX) => format!("{right} from {} on", from(low)),
+        (low, high) => format!("{right} from {} to {}", from(low), from(high)),
+    }
 }
 
 /// Writes microseconds as people do: `2h`, `90s`, `10min`.

@@ -28,7 +28,7 @@ mod view;
 
 pub use batch::Relations;
 pub use catalog::{Catalog, SourceRelation};
-pub use closing::{Closing, Emit};
+pub use closing::{Closing, Emit, Passing};
 pub use predicate::Predicate;
 pub use problem::{Problem, ProblemKind, QueryError};
 pub use query::Query;

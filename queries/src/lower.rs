@@ -1,6 +1,7 @@
 //! Turns a shared logical plan into the incremental plan.
 
 mod aggregates;
+mod band;
 mod constants;
 mod held;
 mod recursive;
@@ -349,6 +350,7 @@ impl Lowering<'_> {
         if let Some(node) = self.temporal(filter, input) {
             return Ok(node);
         }
+        self.near(filter, input);
         let field = Arc::new(Field::new("predicate", arrow::datatypes::DataType::Boolean, true));
         let predicate = self.expression(&filter.predicate, filter.input.schema(), field)?;
         if let Operator::Constant { rows } = &self.nodes[input].operator {
@@ -399,6 +401,7 @@ impl Lowering<'_> {
             kind,
             on,
             null_equals_null,
+            band: None,
         };
         Ok(self.node(operator, vec![left, right], nullable(&join.schema), append_only, key))
     }

@@ -6,7 +6,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 
 use crate::catalog::Catalog;
-use crate::closing::Closing;
+use crate::closing::{Closing, Passing};
 use crate::problem::Problem;
 use crate::{lower, recursion, refusals, rewrites};
 
@@ -31,6 +31,8 @@ pub struct View {
     pub look_back_us: Option<i64>,
     /// How it closes its buckets of time, if it does.
     pub closing: Option<Closing>,
+    /// What its joins by time forget, if they do.
+    pub passing: Option<Passing>,
     /// What may surprise its author.
     pub warnings: Vec<String>,
 }
@@ -83,6 +85,7 @@ impl Catalog {
                 .map(|column| schema.field(column).name().clone())
                 .collect()
         });
+        let passing = self.passing(&lowered.plan);
         Ok(View {
             name: name.to_owned(),
             sql: sql.to_owned(),
@@ -93,6 +96,7 @@ impl Catalog {
             schema,
             implied_key,
             closing: None,
+            passing,
             warnings,
         })
     }

@@ -1,29 +1,36 @@
-//! How far each view is closed, by the watermarks of its sources at the end of the tick before.
+//! How far each view is closed, and what its joins by time may forget: both by the watermarks of
+//! its sources at the end of the tick before.
 
 use std::sync::Arc;
 
 use dataflows::json::RowEncoder;
-use dataflows::workers::{Closed, FlowId};
+use dataflows::workers::{Closed, FlowId, Passed};
 use dataflows::{Tick, Updates};
-use queries::Closing;
+use queries::{Closing, Passing};
 
 use super::letters::Letter;
 use super::source::SourceState;
 use crate::config::Deployment;
 
-/// Every view that closes its buckets of time.
+/// Every view that goes by a watermark.
 pub(super) struct Closings {
     views: Vec<State>,
+    joins: Vec<Joins>,
 }
 
+/// What a watermark is the least of.
+struct Waits {
+    sources: Vec<usize>,
+    /// Views that emit on close, by their place among those that close.
+    views: Vec<usize>,
+}
+
+/// A view that closes its buckets of time.
 struct State {
     flow: FlowId,
     name: Arc<str>,
     closing: Closing,
-    /// The sources whose watermarks it waits for.
-    sources: Vec<usize>,
-    /// The views it waits for, by their place here.
-    views: Vec<usize>,
+    waits: Waits,
     /// Sources whose rows may come too late for it.
     unheld: Vec<usize>,
     watermark_us: Option<i64>,
@@ -32,68 +39,91 @@ struct State {
     next: Option<(i64, bool)>,
 }
 
+/// A view with joins by time.
+struct Joins {
+    flow: FlowId,
+    passing: Passing,
+    waits: Waits,
+    watermark_us: Option<i64>,
+    /// Whether the workers have yet to learn of it.
+    moved: bool,
+}
+
 impl State {
     fn closed_at(&self, watermark_us: i64) -> Closed {
+        // Neither ever falls, and a time out of range closes nothing more.
+        let below = self.closing.below(watermark_us).unwrap_or(i64::MIN);
+        let gone = self.closing.gone(watermark_us).unwrap_or(i64::MIN);
         Closed {
-            // Neither ever falls: a time out of range closes nothing more.
-            below: self
-                .closing
-                .below(watermark_us)
-                .map_or(self.closed.below, |below| below.max(self.closed.below)),
-            gone: self
-                .closing
-                .gone(watermark_us)
-                .map_or(self.closed.gone, |gone| gone.max(self.closed.gone)),
+            below: below.max(self.closed.below),
+            gone: gone.max(self.closed.gone),
         }
     }
 }
 
 impl Closings {
     pub(super) fn new(deployment: &Deployment) -> Self {
-        let closing = deployment.views.iter().enumerate();
-        let closing = closing.filter_map(|(flow, definition)| {
-            let closing = definition.view.closing.clone()?;
-            Some((flow, definition.view.name.clone(), closing))
-        });
-        let closing: Vec<(FlowId, String, Closing)> = closing.collect();
+        let views = || deployment.views.iter().map(|definition| &definition.view).enumerate();
+        let closing: Vec<(FlowId, &str, &Closing)> = views()
+            .filter_map(|(flow, view)| Some((flow, view.name.as_str(), view.closing.as_ref()?)))
+            .collect();
         let source = |name: &String| deployment.sources.iter().position(|source| source.name == *name);
         let view = |name: &String| closing.iter().position(|(_, view, _)| view == name);
-        let views = closing
-            .iter()
-            .map(|(flow, name, closing)| State {
-                flow: *flow,
-                name: name.as_str().into(),
-                sources: closing.sources.iter().filter_map(source).collect(),
-                views: closing.views.iter().filter_map(view).collect(),
-                unheld: closing.unheld.iter().filter_map(source).collect(),
-                closing: closing.clone(),
+        let waits = |sources: &[String], views: &[String]| Waits {
+            sources: sources.iter().filter_map(source).collect(),
+            views: views.iter().filter_map(view).collect(),
+        };
+        let joins = views().filter_map(|(flow, view)| {
+            let passing = view.passing.as_ref()?;
+            Some(Joins {
+                flow,
+                waits: waits(&passing.sources, &passing.views),
+                passing: passing.clone(),
                 watermark_us: None,
-                closed: Closed::default(),
-                next: None,
+                moved: false,
             })
-            .collect();
-        Closings { views }
+        });
+        Closings {
+            joins: joins.collect(),
+            views: closing
+                .iter()
+                .map(|(flow, name, closing)| State {
+                    flow: *flow,
+                    name: (*name).into(),
+                    waits: waits(&closing.sources, &closing.views),
+                    unheld: closing.unheld.iter().filter_map(source).collect(),
+                    closing: (*closing).clone(),
+                    watermark_us: None,
+                    closed: Closed::default(),
+                    next: None,
+                })
+                .collect(),
+        }
     }
 
-    /// Returns a view's watermark, from what is known now; none while one of its inputs has none.
-    fn watermark_us(&self, state: &State, sources: &[SourceState]) -> Option<i64> {
-        let of_sources = state.sources.iter().map(|&source| sources[source].watermark_us());
+    /// Returns a watermark, from what is known now; none while one of its inputs has none.
+    fn watermark_us(&self, waits: &Waits, sources: &[SourceState]) -> Option<i64> {
+        let of_sources = waits.sources.iter().map(|&source| sources[source].watermark_us());
         // What a view shows at a tick, others that read it have only then: for them it was as far before.
-        let of_views = state.views.iter().map(|&view| self.views[view].watermark_us);
+        let of_views = waits.views.iter().map(|&view| self.views[view].watermark_us);
         let all: Option<Vec<i64>> = of_sources.chain(of_views).collect();
         all?.into_iter().min()
     }
 
     /// Begins a tick, before any row of it is taken: returns what is closed from now on.
     pub(super) fn begin(&mut self, sources: &[SourceState]) -> Vec<(FlowId, Closed)> {
-        let watermarks: Vec<Option<i64>> = self
-            .views
-            .iter()
-            .map(|state| self.watermark_us(state, sources))
-            .collect();
+        let of = |waits: &Waits| self.watermark_us(waits, sources);
+        let of_joins: Vec<Option<i64>> = self.joins.iter().map(|joins| of(&joins.waits)).collect();
+        let of_views: Vec<Option<i64>> = self.views.iter().map(|state| of(&state.waits)).collect();
+        for (joins, watermark_us) in self.joins.iter_mut().zip(of_joins) {
+            if watermark_us > joins.watermark_us {
+                joins.watermark_us = watermark_us;
+                joins.moved = true;
+            }
+        }
         let mut moved = Vec::new();
-        for (state, watermark_us) in self.views.iter_mut().zip(watermarks) {
-            let Some(watermark_us) = watermark_us.filter(|_| watermark_us > state.watermark_us) else {
+        for (state, watermark_us) in self.views.iter_mut().zip(of_views) {
+            let Some(watermark_us) = watermark_us.filter(|us| Some(*us) > state.watermark_us) else {
                 continue;
             };
             state.watermark_us = Some(watermark_us);
@@ -106,12 +136,23 @@ impl Closings {
         moved
     }
 
+    /// Returns what the joins of some dataflows may forget from the tick on that was begun.
+    pub(super) fn passed(&mut self, flows: &[FlowId]) -> Vec<(FlowId, Arc<[Passed]>)> {
+        let joins = self.joins.iter_mut();
+        let told = joins.filter(|joins| joins.moved && flows.binary_search(&joins.flow).is_ok());
+        let told = told.filter_map(|joins| {
+            joins.moved = false;
+            Some((joins.flow, joins.passing.at(joins.watermark_us?).into()))
+        });
+        told.collect()
+    }
+
     /// Tells whether a tick without input would close anything.
     pub(super) fn is_due(&mut self, sources: &[SourceState]) -> bool {
         let mut due = false;
         for position in 0..self.views.len() {
             let state = &self.views[position];
-            let Some(watermark_us) = self.watermark_us(state, sources) else {
+            let Some(watermark_us) = self.watermark_us(&state.waits, sources) else {
                 continue;
             };
             let closes = match state.next {

@@ -415,11 +415,13 @@ impl Coordinator {
         }
         self.shared.arrived(tick, arrived);
         self.shared.acknowledged.store(tick, Ordering::SeqCst);
+        let passed = self.closings.passed(&flows);
         self.send(TickInput {
             tick,
             inputs,
             flows,
             closed,
+            passed,
         });
         for Taken {
             source,

@@ -70,6 +70,7 @@ fn views_are_right_at_every_tick() {
             Fault::ForgottenAlternative,
             Fault::ShortList,
             Fault::ReopenedBucket,
+            Fault::MissedPair,
         ] {
             is_found(fault, first);
         }

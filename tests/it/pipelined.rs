@@ -81,6 +81,7 @@ fn play(sql: &str, workers: usize) {
             inputs: vec![("edges".into(), Updates::new(rows, vec![diff]))],
             flows: vec![0],
             closed: vec![],
+            passed: vec![],
         });
     }
     let mut changes: BTreeMap<u64, Vec<Updates>> = BTreeMap::new();

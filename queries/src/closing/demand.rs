@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{Field, IntervalMonthDayNano, Schema, SchemaRef};
 use dataflows::plan::{Bucket, Expression, JoinKind, Node, NodeId, Operator, Plan};
+use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::logical_expr::Operator as Sign;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_expr::utils::collect_columns;
 
+use super::floor::rising;
 use crate::lower::{column_index, moved};
 
 /// By what time all readers of a node close its rows.
@@ -27,7 +30,7 @@ enum Demand {
 /// From the root, whose rows are closed by `column`, down: where an operator tells rows
 /// apart by that time, rows of closed buckets are of no more use to it. Returns the same of
 /// the relations that are read.
-pub(super) fn closes(plan: &mut Plan, column: usize) -> Vec<(String, Bucket)> {
+pub(super) fn closes(plan: &mut Plan, column: usize, time_zone: &str) -> Vec<(String, Bucket)> {
     let mut relations = Vec::new();
     let mut demands = vec![Demand::Unread; plan.nodes.len()];
     demands[plan.root] = Demand::By(Bucket { column, of: None });
@@ -38,7 +41,7 @@ pub(super) fn closes(plan: &mut Plan, column: usize) -> Vec<(String, Bucket)> {
                 if let Operator::Get { relation } = &plan.nodes[id].operator {
                     relations.push((relation.clone(), bucket.clone()));
                 }
-                of_inputs(plan, id, &bucket)
+                of_inputs(plan, id, &bucket, time_zone)
             }
             Demand::Always => vec![None; plan.nodes[id].inputs.len()],
         };
@@ -74,7 +77,7 @@ fn keeps_rows(node: &Node) -> bool {
 }
 
 /// Returns by what time the rows of each input are closed, if a node's are closed by `bucket`.
-fn of_inputs(plan: &Plan, id: NodeId, bucket: &Bucket) -> Vec<Option<Bucket>> {
+fn of_inputs(plan: &Plan, id: NodeId, bucket: &Bucket, time_zone: &str) -> Vec<Option<Bucket>> {
     let node = &plan.nodes[id];
     let at = |column: usize| {
         Some(Bucket {
@@ -96,15 +99,34 @@ fn of_inputs(plan: &Plan, id: NodeId, bucket: &Bucket) -> Vec<Option<Bucket>> {
         Operator::Window { partition, .. } => {
             vec![partition.contains(&bucket.column).then(|| at(bucket.column)).flatten()]
         }
-        Operator::Join { kind, on, .. } => {
+        Operator::Join { kind, on, band, .. } => {
+            let near = |column: usize, by_us: Option<i64>| {
+                let schema = &plan.nodes[node.inputs[usize::from(bucket.column < width())]].schema;
+                moved_by(schema, column, by_us?, bucket, time_zone)
+            };
             let (left, right) = match bucket.column.checked_sub(width()) {
                 None => {
                     let equal = on.iter().find(|(left, _)| *left == bucket.column);
-                    (at(bucket.column), equal.and_then(|(_, right)| at(*right)))
+                    // A right row's partners are at most `low` before it.
+                    let other = match (equal, band) {
+                        (Some((_, right)), _) => at(*right),
+                        (None, Some(band)) if band.left == bucket.column => {
+                            near(band.right, band.low_us.checked_neg())
+                        }
+                        _ => None,
+                    };
+                    (at(bucket.column), other)
                 }
                 Some(column) => {
                     let equal = on.iter().find(|(_, right)| *right == column);
-                    (equal.and_then(|(left, _)| at(*left)), at(column))
+                    let other = match (equal, band) {
+                        (Some((left, _)), _) => at(*left),
+                        (None, Some(band)) if band.right == column => {
+                            near(band.left, Some(band.high_us).filter(|us| *us < i64::MAX))
+                        }
+                        _ => None,
+                    };
+                    (other, Some(Bucket { column, of: bucket.of.clone() }))
                 }
             };
             match kind {
@@ -148,6 +170,38 @@ fn through(plan: &Plan, id: NodeId, expression: &Expression, bucket: &Bucket) ->
     Some(Bucket {
         column: *column,
         of: Some(of),
+    })
+}
+
+/// Closes the rows of a join's other side, whose times are near those that `bucket` is made
+/// of: by the latest time their partners can have.
+fn moved_by(schema: &SchemaRef, column: usize, by_us: i64, bucket: &Bucket, time_zone: &str) -> Option<Bucket> {
+    if let Some(of) = &bucket.of {
+        // What falls while time goes on says nothing of earlier rows.
+        rising(&of.physical, time_zone)?;
+    }
+    let field = schema.field(column);
+    let interval = IntervalMonthDayNano::new(0, 0, by_us.checked_mul(1_000)?);
+    let latest: Arc<dyn PhysicalExpr> = Arc::new(BinaryExpr::new(
+        Arc::new(Column::new(field.name(), 0)),
+        Sign::Plus,
+        Arc::new(Literal::new(ScalarValue::IntervalMonthDayNano(Some(interval)))),
+    ));
+    let physical = match &bucket.of {
+        Some(of) => over(&of.physical, &latest)?,
+        None => latest,
+    };
+    let text = match &bucket.of {
+        Some(of) => of.text.clone(),
+        None => field.name().clone(),
+    };
+    Some(Bucket {
+        column,
+        of: Some(Expression {
+            physical,
+            text,
+            field: Arc::new(field.clone()),
+        }),
     })
 }
 

@@ -204,7 +204,7 @@ fn mapped(catalog: &Catalog, plan: &Plan, input: NodeId, physical: &Arc<dyn Phys
 }
 
 /// Returns the one column that an expression reads and never falls with, and how far below it may be.
-fn rising(physical: &Arc<dyn PhysicalExpr>, time_zone: &str) -> Option<(usize, i64)> {
+pub(super) fn rising(physical: &Arc<dyn PhysicalExpr>, time_zone: &str) -> Option<(usize, i64)> {
     if let Some(column) = physical.downcast_ref::<Column>() {
         return Some((column.index(), 0));
     }

@@ -32,6 +32,7 @@ impl Explaining<'_> {
             catalog: self.catalog,
             around: Some((self, inputs)),
             closing: None,
+            passing: None,
         }
     }
 

@@ -17,6 +17,8 @@ use super::sources::{Kind, Spec};
 pub(super) struct Written {
     pub(super) sql: String,
     pub(super) steady: bool,
+    /// Whether it is to close its buckets.
+    pub(super) closes: bool,
 }
 
 /// What has closed already: a view's name, and its bucket's column.
@@ -41,6 +43,7 @@ pub(super) fn write(dice: &mut Dice, specs: &[Spec], finished: &[Finished]) -> O
                 "SELECT date_bin(INTERVAL '3 hours', {bucket}) AS hours, count(*) AS n FROM {name} GROUP BY hours"
             ),
             steady: false,
+            closes: true,
         });
     }
     let timed: Vec<&Spec> = specs
@@ -63,7 +66,7 @@ pub(super) fn write(dice: &mut Dice, specs: &[Spec], finished: &[Finished]) -> O
     let steady = spec.retain_us.is_none();
     let by_key = dice.chance(60);
     let (key, group) = if by_key { ("k, ", "k, ") } else { ("", "") };
-    let sql = match dice.below(9) {
+    let sql = match dice.below(12) {
         0 | 1 => format!(
             "SELECT {key}date_bin(INTERVAL '{size}', at) AS bucket, {aggregates} FROM {name} GROUP BY {group}bucket"
         ),
@@ -89,6 +92,7 @@ pub(super) fn write(dice: &mut Dice, specs: &[Spec], finished: &[Finished]) -> O
                      FROM (SELECT *, date_bin(INTERVAL '{size}', at) AS bucket FROM {name})) WHERE r <= 2"
                 ),
                 steady,
+                closes: true,
             });
         }
         5 => format!("SELECT DISTINCT {key}date_bin(INTERVAL '{size}', at) AS bucket, g FROM {name}"),
@@ -102,6 +106,7 @@ pub(super) fn write(dice: &mut Dice, specs: &[Spec], finished: &[Finished]) -> O
                      {join} {other} b ON a.k = b.k"
                 ),
                 steady: false,
+                closes: true,
             });
         }
         7 => {
@@ -113,6 +118,26 @@ pub(super) fn write(dice: &mut Dice, specs: &[Spec], finished: &[Finished]) -> O
                      WHERE {which} (SELECT 1 FROM {other} b WHERE b.g = a.g) GROUP BY bucket"
                 ),
                 steady: false,
+                closes: true,
+            });
+        }
+        8..=10 => {
+            // Pairs near each other in time: what the watermark has passed is forgotten.
+            let other = &dice.pick(&timed).name;
+            let near = *dice.pick(&[
+                "b.at BETWEEN a.at - INTERVAL '3 minutes' AND a.at",
+                "a.k = b.k AND b.at BETWEEN a.at - INTERVAL '10 minutes' AND a.at + INTERVAL '5 minutes'",
+                "a.k = b.k AND a.at >= b.at AND a.at < b.at + INTERVAL '20 minutes'",
+                "a.g = b.g AND b.at <= a.at AND a.n < b.n",
+            ]);
+            let side = *dice.pick(&["a", "b"]);
+            return Some(Written {
+                sql: format!(
+                    "SELECT date_bin(INTERVAL '{size}', {side}.at) AS bucket, a.k, a.n, a.at, b.n AS m, b.at AS met \
+                     FROM {name} a JOIN {other} b ON {near}"
+                ),
+                steady: false,
+                closes: dice.chance(60),
             });
         }
         _ => {
@@ -126,7 +151,11 @@ pub(super) fn write(dice: &mut Dice, specs: &[Spec], finished: &[Finished]) -> O
             )
         }
     };
-    Some(Written { sql, steady })
+    Some(Written {
+        sql,
+        steady,
+        closes: true,
+    })
 }
 
 /// What a view has closed.

@@ -86,10 +86,10 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
         let name = format!("v{}", views.len());
         if closes
             && dice.chance(45)
-            && let Some(closing::Written { sql, steady }) = closing::write(dice, &specs, &finished)
+            && let Some(closing::Written { sql, steady, closes }) = closing::write(dice, &specs, &finished)
         {
             let options = closing::options(dice);
-            match add(&mut deployment, &name, &sql, Some(options)) {
+            match add(&mut deployment, &name, &sql, closes.then_some(options)) {
                 Ok((columns, lists)) => {
                     finished.extend(bucket(&deployment).map(|bucket| (name.clone(), bucket)));
                     let (rows, depth) = (120, 1);
