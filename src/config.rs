@@ -123,6 +123,7 @@ impl Loader<'_> {
             })
             .collect();
         retention::check(&retained, &views, self.problems);
+        retention::check_kept(&views, |name| file_of(folder, name), self.problems);
         let mut warnings = retention::warnings(&retained, &views);
         for view in &views {
             let file = file_of(folder, &view.view.name);
@@ -317,6 +318,17 @@ impl Loader<'_> {
                 );
                 return None;
             }
+        };
+        let view = match head.closing {
+            None => view,
+            Some((emit, keep_us)) => match catalog.closing(view, emit, keep_us) {
+                Ok(view) => view,
+                Err(problem) => {
+                    let told = FileProblem::in_sql(&file.path, problem);
+                    self.problems.push(told.line(head.closing_line));
+                    return None;
+                }
+            },
         };
         if let Err(problem) = catalog.add_view(view.clone()) {
             self.problems.push(FileProblem::in_sql(&file.path, problem));

@@ -1,7 +1,7 @@
 //! Runs a deployment: rows in, ticks, views kept current, answers out.
 //!
 //! `feed` and the doors bring requests to the `coordinator`, which mints ticks
-//! by the `clock`, lets each `source` decide what enters and leaves (`chunks`
+//! by the `clock`, says how far views are closed (`closing`), lets each `source` decide what enters and leaves (`chunks`
 //! hold what only grows, `letters` what did not enter), hands ticks to the
 //! workers and publishes their answers (`flows`) to the `store`, past `alerts` and `keys`.
 //! `topology` is what runs and `shared` what everyone reads, `tables` shows it to SQL; `wiring` builds the
@@ -11,6 +11,7 @@ mod base;
 mod change;
 mod chunks;
 mod clock;
+mod closing;
 mod coordinator;
 mod feed;
 mod filling;

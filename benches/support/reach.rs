@@ -74,6 +74,7 @@ pub fn view(graph: &Graph, workers: usize) -> Took {
         retain_us: None,
         expires_after_us: None,
         time_column: None,
+        lateness_us: None,
     };
     catalog.add_source(source).expect("a new name");
     let view: View = catalog.plan_view("view", REACH).expect("a supported view");

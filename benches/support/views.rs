@@ -35,6 +35,7 @@ fn plan_over(sources: &[(&str, SchemaRef)], sql: &str, append_only: bool) -> Vie
             retain_us: None,
             expires_after_us: None,
             time_column: None,
+            lateness_us: None,
         };
         catalog.add_source(source).expect("a new name");
     }

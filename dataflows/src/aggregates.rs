@@ -121,6 +121,11 @@ pub trait Accumulator: Send {
     /// Forgets everything about a group.
     fn reset(&mut self, group: u32);
 
+    /// Forgets groups whose rows were not taken back.
+    fn release(&mut self, groups: &[u32]) {
+        groups.iter().for_each(|&group| self.reset(group));
+    }
+
     /// Returns the memory it holds, in bytes.
     fn bytes(&self) -> usize;
 }

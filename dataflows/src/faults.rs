@@ -44,6 +44,10 @@ pub enum Fault {
     StaleTable,
     /// A window function that continues from the row before starts afresh.
     LostState,
+    /// A closed bucket still takes changes.
+    ReopenedBucket,
+    /// A join by time passes over the last pair of a batch.
+    MissedPair,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

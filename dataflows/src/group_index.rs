@@ -184,6 +184,11 @@ impl GroupIndex {
         self.keys.gather(groups)
     }
 
+    /// Reads one column of keys back.
+    pub fn key_column(&self, column: usize, groups: &[u32]) -> ArrayRef {
+        self.keys.gather_columns(&[column], groups).swap_remove(0)
+    }
+
     /// Returns the memory it holds, in bytes.
     pub fn bytes(&self) -> usize {
         // A control byte and the id for each bucket of the table.

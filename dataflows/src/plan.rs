@@ -10,6 +10,7 @@ use datafusion::common::ScalarValue;
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::functions;
+pub use crate::operators::release::times_of;
 
 /// The position of a node in [`Plan::nodes`].
 pub type NodeId = usize;
@@ -38,6 +39,18 @@ pub struct Node {
     pub schema: SchemaRef,
     /// Whether nothing at or above this node ever takes a row back.
     pub append_only: bool,
+    /// For each input, by what time the view closes its rows: those below what a tick says is
+    /// closed are passed over, and let go of. Empty where nothing closes.
+    pub closes: Vec<Option<Bucket>>,
+}
+
+/// The time of a row that decides when it is closed: a column, or what an expression makes of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bucket {
+    /// Position of the column.
+    pub column: usize,
+    /// An expression over a batch of that column alone.
+    pub of: Option<Expression>,
 }
 
 /// What a node does to its inputs.
@@ -106,6 +119,9 @@ pub enum Operator {
         on: Vec<(usize, usize)>,
         /// Whether NULL equals NULL in a key (`IS NOT DISTINCT FROM`).
         null_equals_null: bool,
+        /// How far apart in time the rows of a pair may be: others are passed over, which
+        /// a filter above would drop. Inner joins only.
+        band: Option<Band>,
     },
     /// Orders each partition's rows, by all columns where the order leaves it open, and
     /// emits them with one more column a call; or only those of some ranks.
@@ -121,6 +137,15 @@ pub enum Operator {
     },
     /// Adds its inputs up, multiplicities included (`UNION ALL`).
     Union,
+    /// Finishes rows by their bucket: once a tick says that it is closed, they stay as they are.
+    Close {
+        /// Position of the bucket's column.
+        bucket: usize,
+        /// Whether rows are shown only then.
+        on_close: bool,
+        /// Whether closed rows leave again, once a tick says that they are kept no longer.
+        keeps: bool,
+    },
     /// Holds the rows of its first input, and what `body` makes of them, of that, and so on
     /// (`WITH RECURSIVE`).
     Recursive {
@@ -146,6 +171,19 @@ pub enum Operator {
         /// Its position among the recursion's inputs.
         input: usize,
     },
+}
+
+/// Two columns of microseconds of which the right's is at least `low_us` and at most `high_us` after the left's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Band {
+    /// Position of the left's time; NULL pairs with nothing.
+    pub left: usize,
+    /// Position of the right's time; NULL pairs with nothing.
+    pub right: usize,
+    /// The least distance; negative where the right's row may come first.
+    pub low_us: i64,
+    /// The largest distance.
+    pub high_us: i64,
 }
 
 /// One window function over the rows of a partition.
@@ -581,6 +619,7 @@ impl Operator {
         use Operator::*;
         match self {
             TemporalFilter { .. }
+            | Close { .. }
             | TemporalAny { .. }
             | Aggregate { .. }
             | Join { .. }

@@ -11,12 +11,14 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use crate::aggregates::{Unsupported, accumulator};
 use crate::faults::{self, Fault};
 use crate::operators::aggregate::{Aggregate, spec};
+use crate::operators::close::Close;
 use crate::operators::join::Join;
 use crate::operators::linear::{Stage, linear};
 use crate::operators::recursion::recursion;
+use crate::operators::release::{Releasing, Times};
 use crate::operators::table::TableFunction;
 use crate::operators::temporal::{Temporal, TemporalAny};
-use crate::operators::ticked::{Route, ticked};
+use crate::operators::ticked::{Route, TickOperator, ticked};
 use crate::operators::unnest::{Unnest, unnest};
 use crate::operators::window::Window;
 use crate::operators::{Rows, SharedCell};
@@ -116,25 +118,26 @@ pub(crate) fn render<'scope>(
                     reads.append_only,
                     first_worker,
                 )?;
-                ticked(
-                    scope,
-                    &name,
-                    vec![(input(0), Route::ByColumns(keys.clone()))],
-                    shared,
-                    false,
-                    Box::new(operator),
-                )
+                let (operator, every_tick) = releasing(Box::new(operator), plan, id, shared);
+                let route = Route::ByColumns(keys.clone());
+                ticked(scope, &name, vec![(input(0), route)], shared, every_tick, operator)
             }
             Operator::Join {
                 kind,
                 on,
                 null_equals_null,
+                band,
             } => {
                 let (left, right) = (&plan.nodes[node.inputs[0]].schema, &plan.nodes[node.inputs[1]].schema);
-                let operator = Join::new(*kind, on, *null_equals_null, left, right, Arc::clone(&node.schema));
+                let schema = Arc::clone(&node.schema);
+                let mut operator = Join::new(*kind, on, *null_equals_null, *band, left, right, schema);
+                if node.inputs.iter().all(|input| plan.nodes[*input].append_only) {
+                    operator = operator.forgetting(id, shared);
+                }
                 let left = (input(0), Route::ByColumns(on.iter().map(|(left, _)| *left).collect()));
                 let right = (input(1), Route::ByColumns(on.iter().map(|(_, right)| *right).collect()));
-                ticked(scope, &name, vec![left, right], shared, false, Box::new(operator))
+                let (operator, every_tick) = releasing(Box::new(operator), plan, id, shared);
+                ticked(scope, &name, vec![left, right], shared, every_tick, operator)
             }
             Operator::Window {
                 partition,
@@ -153,8 +156,18 @@ pub(crate) fn render<'scope>(
                     schema,
                     reads.append_only,
                 )?;
+                let (operator, every_tick) = releasing(Box::new(operator), plan, id, shared);
                 let route = Route::ByColumns(partition.clone());
-                ticked(scope, &name, vec![(input(0), route)], shared, false, Box::new(operator))
+                ticked(scope, &name, vec![(input(0), route)], shared, every_tick, operator)
+            }
+            Operator::Close {
+                bucket,
+                on_close,
+                keeps,
+            } => {
+                let operator = Close::new(*bucket, *on_close, *keeps, Arc::clone(&node.schema), shared);
+                let route = Route::ByColumns((0..node.schema.fields().len()).collect());
+                ticked(scope, &name, vec![(input(0), route)], shared, true, Box::new(operator))
             }
             Operator::Union => {
                 let lost = usize::from(faults::active(Fault::LostGroupingSet));
@@ -183,6 +196,25 @@ pub(crate) fn render<'scope>(
         streams[id] = Some(stream);
     }
     Ok(streams[plan.root].clone().expect("the root is a node"))
+}
+
+/// Has an operator let go of what its view closes, where the plan says by what time; tells
+/// whether it must see every tick for that.
+fn releasing(
+    operator: Box<dyn TickOperator>,
+    plan: &Plan,
+    id: NodeId,
+    shared: &SharedCell,
+) -> (Box<dyn TickOperator>, bool) {
+    let node = &plan.nodes[id];
+    if node.closes.iter().all(Option::is_none) {
+        return (operator, false);
+    }
+    let inputs = node.closes.iter().zip(&node.inputs);
+    let times = inputs
+        .map(|(bucket, &input)| Some(Times::new(bucket.as_ref()?, &plan.nodes[input].schema)))
+        .collect();
+    (Box::new(Releasing::new(operator, times, shared)), true)
 }
 
 fn is_linear(node: &Node) -> bool {
@@ -225,6 +257,7 @@ fn title(operator: &Operator) -> &'static str {
         Operator::Window { calls, .. } if calls.is_empty() => "top",
         Operator::Window { .. } => "window",
         Operator::Union => "union",
+        Operator::Close { .. } => "close",
         Operator::Recursive { .. } => "recursion",
         Operator::Table { .. } => "table function",
         Operator::Loop => "loop",

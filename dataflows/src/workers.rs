@@ -16,6 +16,7 @@ use crate::plan::Plan;
 use crate::update::{Tick, Updates};
 use server::Server;
 
+pub use crate::operators::{Closed, Passed};
 pub use crate::render::check;
 
 /// The number of a dataflow, larger than that of every dataflow installed before.
@@ -56,6 +57,10 @@ pub struct TickInput {
     /// The dataflows it concerns, ascending: each that a changed source can
     /// reach, each with a timer due, and all that these can reach.
     pub flows: Vec<FlowId>,
+    /// How far dataflows are closed from now on; those it says nothing of stay where they were.
+    pub closed: Vec<(FlowId, Closed)>,
+    /// What the rows to come of joins by time are not below, of dataflows it concerns.
+    pub passed: Vec<(FlowId, Arc<[Passed]>)>,
     /// Set while these dataflows are filled with what stood before they were installed: `inputs`
     /// is part of what their relations held at this tick, and for them alone. Of what came
     /// meanwhile, only what is later counts.
@@ -69,6 +74,8 @@ impl TickInput {
             tick,
             inputs,
             flows,
+            closed: Vec::new(),
+            passed: Vec::new(),
             fill: None,
         }
     }

@@ -49,6 +49,8 @@ pub struct SourceRelation {
     pub expires_after_us: Option<i64>,
     /// The column that holds the event time.
     pub time_column: Option<String>,
+    /// How far rows may be behind the newest one and still come in, in microseconds; none: as far as they like.
+    pub lateness_us: Option<i64>,
 }
 
 /// Every relation SQL may name, and how SQL is planned over them.

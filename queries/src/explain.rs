@@ -7,11 +7,12 @@ use std::fmt::Write;
 
 use arrow::compute::SortOptions;
 use dataflows::plan::{
-    AbsentList, AggregateCall, AggregateFunction as Function, JoinKind, Keep, NodeId, Operator, Plan, Ranking,
-    TemporalAlternative, TemporalBound, TemporalComparison, WindowCall,
+    AbsentList, AggregateCall, AggregateFunction as Function, Band, Bucket, JoinKind, Keep, NodeId, Operator, Plan,
+    Ranking, TemporalAlternative, TemporalBound, TemporalComparison, WindowCall,
 };
 
 use crate::catalog::{Catalog, Relation};
+use crate::closing::{Closing, Passing};
 use crate::lower::column_index;
 use crate::view::View;
 
@@ -32,6 +33,8 @@ impl View {
             catalog,
             shared,
             around: None,
+            closing: self.closing.as_ref(),
+            passing: self.passing.as_ref(),
         };
         let mut text = format!("view {}\n", self.name);
         let columns: Vec<String> = self
@@ -64,6 +67,8 @@ impl View {
             catalog,
             shared: None,
             around: None,
+            closing: self.closing.as_ref(),
+            passing: self.passing.as_ref(),
         }
         .unbounded()
     }
@@ -76,6 +81,10 @@ struct Explaining<'a> {
     shared: Option<&'a HashMap<NodeId, Vec<String>>>,
     /// Where the plan is the body of a recursion: what explains its inputs, and their nodes there.
     around: Option<(&'a Explaining<'a>, &'a [NodeId])>,
+    /// How the view closes its buckets.
+    closing: Option<&'a Closing>,
+    /// What its joins by time forget.
+    passing: Option<&'a Passing>,
 }
 
 impl Explaining<'_> {
@@ -219,6 +228,7 @@ impl Explaining<'_> {
                 kind,
                 on,
                 null_equals_null,
+                band,
             } => {
                 let right = node.inputs.get(1).copied();
                 let right_name = |column: usize| right.map_or_else(String::new, |right| self.name(right, column));
@@ -236,11 +246,19 @@ impl Explaining<'_> {
                     JoinKind::Anti => ("anti join", "the left rows, and a count a key of the right"),
                     JoinKind::Mark => ("mark join", "the left rows, and a count a key of the right"),
                 };
-                let keys = if on.is_empty() {
+                let mut keys = if on.is_empty() {
                     String::new()
                 } else {
                     format!(" on {}", on.join(" AND "))
                 };
+                let what = if band.is_some() && on.is_empty() {
+                    "inner join"
+                } else {
+                    what
+                };
+                if let Some(band) = band {
+                    let _ = write!(keys, ", {}", distance(band, &name(band.left), &right_name(band.right)));
+                }
                 (
                     format!("{what}{keys}"),
                     vec![format!("state: {keeps}; bound: {}", self.bound(id))],
@@ -253,6 +271,7 @@ impl Explaining<'_> {
                 keep,
             } => self.window(id, partition, order, calls, keep.as_ref(), &name),
             Operator::Union => ("union all".to_owned(), vec![]),
+            Operator::Close { bucket, on_close, .. } => self.close(&name(*bucket), *on_close),
             Operator::Recursive { name, distinct, .. } => self.recursion(id, name, *distinct),
             Operator::Table { text, .. } => (
                 text.clone(),
@@ -319,7 +338,10 @@ impl Explaining<'_> {
                 let expression = &expressions[column];
                 column_index(expression).map_or_else(|| expression.text.clone(), below)
             }
-            Operator::Filter { .. } | Operator::TemporalFilter { .. } | Operator::TemporalAny { .. } => below(column),
+            Operator::Filter { .. }
+            | Operator::TemporalFilter { .. }
+            | Operator::TemporalAny { .. }
+            | Operator::Close { .. } => below(column),
             Operator::Window { calls, .. } => {
                 let width = node.schema.fields().len() - calls.len();
                 match column.checked_sub(width) {
@@ -366,8 +388,17 @@ impl Explaining<'_> {
     /// Says what bounds the state of a stateful node.
     fn bound(&self, id: NodeId) -> String {
         let mut bounds = Vec::new();
-        for input in &self.plan.nodes[id].inputs {
-            self.bounds(*input, &mut bounds);
+        let node = &self.plan.nodes[id];
+        let (left, right) = self.passing.map_or((false, false), |passing| passing.forgets(id));
+        for (position, input) in node.inputs.iter().enumerate() {
+            match node.closes.get(position) {
+                Some(Some(bucket)) => bounds.push(self.closed_by(*input, bucket)),
+                _ if [left, right].get(position) == Some(&true) => {
+                    let side = if position == 0 { "left" } else { "right" };
+                    bounds.push(format!("the watermark: {side} rows go once none to come can meet them"));
+                }
+                _ => self.bounds(*input, &mut bounds),
+            }
         }
         if let Operator::TemporalFilter { bounds: own, .. } = &self.plan.nodes[id].operator
             && own.iter().any(leaves)
@@ -381,6 +412,45 @@ impl Explaining<'_> {
         }
         bounds.dedup();
         bounds.join("; ")
+    }
+
+    /// Says that rows are let go of by the watermark, by what time.
+    fn closed_by(&self, id: NodeId, bucket: &Bucket) -> String {
+        let name = self.name(id, bucket.column);
+        let time = match &bucket.of {
+            Some(of) => of.text.clone(),
+            None => name,
+        };
+        format!("the watermark: let go of once {time} is closed")
+    }
+
+    /// Describes the operator that finishes a view's rows.
+    fn close(&self, bucket: &str, on_close: bool) -> (String, Vec<String>) {
+        let shown = if on_close {
+            "rows are shown once"
+        } else {
+            "rows are final once"
+        };
+        let Some(closing) = self.closing else {
+            return (format!("close: {shown} {bucket} is closed"), vec![]);
+        };
+        let inputs: Vec<&str> = closing
+            .sources
+            .iter()
+            .chain(&closing.views)
+            .map(String::as_str)
+            .collect();
+        let mut state = vec![
+            format!("closed by the watermark of {}", inputs.join(", ")),
+            "state: the rows of open buckets; bound: the watermark".to_owned(),
+        ];
+        if let Some(keep_us) = closing.keep_us {
+            state.push(format!(
+                "state: the rows of closed buckets; bound: keep, {}",
+                duration(keep_us)
+            ));
+        }
+        (format!("close: {shown} {bucket} is closed"), state)
     }
 
     fn bounds(&self, id: NodeId, found: &mut Vec<String>) {
@@ -550,6 +620,20 @@ fn call_text(call: &AggregateCall, name: &impl Fn(usize) -> String) -> String {
         .map_or_else(String::new, |filter| format!(" FILTER (WHERE {})", name(filter)));
     let distinct = if call.distinct { "DISTINCT " } else { "" };
     format!("{function}({distinct}{argument}{order}){filter}")
+}
+
+/// Writes how far apart the rows of a pair may be.
+fn distance(band: &Band, left: &str, right: &str) -> String {
+    let from = |us: i64| match us {
+        0 => left.to_owned(),
+        us if us < 0 => format!("{left} - {}", duration(us.saturating_neg())),
+        us => format!("{left} + {}", duration(us)),
+    };
+    match (band.low_us, band.high_us) {
+        (i64::MIN, high) => format!("{right} up to {}", from(high)),
+        (low, i64::MAX) => format!("{right} from {} on", from(low)),
+        (low, high) => format!("{right} from {} to {}", from(low), from(high)),
+    }
 }
 
 /// Writes microseconds as people do: `2h`, `90s`, `10min`.

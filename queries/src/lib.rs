@@ -5,11 +5,12 @@
 //! `refusals` says what cannot be maintained (`recursion` what of
 //! `WITH RECURSIVE`), `rewrites` give both engines one
 //! answer, `lower` produces the incremental plan (`expiry` knows
-//! what leaves by itself), `text` and `explain` print it;
+//! what leaves by itself, `closing` what a view finishes), `text` and `explain` print it;
 //! `batch` executes the same shared plan with DataFusion and `query` answers
 //! ad-hoc SQL, `predicate` is the condition of a subscription. `problem` is what all of them say when they cannot.
 mod batch;
 mod catalog;
+mod closing;
 mod expiry;
 mod explain;
 pub mod functions;
@@ -27,6 +28,7 @@ mod view;
 
 pub use batch::Relations;
 pub use catalog::{Catalog, SourceRelation};
+pub use closing::{Closing, Emit, Passing};
 pub use predicate::Predicate;
 pub use problem::{Problem, ProblemKind, QueryError};
 pub use query::Query;

@@ -1,6 +1,7 @@
 //! Turns a shared logical plan into the incremental plan.
 
 mod aggregates;
+mod band;
 mod constants;
 mod held;
 mod recursive;
@@ -177,6 +178,7 @@ impl Lowering<'_> {
             inputs,
             schema,
             append_only,
+            closes: Vec::new(),
         });
         self.keys.push(key);
         self.nodes.len() - 1
@@ -352,6 +354,7 @@ impl Lowering<'_> {
         if let Some(node) = self.temporal(filter, input) {
             return Ok(node);
         }
+        self.near(filter, input);
         let field = Arc::new(Field::new("predicate", arrow::datatypes::DataType::Boolean, true));
         let predicate = self.expression(&filter.predicate, filter.input.schema(), field)?;
         if let Operator::Constant { rows } = &self.nodes[input].operator {
@@ -402,6 +405,7 @@ impl Lowering<'_> {
             kind,
             on,
             null_equals_null,
+            band: None,
         };
         Ok(self.node(operator, vec![left, right], nullable(&join.schema), append_only, key))
     }
@@ -491,7 +495,7 @@ pub(crate) fn column_index(expression: &Expression) -> Option<usize> {
 }
 
 /// Lets an expression read `chosen[i]` of a schema where it read column `i`.
-fn moved(physical: &Arc<dyn PhysicalExpr>, chosen: &[usize], schema: &SchemaRef) -> Arc<dyn PhysicalExpr> {
+pub(crate) fn moved(physical: &Arc<dyn PhysicalExpr>, chosen: &[usize], schema: &SchemaRef) -> Arc<dyn PhysicalExpr> {
     let transformed = physical.clone().transform(|part| {
         Ok(match part.downcast_ref::<Column>() {
             Some(column) => {

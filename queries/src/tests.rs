@@ -42,6 +42,7 @@ fn source(name: &str, schema: SchemaRef) -> SourceRelation {
         retain_us: None,
         expires_after_us: None,
         time_column: None,
+        lateness_us: None,
     }
 }
 

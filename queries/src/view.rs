@@ -6,6 +6,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 
 use crate::catalog::Catalog;
+use crate::closing::{Closing, Passing};
 use crate::problem::Problem;
 use crate::{lower, recursion, refusals, rewrites};
 
@@ -28,6 +29,10 @@ pub struct View {
     pub implied_key: Option<Vec<String>>,
     /// How far back its widest comparison with `now()` looks, in microseconds.
     pub look_back_us: Option<i64>,
+    /// How it closes its buckets of time, if it does.
+    pub closing: Option<Closing>,
+    /// What its joins by time forget, if they do.
+    pub passing: Option<Passing>,
     /// What may surprise its author.
     pub warnings: Vec<String>,
 }
@@ -80,6 +85,7 @@ impl Catalog {
                 .map(|column| schema.field(column).name().clone())
                 .collect()
         });
+        let passing = self.passing(&lowered.plan);
         Ok(View {
             name: name.to_owned(),
             sql: sql.to_owned(),
@@ -89,6 +95,8 @@ impl Catalog {
             plan: lowered.plan,
             schema,
             implied_key,
+            closing: None,
+            passing,
             warnings,
         })
     }

@@ -44,6 +44,31 @@ pub(crate) fn check(sources: &[Retained<'_>], views: &[ViewDef], problems: &mut 
     }
 }
 
+/// Refuses a `keep` that is shorter than a view over the view looks back; `file` is where a view is declared.
+pub(crate) fn check_kept(views: &[ViewDef], file: impl Fn(&str) -> PathBuf, problems: &mut Vec<FileProblem>) {
+    let look_backs = look_backs(views);
+    for ViewDef { view, .. } in views {
+        let Some(keep_us) = view.closing.as_ref().and_then(|closing| closing.keep_us) else {
+            continue;
+        };
+        let asked = look_backs.iter().filter(|((relation, _), _)| *relation == view.name);
+        if let Some(((_, reader), us)) = asked.max_by_key(|(_, us)| **us)
+            && *us > keep_us
+        {
+            let what = format!(
+                "`keep` ({}) is shorter than \"{reader}\" looks back ({})",
+                readable(keep_us),
+                readable(*us)
+            );
+            let hint = format!(
+                "Keep at least \"{}\", or narrow the other view's interval.",
+                readable(*us)
+            );
+            problems.push(FileProblem::new(file(&view.name), what).line(Some(1)).hint(hint));
+        }
+    }
+}
+
 /// Warns of sources whose rows, and with them the state of the views, grow for ever.
 pub(crate) fn warnings(sources: &[Retained<'_>], views: &[ViewDef]) -> Vec<FileProblem> {
     let mut warnings = Vec::new();
@@ -90,9 +115,18 @@ fn look_backs(views: &[ViewDef]) -> BTreeMap<(String, String), i64> {
             .iter()
             .filter(|((relation, _), _)| relation == name)
             .map(|((_, asker), us)| (asker.clone(), *us))
+            // What a view has closed it keeps itself.
+            .filter(|_| view.view.closing.is_none())
             .collect();
+        let until_closed = view
+            .view
+            .closing
+            .as_ref()
+            .map(|closing| closing.size_us.saturating_add(closing.lateness_us));
         for relation in view.view.plan.relations() {
-            let own = look_back(&view.view.plan, relation).map(|us| (name.clone(), us));
+            let own = look_back(&view.view.plan, relation)
+                .max(until_closed)
+                .map(|us| (name.clone(), us));
             for (asker, us) in asked.iter().cloned().chain(own) {
                 let entry = widest.entry((relation.to_owned(), asker)).or_insert(us);
                 *entry = us.max(*entry);

@@ -150,6 +150,7 @@ impl Source {
             retain_us: self.retain_us,
             expires_after_us: self.expires_after_us(),
             time_column: self.time.map(|time| self.schema.field(time.column).name().clone()),
+            lateness_us: self.time.and_then(|time| time.lateness_us),
         }
     }
 }

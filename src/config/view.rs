@@ -3,10 +3,12 @@
 use std::fmt;
 use std::path::Path;
 
+use queries::Emit;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::document::Document;
+use super::duration::Span;
 use super::problem::FileProblem;
 use super::spelling;
 
@@ -23,10 +25,22 @@ pub(crate) struct ViewOptions {
     /// The columns that identify a row: subscribers are sent whole rows by key
     /// instead of single insertions and deletions.
     pub(crate) key: Option<Vec<String>>,
-    /// How long finished rows are kept in history. Not supported yet.
-    keep: Option<IgnoredAny>,
-    /// When rows are emitted. Not supported yet.
-    emit: Option<IgnoredAny>,
+    /// How long the rows of closed buckets of time are kept, by the watermark of
+    /// the view: "2 years". They stay as they were when their bucket closed,
+    /// although the rows they were made of leave. Default: as long as those do.
+    keep: Option<Span>,
+    /// When rows are shown: "on change", the default, or "on close": once the
+    /// watermark has passed their bucket of time, and then as they are.
+    emit: Option<EmitWord>,
+}
+
+/// When a view shows its rows.
+#[derive(Clone, Copy, Debug, Deserialize)]
+enum EmitWord {
+    #[serde(rename = "on change")]
+    Change,
+    #[serde(rename = "on close")]
+    Close,
 }
 
 /// The options of an alert: a view whose rows are the alerts now standing.
@@ -43,9 +57,9 @@ struct AlertOptions {
     key: Option<Vec<String>>,
     /// How urgent it is: "low", "medium", "high" or "critical". Required.
     priority: Option<Priority>,
-    /// As in views: not supported yet.
+    /// For views only: an alert that is over clears.
     keep: Option<IgnoredAny>,
-    /// As in views: not supported yet.
+    /// For views only: an alert that is over clears.
     emit: Option<IgnoredAny>,
 }
 
@@ -113,22 +127,52 @@ pub(crate) struct Head {
     pub(crate) key: Option<Vec<String>>,
     /// The line of the key, for problems with its columns.
     pub(crate) key_line: Option<usize>,
+    /// When its rows are shown, and how long closed ones are kept, where it closes any.
+    pub(crate) closing: Option<(Emit, Option<i64>)>,
+    /// The line that says so.
+    pub(crate) closing_line: Option<usize>,
 }
 
 /// Reads the head of a view.
 pub(crate) fn view_head(path: &Path, text: &str, problems: &mut Vec<FileProblem>) -> Head {
-    let (options, key_line) = read_head::<ViewOptions>(path, text, problems);
+    let (options, lines) = read_head::<ViewOptions>(path, text, problems);
+    let emit = match options.emit {
+        Some(EmitWord::Close) => Emit::OnClose,
+        Some(EmitWord::Change) | None => Emit::OnChange,
+    };
+    let keep_us = options.keep.map(|keep| keep.us);
+    if keep_us == Some(0) {
+        problems.push(
+            FileProblem::new(path, "`keep` is zero")
+                .line(lines.keep)
+                .hint("Leave it out: then closed rows stay as long as those they are made of."),
+        );
+    }
     Head {
         kind: ViewKind::View,
         key: options.key,
-        key_line,
+        key_line: lines.key,
+        closing: (emit == Emit::OnClose || keep_us.is_some()).then_some((emit, keep_us)),
+        closing_line: if emit == Emit::OnClose { lines.emit } else { lines.keep },
     }
 }
 
 /// Reads the head of an alert, which must say more.
 pub(crate) fn alert_head(path: &Path, text: &str, problems: &mut Vec<FileProblem>) -> Head {
     let before = problems.len();
-    let (options, key_line) = read_head::<AlertOptions>(path, text, problems);
+    let (options, lines) = read_head::<AlertOptions>(path, text, problems);
+    for (key, line, given) in [
+        ("keep", lines.keep, options.keep.is_some()),
+        ("emit", lines.emit, options.emit.is_some()),
+    ] {
+        if given {
+            problems.push(
+                FileProblem::new(path, format!("`{key}` is for views"))
+                    .line(line)
+                    .hint("An alert clears once its row is gone: let it read a view that says so."),
+            );
+        }
+    }
     // A head with mistakes may well have meant to say it.
     let is_sound = problems.len() == before;
     if options.key.is_none() && is_sound {
@@ -149,36 +193,34 @@ pub(crate) fn alert_head(path: &Path, text: &str, problems: &mut Vec<FileProblem
     Head {
         kind: ViewKind::Alert { priority },
         key: options.key,
-        key_line,
+        key_line: lines.key,
+        closing: None,
+        closing_line: None,
     }
 }
 
+/// Where options stand.
+#[derive(Default)]
+struct Lines {
+    key: Option<usize>,
+    keep: Option<usize>,
+    emit: Option<usize>,
+}
+
 /// Reads the options of a file's head.
-fn read_head<T: Default + DeserializeOwned>(
-    path: &Path,
-    text: &str,
-    problems: &mut Vec<FileProblem>,
-) -> (T, Option<usize>) {
+fn read_head<T: Default + DeserializeOwned>(path: &Path, text: &str, problems: &mut Vec<FileProblem>) -> (T, Lines) {
     let toml = head_as_toml(path, text, problems);
     let Some(mut document) = Document::parse(path, &toml, problems) else {
-        return (T::default(), None);
+        return (T::default(), Lines::default());
     };
-    for (key, until) in [
-        ("keep", "keeping finished rows in history"),
-        ("emit", "emitting rows when their bucket closes"),
-    ] {
-        if document.has(&[key]) {
-            problems.push(
-                document
-                    .problem(&[key], format!("`{key}` is not supported yet"))
-                    .hint(format!(
-                        "Leave it out: {until} comes with a later version; the view is over the retained rows."
-                    )),
-            );
-        }
-    }
     let options = document.read(problems).unwrap_or_default();
-    (options, document.line(&["key"]))
+    let line = |key| document.line(&[key]);
+    let lines = Lines {
+        key: line("key"),
+        keep: line("keep"),
+        emit: line("emit"),
+    };
+    (options, lines)
 }
 
 /// Blanks everything but the options, so that lines keep their numbers.
@@ -277,17 +319,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_yet_says_so() {
-        let (_, problems) = problems_of(view_head, "--! keep = \"2 years\"\n--! emit = \"on close\"\nSELECT 1");
+    fn a_view_says_when_its_rows_are_shown_and_how_long_they_are_kept() {
+        let (head, problems) = problems_of(view_head, "--! keep = \"2 days\"\n--! emit = \"on close\"\nSELECT 1");
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(head.closing, Some((Emit::OnClose, Some(172_800_000_000))));
+        let (head, _) = problems_of(view_head, "--! emit = \"on change\"\nSELECT 1");
+        assert_eq!(head.closing, None);
+        let (_, problems) = problems_of(view_head, "--! keep = \"0 days\"\n--! emit = \"on clsoe\"\nSELECT 1");
         assert!(
-            problems[0].starts_with("v.sql:1: `keep` is not supported yet"),
+            problems[0].starts_with("v.sql:2: `emit` cannot be \"on clsoe\""),
             "{problems:?}"
         );
-        assert!(
-            problems[1].starts_with("v.sql:2: `emit` is not supported yet"),
-            "{problems:?}"
-        );
-        assert_eq!(problems.len(), 2);
+        let text = "--! key = [\"a\"]\n--! priority = \"low\"\n--! keep = \"1 day\"\nSELECT 1";
+        let (_, problems) = problems_of(alert_head, text);
+        assert!(problems[0].starts_with("v.sql:3: `keep` is for views"), "{problems:?}");
     }
 
     #[test]

@@ -13,11 +13,12 @@ use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
 use connectors::Decoded;
 use crossbeam_channel::{Receiver, Sender, after, never, select};
-use dataflows::workers::{Completed, FlowId, Response, TickInput, Workers};
-use dataflows::{Tick, Updates};
+use dataflows::Tick;
+use dataflows::workers::{Closed, Completed, FlowId, Response, TickInput, Workers};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::clock::TickClock;
+use super::closing::{self, Closings};
 use super::filling::{ChangeRequest, Fill, Filling};
 use super::flows::{Answers, Running};
 use super::shared::{RelationEntry, Shared};
@@ -29,6 +30,9 @@ use crate::config::Clock;
 
 /// Rows cut into one tick, at most, under the wall clock.
 const TICK_ROWS_MAX: usize = 128 * 1024;
+
+/// A bucket that is over is closed this long after the tick that passed it, unless another tick comes before.
+const CLOSES_AFTER: Duration = Duration::from_millis(1);
 
 /// What the doors ask of the coordinator.
 pub(super) enum Request {
@@ -77,6 +81,9 @@ pub(super) struct Coordinator {
     topology: Arc<Topology>,
     sources: Vec<SourceState>,
     flows: BTreeMap<FlowId, Running>,
+    closings: Closings,
+    /// What the tick that was begun closes.
+    closed: Vec<(FlowId, Closed)>,
     /// Dataflows on their way in, at most one change at a time.
     filling: Option<Filling>,
     /// Dataflows on their way out, until their last tick is answered.
@@ -133,15 +140,18 @@ pub(super) struct Inbox {
 
 impl Coordinator {
     pub(super) fn new(parts: Parts) -> Self {
+        let topology = parts.shared.topology();
         Coordinator {
             clock: TickClock::new(parts.shared.options.clock),
-            topology: parts.shared.topology(),
+            closings: Closings::new(&topology, &Closings::default(), &[]),
+            topology,
             filling: None,
             leaving: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             shared: parts.shared,
             workers: parts.workers,
             sources: parts.sources,
+            closed: Vec::new(),
             flows: parts.flows,
             keeper: parts.keeper,
         }
@@ -207,7 +217,8 @@ impl Coordinator {
             }
             ChangeRequest::Fill(fill) => {
                 if let Some(filling) = &mut self.filling {
-                    filling.begin(fill);
+                    let closed = closing::starting(&fill.topology, &filling.flows(), &self.sources);
+                    filling.begin(fill, closed);
                 }
             }
             ChangeRequest::Abandon => {
@@ -231,8 +242,9 @@ impl Coordinator {
             self.workers.tick(input);
         }
         if filling.is_done()
-            && let Some((running, fill)) = self.filling.take().and_then(Filling::finish)
+            && let Some((running, fill, closed)) = self.filling.take().and_then(Filling::finish)
         {
+            self.closings = Closings::new(&fill.topology, &self.closings, &closed);
             self.replace(running, *fill);
         }
     }
@@ -281,14 +293,18 @@ impl Coordinator {
     }
 
     /// Returns how long until a timer is due; only the wall's clock moves by itself.
-    fn timer(&self) -> Option<Duration> {
+    fn timer(&mut self) -> Option<Duration> {
         if self.shared.options.clock == Clock::Event {
             return None;
         }
         let sources = self.sources.iter().filter_map(SourceState::due);
         let flows = self.flows.values().filter_map(Running::due);
-        let due = sources.chain(flows).min()?;
-        Some(Duration::from_micros(due.saturating_sub(self.clock.wall_us())))
+        let due = sources.chain(flows).min();
+        let wait = due.map(|due| Duration::from_micros(due.saturating_sub(self.clock.wall_us())));
+        match self.closings.is_due(&self.sources) {
+            true => Some(wait.map_or(CLOSES_AFTER, |wait| wait.min(CLOSES_AFTER))),
+            false => wait,
+        }
     }
 
     /// Cuts a tick without input.
@@ -418,6 +434,7 @@ impl Coordinator {
         for source in &mut self.sources {
             source.begin(tick);
         }
+        self.closed = self.closings.begin(&self.sources);
     }
 
     /// Hands the tick over, then answers those whose rows it holds.
@@ -440,8 +457,17 @@ impl Coordinator {
         if everything {
             flows.extend(self.flows.keys());
         }
-        for (source, _) in &changed {
+        let mut late = Outgoing::default();
+        for (source, changes) in &changed {
             flows.extend(&self.topology.reach[*source]);
+            let name = &self.topology.sources[*source].name;
+            self.closings
+                .late((*source, name), tick, &changes.updates, &mut late.late);
+        }
+        self.shared.letters(late);
+        let closed = std::mem::take(&mut self.closed);
+        for (flow, _) in &closed {
+            flows.extend(&self.topology.reach_flows[flow]);
         }
         for (flow, running) in &mut self.flows {
             if running.due().is_some_and(|due| due <= tick) {
@@ -484,7 +510,15 @@ impl Coordinator {
         }
         self.shared.arrived(tick, arrived);
         self.shared.acknowledged.store(tick, Ordering::SeqCst);
-        self.send(tick, inputs, flows);
+        let passed = self.closings.passed(&flows);
+        self.send(TickInput {
+            tick,
+            inputs,
+            flows,
+            closed,
+            passed,
+            fill: None,
+        });
         for Taken {
             source,
             counts,
@@ -515,15 +549,16 @@ impl Coordinator {
         self.shared.bump();
     }
 
-    fn send(&mut self, tick: Tick, inputs: Vec<(Arc<str>, Updates)>, flows: Vec<FlowId>) {
+    fn send(&mut self, input: TickInput) {
         // Dataflows on their way in take the rows up, too, even where nobody else wants them.
-        if flows.is_empty() && (self.filling.is_none() || inputs.is_empty()) {
+        if input.flows.is_empty() && (self.filling.is_none() || input.inputs.is_empty()) {
             return;
         }
-        if !flows.is_empty() {
-            self.in_flight.insert(tick, Answers::of(&flows, self.workers.count()));
+        if !input.flows.is_empty() {
+            let answers = Answers::of(&input.flows, self.workers.count());
+            self.in_flight.insert(input.tick, answers);
         }
-        self.workers.tick(TickInput::new(tick, inputs, flows));
+        self.workers.tick(input);
     }
 
     /// Takes one worker's answer; publishes the view's changes once all workers have answered.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::Sender;
-use dataflows::workers::{Completed, FlowId, TickInput};
+use dataflows::workers::{Closed, Completed, FlowId, TickInput};
 use dataflows::{Tick, Updates};
 use tokio::sync::oneshot;
 
@@ -65,6 +65,8 @@ pub(super) struct Filling {
     missed: VecDeque<Tick>,
     unanswered: BTreeMap<Tick, Answers>,
     fill: Option<Box<Fill>>,
+    /// How far they are closed from the start: of buckets below, rows have expired already.
+    closed: Vec<(FlowId, Closed)>,
 }
 
 impl Filling {
@@ -79,6 +81,7 @@ impl Filling {
             missed: VecDeque::new(),
             unanswered: BTreeMap::new(),
             fill: None,
+            closed: Vec::new(),
         }
     }
 
@@ -99,7 +102,8 @@ impl Filling {
     }
 
     /// Starts to fill.
-    pub(super) fn begin(&mut self, mut fill: Box<Fill>) {
+    pub(super) fn begin(&mut self, mut fill: Box<Fill>, closed: Vec<(FlowId, Closed)>) {
+        self.closed = closed;
         self.missed.retain(|tick| *tick > fill.through);
         if fill.slices.is_empty() {
             // Constants and empty groups are there from the first tick on.
@@ -131,6 +135,9 @@ impl Filling {
                     .map(|(relation, rows)| (relation, Updates::inserts(rows)))
                     .collect(),
                 flows: flows.clone(),
+                // Said at every step, it holds from the first on.
+                closed: self.closed.clone(),
+                passed: Vec::new(),
                 fill: Some(fill.through),
             }
         } else {
@@ -180,7 +187,7 @@ impl Filling {
     }
 
     /// Returns the dataflows and what is to be with them.
-    pub(super) fn finish(self) -> Option<(BTreeMap<FlowId, Running>, Box<Fill>)> {
-        Some((self.running, self.fill?))
+    pub(super) fn finish(self) -> Option<(BTreeMap<FlowId, Running>, Box<Fill>, Vec<(FlowId, Closed)>)> {
+        Some((self.running, self.fill?, self.closed))
     }
 }

@@ -155,6 +155,11 @@ impl SourceState {
         Some(self.clock_us?.saturating_sub(lateness))
     }
 
+    /// Returns the event time from which on every accepted row is still there; none where rows stay for ever.
+    pub(super) fn retained_from_us(&self) -> Option<i64> {
+        Some(self.clock_us?.saturating_sub(self.retain?.retain_us))
+    }
+
     /// Begins a tick: rows whose time is over leave.
     pub(super) fn begin(&mut self, tick: Tick) {
         self.clock_before_us = self.clock_us;

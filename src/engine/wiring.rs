@@ -100,7 +100,8 @@ pub(super) fn sharing(views: &[ViewDef], first: FlowId) -> Sharing {
         .map(|definition| Shareable {
             name: &definition.view.name,
             plan: &definition.view.plan,
-            alone: false,
+            // What goes by its own watermark lets go of rows that others may want.
+            alone: definition.view.closing.is_some() || definition.view.passing.is_some(),
         })
         .collect();
     // Parts are numbered apart from dataflows: their names only have to differ.

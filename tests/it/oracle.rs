@@ -2,7 +2,7 @@
 //! tick every view is what DataFusion answers over the rows that are there.
 //!
 //! `sources` and `views` (with `aggregates`, `ranked`, `recursions`, `own` and `expressions`) make a `deployment` up, `values`
-//! its rows and `traffic` what is sent when. `ledger` keeps the test's own books
+//! its rows and `traffic` what is sent when; `closing` knows what views have finished. `ledger` keeps the test's own books
 //! of what each source must hold, `failing` predicts the rows on which
 //! expressions fail, `bag` compares, and `case` plays it all through; `changes` lets views come and go meanwhile.
 //!
@@ -12,6 +12,7 @@ mod aggregates;
 pub(crate) mod bag;
 mod case;
 mod changes;
+mod closing;
 mod deployment;
 mod dice;
 mod expressions;
@@ -73,6 +74,8 @@ fn views_are_right_at_every_tick() {
             Fault::ShortList,
             Fault::StaleTable,
             Fault::LostState,
+            Fault::ReopenedBucket,
+            Fault::MissedPair,
         ] {
             is_found(fault, first);
         }
@@ -148,6 +151,7 @@ fn is_meaningful(tally: &Tally, spread: &[u64]) {
     for name in aggregates::WRITTEN.iter().chain(&["mode", "ewma", "table function"]) {
         assert!(tally.kinds.contains_key(*name), "no view has {name}");
     }
+    assert!(tally.closed > 0, "nothing is ever closed");
     let filled = percent(tally.pairs_filled, tally.pairs);
     // What `EXCEPT` and `NOT IN` leave is often nothing.
     assert!(filled >= 55, "only {filled} % of views at ticks have rows");

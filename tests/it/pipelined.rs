@@ -49,6 +49,7 @@ fn play(sql: &str, workers: usize) {
         retain_us: None,
         expires_after_us: None,
         time_column: None,
+        lateness_us: None,
     };
     catalog.add_source(source).expect("a new name");
     let view = catalog.plan_view("view", sql).expect("a supported view");

@@ -1,10 +1,11 @@
 //! `agg(DISTINCT x, …)`: each value of a group counts once, however often it is there.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, UInt32Array};
 use arrow::compute::take;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, UInt32Type};
 
 use super::{Accumulator, canonical, each, no_nulls};
 use crate::faults::{self, Fault};
@@ -92,6 +93,21 @@ impl Accumulator for Distinct {
     fn reset(&mut self, group: u32) {
         // A group without rows has no values either.
         self.inner.reset(group);
+    }
+
+    fn release(&mut self, groups: &[u32]) {
+        let held: Vec<u32> = (0..self.counts.len() as u32)
+            .filter(|&id| self.counts[id as usize] != 0)
+            .collect();
+        let of_groups = self.values.key_column(0, &held);
+        let gone: HashSet<u32> = groups.iter().copied().collect();
+        for (&id, group) in held.iter().zip(of_groups.as_primitive::<UInt32Type>().values()) {
+            if gone.contains(group) {
+                self.values.remove(id);
+                self.counts[id as usize] = 0;
+            }
+        }
+        self.inner.release(groups);
     }
 
     fn bytes(&self) -> usize {

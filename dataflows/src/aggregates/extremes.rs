@@ -179,7 +179,9 @@ impl<T: Keyed> Accumulator for Extremes<T> {
         let group = group as usize;
         match &mut self.kept {
             Kept::Best(best) if group < best.len() => best[group] = None,
-            Kept::All(trees) if group < trees.len() => trees[group] = Tree::default(),
+            Kept::All(trees) if group < trees.len() => {
+                self.entries -= std::mem::take(&mut trees[group]).len() as isize;
+            }
             _ => {}
         }
     }

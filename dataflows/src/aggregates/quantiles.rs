@@ -150,7 +150,7 @@ impl<T: Ranked> Accumulator for Quantiles<T> {
 
     fn reset(&mut self, group: u32) {
         if let Some(tree) = self.groups.get_mut(group as usize) {
-            *tree = Tree::default();
+            self.entries -= std::mem::take(tree).len() as isize;
         }
     }
 
@@ -219,7 +219,7 @@ impl<T: Ranked, W: Ranked<Native: Into<f64>>> Accumulator for WeightedQuantiles<
 
     fn reset(&mut self, group: u32) {
         if let Some(tree) = self.groups.get_mut(group as usize) {
-            *tree = Tree::default();
+            self.entries -= std::mem::take(tree).len() as isize;
         }
     }
 

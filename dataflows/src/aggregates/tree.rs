@@ -46,10 +46,24 @@ impl<K, M: Mass> Default for Tree<K, M> {
     }
 }
 
+impl<K, M> Node<K, M> {
+    fn values(&self) -> usize {
+        match self {
+            Node::Leaf(entries) => entries.len(),
+            Node::Inner(children) => children.iter().map(|child| child.node.values()).sum(),
+        }
+    }
+}
+
 impl<K: Copy + Ord, M: Mass> Tree<K, M> {
     /// Returns the mass of all values.
     pub(super) fn total(&self) -> M {
         self.total
+    }
+
+    /// Returns how many values there are, by looking at each leaf.
+    pub(super) fn len(&self) -> usize {
+        self.root.values()
     }
 
     /// Adds to the mass of a value; returns by how many the number of values grew.

@@ -8,6 +8,7 @@ use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{SortOptions, concat, filter, or};
 use arrow::datatypes::{DataType, SchemaRef};
 
+use super::release::{Released, Times, split};
 use super::ticked::TickOperator;
 use crate::aggregates::{Accumulator, AggregateSpec, Unsupported, accumulator};
 use crate::faults::{self, Fault};
@@ -299,6 +300,35 @@ impl TickOperator for Aggregate {
         }
         self.scratch = scratch;
         changes.map(Part::whole).into_iter().collect()
+    }
+
+    fn release(&mut self, _input: usize, times: &Times, below: i64) -> Released {
+        let Some(position) = self.keys.iter().position(|key| *key == times.column) else {
+            return Released::default();
+        };
+        let held: Vec<u32> = (0..self.groups.len() as u32)
+            .filter(|&group| self.rows(group) != 0)
+            .collect();
+        let (gone, least) = split(&held, &times.of(&self.index.key_column(position, &held)), below);
+        let mut parts = Vec::new();
+        if !gone.is_empty() {
+            let columns = self.index.keys(&gone).into_iter().chain(self.outputs(&gone)).collect();
+            let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)
+                .expect("the planned types are those of keys and accumulators");
+            parts.push(Part::whole(Updates::deletes(rows)));
+            for state in self.calls.iter_mut().filter_map(|call| call.state.as_mut()) {
+                state.release(&gone);
+            }
+            for group in gone {
+                self.groups[group as usize].rows = 0;
+                self.index.remove(group);
+            }
+        }
+        Released {
+            rows: None,
+            parts,
+            least,
+        }
     }
 
     fn state_rows(&self) -> usize {

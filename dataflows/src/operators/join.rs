@@ -1,28 +1,37 @@
 //! Equi-joins over columnar state: one group index for both sides, rows in columns, chains by key.
 //!
 //! A tick takes the left's changes first and then the right's: each meets the
-//! other side as it stands, then becomes part of its own. Where a side's rows
+//! other side as it stands, then becomes part of its own. Where the times of a pair
+//! must be near each other, a key's rows are found in their order. Where a side's rows
 //! show whether the other has any, they are told again when that has changed.
 
 mod side;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, SchemaRef};
 
+use super::SharedCell;
+use super::release::{Released, Times, split};
 use super::ticked::TickOperator;
 use crate::columns::NO_SLOT;
 use crate::faults::{self, Fault};
 use crate::group_index::{GroupIndex, hash_keys};
 use crate::parts::Part;
-use crate::plan::JoinKind;
+use crate::plan::{Band, JoinKind, NodeId};
 use crate::update::{Tick, Updates};
 use side::{Delta, Side};
 
 /// Rows of one output batch, at most.
 const OUTPUT_ROWS: usize = 32 * 1024;
+
+/// How often, while the watermark moves by as much as two rows of a pair may be apart, a join
+/// looks for rows to forget; and how far it moves at least in between, in microseconds.
+const LOOKS: i64 = 8;
+const LOOKS_APART_US: i64 = 1_000_000;
 
 /// Pairs left and right rows with equal keys, or says which left rows have a partner.
 ///
@@ -36,6 +45,13 @@ pub(crate) struct Join {
     index: GroupIndex,
     left: Side,
     right: Side,
+    band: Option<Band>,
+    /// Its node, by which it learns how late rows may still come, where none is ever taken back.
+    passed: Option<(NodeId, SharedCell)>,
+    /// The time by which each side last forgot rows.
+    forgotten: [i64; 2],
+    /// Keys of which the right's count is let go of at the end of the tick.
+    uncounted: Vec<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,6 +101,7 @@ impl Join {
         kind: JoinKind,
         on: &[(usize, usize)],
         null_equals_null: bool,
+        band: Option<Band>,
         left: &SchemaRef,
         right: &SchemaRef,
         schema: SchemaRef,
@@ -95,9 +112,54 @@ impl Join {
             null_equals_null,
             schema,
             index: GroupIndex::new(&types),
-            left: Side::new(on.iter().map(|(left, _)| *left).collect(), left, true),
-            right: Side::new(on.iter().map(|(_, right)| *right).collect(), right, kind.pairs()),
+            left: Side::new(
+                on.iter().map(|(left, _)| *left).collect(),
+                left,
+                true,
+                band.map(|band| band.left),
+            ),
+            right: Side::new(
+                on.iter().map(|(_, right)| *right).collect(),
+                right,
+                kind.pairs(),
+                band.map(|band| band.right),
+            ),
+            band,
+            passed: None,
+            forgotten: [i64::MIN; 2],
+            uncounted: Vec::new(),
         }
+    }
+
+    /// Forgets rows that no row to come can meet. Only where no row is ever taken back: else
+    /// what a row was paired with must be known for as long as it is there.
+    pub(crate) fn forgetting(mut self, node: NodeId, shared: &SharedCell) -> Self {
+        self.passed = Some((node, Rc::clone(shared)));
+        self
+    }
+
+    /// Forgets what the watermark has passed, now and then: it looks at every row held.
+    fn forget_passed(&mut self, tick: Tick) -> Vec<u32> {
+        let Some(band) = self.band else { return Vec::new() };
+        let passed = self.passed.as_ref();
+        let Some(passed) = passed.and_then(|(node, shared)| shared.borrow().passed_at(tick, *node)) else {
+            return Vec::new();
+        };
+        let often = (band.high_us.saturating_sub(band.low_us) / LOOKS).max(LOOKS_APART_US);
+        // A left row's partners are at most `high` after it; a right row's at most `low` before.
+        let over = [
+            (band.high_us < i64::MAX && passed.right > i64::MIN).then(|| passed.right.saturating_sub(band.high_us)),
+            (band.low_us > i64::MIN && passed.left > i64::MIN).then(|| passed.left.saturating_add(band.low_us)),
+        ];
+        let mut groups = Vec::new();
+        let sides = [&mut self.left, &mut self.right].into_iter().zip(&mut self.forgotten);
+        for ((side, forgotten), over) in sides.zip(over) {
+            if let Some(over) = over.filter(|over| forgotten.saturating_add(often) <= *over) {
+                *forgotten = over;
+                groups.extend(side.forget_before(over));
+            }
+        }
+        groups
     }
 
     fn side(&self, which: Which) -> &Side {
@@ -163,6 +225,9 @@ impl Join {
     }
 
     fn pair(&self, which: Which, delta: &Delta, out: &mut Vec<Part>) {
+        if let Some(band) = self.band {
+            return self.pair_by_time(which, band, delta, out);
+        }
         let other = self.other(which);
         let pads = self.kind.pads(which);
         let mut pairs = Pairs::default();
@@ -187,6 +252,45 @@ impl Join {
             if alone && pads {
                 pairs.push(row as u32, NO_SLOT, diff);
             }
+        }
+        flush(&mut pairs);
+    }
+
+    /// Emits the pairs whose times are not too far apart.
+    fn pair_by_time(&self, which: Which, band: Band, delta: &Delta, out: &mut Vec<Part>) {
+        let (own, other) = (self.side(which), self.other(which));
+        let Some(timed) = &own.timed else { return };
+        let times = timed.times(&delta.columns);
+        let mut pairs = Pairs::default();
+        let mut flush = |pairs: &mut Pairs| {
+            if !pairs.rows.is_empty() {
+                let own = take_rows(&delta.columns, &pairs.rows);
+                let theirs = other.rows.gather(&pairs.slots);
+                out.push(self.batch(which, own, theirs, std::mem::take(&mut pairs.diffs)));
+                pairs.rows.clear();
+                pairs.slots.clear();
+            }
+        };
+        for (row, (&group, &diff)) in delta.groups.iter().zip(&delta.diffs).enumerate() {
+            if times.is_null(row) {
+                continue;
+            }
+            let at = times.value(row);
+            let (from, to) = match which {
+                Which::Left => (at.saturating_add(band.low_us), at.saturating_add(band.high_us)),
+                Which::Right => (at.saturating_sub(band.high_us), at.saturating_sub(band.low_us)),
+            };
+            for (slot, count) in other.within(group, from, to) {
+                pairs.push(row as u32, slot, diff * count);
+                if pairs.rows.len() >= OUTPUT_ROWS {
+                    flush(&mut pairs);
+                }
+            }
+        }
+        if faults::active(Fault::MissedPair) {
+            pairs.rows.pop();
+            pairs.slots.pop();
+            pairs.diffs.pop();
         }
         flush(&mut pairs);
     }
@@ -311,7 +415,7 @@ fn take_rows(columns: &[ArrayRef], rows: &[u32]) -> Vec<ArrayRef> {
 }
 
 impl TickOperator for Join {
-    fn apply(&mut self, _tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part> {
+    fn apply(&mut self, tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part> {
         let mut out = Vec::new();
         let mut touched = Vec::new();
         for (which, parts) in [Which::Left, Which::Right].into_iter().zip(inputs) {
@@ -324,12 +428,45 @@ impl TickOperator for Join {
             self.turn(which, &turned, &mut out);
             touched.extend(deltas.into_iter().flat_map(|delta| delta.groups));
         }
+        touched.extend(self.forget_passed(tick));
+        for group in std::mem::take(&mut self.uncounted) {
+            self.right.totals[group as usize] = 0;
+            touched.push(group);
+        }
         for group in touched {
             if group != NO_SLOT {
                 self.forget(group);
             }
         }
         out
+    }
+
+    fn release(&mut self, input: usize, times: &Times, below: i64) -> Released {
+        let side = if input == 0 { &self.left } else { &self.right };
+        if side.keeps_rows {
+            let held = side.held();
+            let column = side.rows.gather_columns(&[times.column], &held).swap_remove(0);
+            let (gone, least) = split(&held, &times.of(&column), below);
+            return Released {
+                rows: side.taken_back(&gone),
+                parts: Vec::new(),
+                least,
+            };
+        }
+        // Only counts are held here, by key: they go once the left rows under them have.
+        let Some(position) = side.keys.iter().position(|key| *key == times.column) else {
+            return Released::default();
+        };
+        let held: Vec<u32> = (0..side.totals.len() as u32)
+            .filter(|&group| side.totals[group as usize] != 0)
+            .collect();
+        let (gone, least) = split(&held, &times.of(&self.index.key_column(position, &held)), below);
+        self.uncounted = gone;
+        Released {
+            rows: None,
+            parts: Vec::new(),
+            least,
+        }
     }
 
     fn state_rows(&self) -> usize {

@@ -196,6 +196,7 @@ impl<'inner> Body<'_, '_, 'inner> {
             kind,
             on,
             null_equals_null,
+            ..
         } = &node.operator
         else {
             unreachable!("a join is asked for");

@@ -12,6 +12,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::activate::Activator;
 
 use super::exchange::{Exchange, by_columns};
+use super::release::{Released, Times};
 use super::{Rows, SharedCell, register};
 use crate::faults::{self, Fault};
 use crate::parts::{Part, Parts};
@@ -26,6 +27,11 @@ pub(crate) trait TickOperator {
 
     /// Takes each input's parts of one tick and returns the changes of the output.
     fn apply(&mut self, tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part>;
+
+    /// Lets go of what it holds of an input's rows below a time; see [`super::release`].
+    fn release(&mut self, _input: usize, _times: &Times, _below: i64) -> Released {
+        Released::default()
+    }
 
     /// Tells whether a planted bug makes it apply ticks that are not complete.
     fn reads_early(&self) -> bool {

@@ -16,8 +16,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{SortOptions, take};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 
+use super::release::{Released, Times};
 use super::ticked::TickOperator;
 use crate::aggregates::Unsupported;
 use crate::columns::Rows;
@@ -337,6 +338,20 @@ impl TickOperator for Window {
         let parts = self.emit(&changes, &spans, &computed);
         self.forget(&changes);
         parts
+    }
+
+    fn release(&mut self, _input: usize, times: &Times, below: i64) -> Released {
+        let (gone, least) = self.partitions.below(times, below);
+        let schema = Arc::new(Schema::new(self.schema.fields()[..self.partitions.width()].to_vec()));
+        let rows = (!gone.is_empty()).then(|| {
+            let rows = RecordBatch::try_new(schema, self.partitions.rows.gather(&gone));
+            Updates::deletes(rows.expect("a window shows the rows it reads"))
+        });
+        Released {
+            rows,
+            parts: Vec::new(),
+            least,
+        }
     }
 
     fn state_rows(&self) -> usize {

@@ -65,6 +65,7 @@ fn without_names(node: &Node, inputs: Vec<NodeId>) -> Node {
         inputs,
         schema: Arc::clone(&schema),
         append_only: node.append_only,
+        closes: Vec::new(),
     };
     with_names(&named, schema.fields())
 }

@@ -105,6 +105,8 @@ fn shapes(plans: &[Draft], ids: &[Vec<ClassId>], unfiltered: bool) -> BTreeMap<S
                 kind,
                 on,
                 null_equals_null,
+                // Those by time let go of rows as their own watermark says.
+                band: None,
             } = &node.operator
             else {
                 continue;
@@ -256,6 +258,7 @@ fn rewritten(view: &Draft, joins: &BTreeMap<NodeId, Wider>) -> Draft {
                 kind,
                 on,
                 null_equals_null,
+                band: None,
             },
         ) = (joins.get(&id), &node.operator)
         else {
@@ -299,10 +302,12 @@ fn rewritten(view: &Draft, joins: &BTreeMap<NodeId, Wider>) -> Draft {
                 kind: *kind,
                 on: on.collect(),
                 null_equals_null: *null_equals_null,
+                band: None,
             },
             inputs,
             schema: Arc::new(Schema::new(fields)),
             append_only: node.append_only,
+            closes: Vec::new(),
         };
         let mut last = new.push(top.clone(), origin);
         for (is_right, offset, predicate) in predicates {
@@ -353,5 +358,6 @@ pub(super) fn choice(from: &Node, input: NodeId, columns: &[usize], named: Optio
         inputs: vec![input],
         schema: Arc::new(Schema::new(fields)),
         append_only: from.append_only,
+        closes: Vec::new(),
     }
 }

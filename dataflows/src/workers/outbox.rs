@@ -109,6 +109,7 @@ impl TickOperator for Terminal {
             while shared.ticks.front().is_some_and(|oldest| *oldest <= tick) {
                 shared.ticks.pop_front();
             }
+            shared.forget_closed(tick);
             let later = shared.errors.split_off(&(tick + 1));
             let errors = std::mem::replace(&mut shared.errors, later);
             let due = shared.due.iter().flatten().min().copied();

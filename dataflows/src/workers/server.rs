@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -143,6 +144,17 @@ impl Server {
 
     fn tick(&mut self, input: &TickInput, peers: usize) {
         let flows = || input.flows.iter().filter_map(|&flow| self.flows[flow].as_ref());
+        for (flow, closed) in &input.closed {
+            if let Some(flow) = &self.flows[*flow] {
+                flow.shared.borrow_mut().closed.push_back((input.tick, *closed));
+            }
+        }
+        for (flow, passed) in &input.passed {
+            if let Some(flow) = &self.flows[*flow] {
+                let passed = (input.tick, Arc::clone(passed));
+                flow.shared.borrow_mut().passed.push_back(passed);
+            }
+        }
         for flow in flows() {
             let mut shared = flow.shared.borrow_mut();
             shared.ticks.push_back(input.tick);

@@ -32,6 +32,8 @@ impl Explaining<'_> {
             catalog: self.catalog,
             shared: None,
             around: Some((self, inputs)),
+            closing: None,
+            passing: None,
         }
     }
 

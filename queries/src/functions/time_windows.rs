@@ -32,7 +32,8 @@ use super::calls::{self, alias_of, relation};
 use super::date_bin;
 use crate::problem::Problem;
 
-pub(crate) use edges::is_edge;
+pub(crate) use edges::{edge_size_us, first_edge, is_edge};
+pub(crate) use session::LAST as SESSION_LAST;
 
 /// The columns that are added.
 const START: &str = "window_start";

@@ -360,3 +360,28 @@ fn views_are_filled_while_rows_come_and_go() {
     );
     program.stop();
 }
+
+#[test]
+fn a_view_that_closes_begins_with_the_first_whole_bucket() {
+    let dir = shop();
+    let program = Program::start(dir.path());
+    let minutes = |range: std::ops::Range<i64>| -> String {
+        let at = |n: i64| format!("2026-03-01T{:02}:{:02}:00Z", n / 60, n % 60);
+        let row = |n: i64| json!({"page": "/", "seconds": n, "at": at(n)}).to_string();
+        range.map(row).collect::<Vec<_>>().join("\n")
+    };
+    // Rows stay six hours: of those before 02:29 some have left by now.
+    for from in (0..510).step_by(30) {
+        program.ingest("visits", minutes(from..from + 30));
+    }
+    let sql = "--! emit = \"on close\"\nSELECT date_bin(INTERVAL '1 hour', at) AS hour, count(*) AS n FROM visits GROUP BY hour";
+    put(&program, "closed_hours", sql);
+    program.ingest("visits", minutes(510..512));
+    let hours = "SELECT CAST(date_part('hour', hour) AS BIGINT) AS hour, n FROM closed_hours ORDER BY hour";
+    let of = |hours: std::ops::Range<i64>| -> Vec<Value> { hours.map(|hour| json!({"hour": hour, "n": 60})).collect() };
+    assert_eq!(program.sql(hours), of(3..8));
+    program.ingest("visits", minutes(512..545));
+    program.ingest("visits", minutes(545..546));
+    assert_eq!(program.sql(hours), of(3..9));
+    program.stop();
+}

@@ -12,6 +12,7 @@ use sangam::engine::{Changes, Engine, Operation, Snapshot};
 
 use super::bag::{Bag, Reader, nearly};
 use super::changes::Running;
+use super::closing::Closed;
 use super::deployment::{Made, make};
 use super::dice::Dice;
 use super::failing::{Place, normal};
@@ -49,6 +50,8 @@ pub(crate) struct Tally {
     pub(crate) failing_rows: usize,
     pub(crate) plain: usize,
     pub(crate) emptied: usize,
+    /// Rows of closed buckets.
+    pub(crate) closed: usize,
     /// Rows each worker's operators read.
     pub(crate) by_worker: Vec<u64>,
     pub(crate) kinds: HashMap<&'static str, usize>,
@@ -71,6 +74,7 @@ impl Tally {
         self.failing_rows += other.failing_rows;
         self.plain += other.plain;
         self.emptied += other.emptied;
+        self.closed += other.closed;
         for (kind, count) in other.kinds {
             *self.kinds.entry(kind).or_default() += count;
         }
@@ -122,6 +126,8 @@ pub(crate) struct Case<'a> {
     places: Vec<Vec<Place>>,
     reasons: Vec<Vec<String>>,
     temporal: Vec<bool>,
+    /// What each view has closed, and its last batch answer.
+    closed: Vec<Option<(Closed, Vec<RecordBatch>)>>,
     passed: HashMap<(String, usize), u64>,
     pub(crate) running: Running,
     pub(crate) tally: Tally,
@@ -191,6 +197,11 @@ impl<'a> Case<'a> {
                         )
                     })
                 })
+                .collect(),
+            closed: deployment
+                .views
+                .iter()
+                .map(|view| Some((Closed::new(view.view.closing.clone()?), Vec::new())))
                 .collect(),
             passed: HashMap::new(),
             tally,
@@ -370,6 +381,7 @@ impl<'a> Case<'a> {
                     .insert(self.names[at].clone(), (Arc::clone(&self.schemas[at]), rows));
             }
         }
+        self.close();
         let catalog = &self.made.deployment.catalog;
         for (index, definition) in self.made.deployment.views.iter().enumerate() {
             let (at, view) = (self.made.specs.len() + index, &definition.view);
@@ -380,15 +392,34 @@ impl<'a> Case<'a> {
                     .is_none_or(|input| self.changed[input])
             });
             self.changed[at] = false;
-            if !reads_change && !self.temporal[index] && self.count > 0 {
+            let is_due = reads_change || self.temporal[index] || self.count == 0;
+            if !is_due && self.closed[index].is_none() {
                 continue;
             }
             // A recursion that never ends must be told from one that takes its time.
-            let rows = self
-                .patiently(catalog.batch(view, &self.inputs, self.tick))
-                .await
-                .map_err(|what| format!("{}, in batch: {what}", view.name))?
-                .map_err(|error| format!("{}: {error}", view.name))?;
+            let rows = match &self.closed[index] {
+                Some((_, last)) if !is_due => last.clone(),
+                _ => self
+                    .patiently(catalog.batch(view, &self.inputs, self.tick))
+                    .await
+                    .map_err(|what| format!("{}, in batch: {what}", view.name))?
+                    .map_err(|error| format!("{}: {error}", view.name))?,
+            };
+            let rows = match &mut self.closed[index] {
+                Some((closed, last)) => {
+                    last.clone_from(&rows);
+                    let held = closed.holds(&rows);
+                    if self.made.views[index].steady {
+                        let (closed, answer) = closed.steady(&rows);
+                        let reader = &self.readers[at];
+                        if let Some(difference) = reader.difference(&reader.bag(&answer)?, &reader.bag(&closed)?) {
+                            return Err(format!("{} closed a bucket too early:\n{difference}", view.name));
+                        }
+                    }
+                    held
+                }
+                None => rows,
+            };
             let bag = self.readers[at].bag(&rows)?;
             self.changed[at] = bag != self.expected[at] || self.count == 0;
             self.expected[at] = bag;
@@ -405,6 +436,19 @@ impl<'a> Case<'a> {
             self.reasons[index] = reasons;
         }
         Ok(())
+    }
+
+    /// Closes what the watermarks at the end of the tick before have passed.
+    fn close(&mut self) {
+        let views = self.made.deployment.views.iter().map(|view| view.view.name.as_str());
+        let before: HashMap<&str, Option<i64>> = views
+            .zip(&self.closed)
+            .filter_map(|(name, closed)| Some((name, closed.as_ref()?.0.watermark_us)))
+            .collect();
+        for (closed, _) in self.closed.iter_mut().flatten() {
+            let watermark_us = closed.watermark(&self.books, |name| before.get(name).copied().flatten());
+            self.tally.closed += closed.close(watermark_us);
+        }
     }
 
     /// Follows a relation's changes, as a subscriber does.
@@ -437,6 +481,10 @@ impl<'a> Case<'a> {
                 continue;
             }
             let name = &definition.view.name;
+            // What failed in a bucket that is closed is let go of with it.
+            if self.closed[index].is_some() {
+                continue;
+            }
             let of_view = || found.iter().filter(|[view, ..]| view == name);
             let (mut want, mut have): (Vec<String>, Vec<String>) = match &self.made.views[index].known {
                 Some(known) => {
@@ -552,11 +600,11 @@ impl<'a> Case<'a> {
         for book in self.books.iter().filter(|book| book.len() == 0) {
             emptied.push(book.spec.name.clone());
         }
-        // A global aggregate is never empty, nor is what reads it.
+        // A global aggregate is never empty, nor what is closed, nor is what reads them.
         for (name, plan) in self.engine.plans() {
             let holds_always = plan.nodes.iter().any(|node| match &node.operator {
                 Operator::Aggregate { keys, .. } => keys.is_empty(),
-                Operator::Constant { .. } => true,
+                Operator::Constant { .. } | Operator::Close { .. } => true,
                 _ => false,
             });
             let reads_none = plan
@@ -628,6 +676,7 @@ fn kind(operator: &Operator) -> &'static str {
         Operator::Window { calls, .. } if calls.is_empty() => "top",
         Operator::Window { .. } => "window",
         Operator::Union => "union",
+        Operator::Close { .. } => "close",
         Operator::Recursive { .. } => "recursion",
         Operator::Table { .. } => "table function",
         Operator::Loop | Operator::Outer { .. } => "inside a recursion",

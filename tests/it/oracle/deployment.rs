@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use arrow::datatypes::DataType;
-use queries::Catalog;
+use queries::{Catalog, Emit};
 use sangam::config::{self, Deployment, ViewDef, ViewKind};
 
+use super::closing::{self, Finished};
 use super::dice::Dice;
 use super::failing::Known;
 use super::sources::Spec;
@@ -28,6 +29,8 @@ pub(crate) struct Made {
 /// A view, and what the test knows of it.
 pub(crate) struct Meant {
     pub(crate) plain: bool,
+    /// Whether what it has closed is what a batch answers, whatever came later.
+    pub(crate) steady: bool,
     pub(crate) known: Option<Known>,
 }
 
@@ -71,15 +74,44 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
     if failing {
         let source = dice.below(specs.len());
         let known = Known::random(dice, source, &specs[source]);
-        add(&mut deployment, "known", &known.sql).unwrap_or_else(|problem| panic!("{}: {problem}", known.sql));
+        add(&mut deployment, "known", &known.sql, None).unwrap_or_else(|problem| panic!("{}: {problem}", known.sql));
         views.push(Meant {
             plain: false,
+            steady: false,
             known: Some(known),
         });
     }
     let may_fail = !tame && dice.chance(50);
+    let mut finished: Vec<Finished> = Vec::new();
+    let closes = dice.chance(60);
     while views.len() < count {
         let name = format!("v{}", views.len());
+        if closes
+            && dice.chance(45)
+            && let Some(closing::Written { sql, steady, closes }) = closing::write(dice, &specs, &finished)
+        {
+            let options = closing::options(dice);
+            match add(&mut deployment, &name, &sql, closes.then_some(options)) {
+                Ok((columns, lists)) => {
+                    finished.extend(bucket(&deployment).map(|bucket| (name.clone(), bucket)));
+                    let (rows, depth) = (120, 1);
+                    relations.push(Readable {
+                        name,
+                        columns,
+                        lists,
+                        rows,
+                        depth,
+                    });
+                    views.push(Meant {
+                        plain: false,
+                        steady,
+                        known: None,
+                    });
+                }
+                Err(problem) => panic!("{sql}\n    {problem}"),
+            }
+            continue;
+        }
         let written = Views {
             dice,
             relations: &relations,
@@ -87,7 +119,8 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
             may_fail,
         }
         .view();
-        match add(&mut deployment, &name, &written.sql) {
+        let options = (closes && dice.chance(25)).then(|| closing::options(dice));
+        match add(&mut deployment, &name, &written.sql, options) {
             Ok((columns, lists)) => {
                 let Written { rows, depth, plain, .. } = written;
                 relations.push(Readable {
@@ -97,8 +130,10 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
                     rows,
                     depth,
                 });
+                let is_closing = deployment.views.last().is_some_and(|view| view.view.closing.is_some());
                 views.push(Meant {
-                    plain: plain && tame,
+                    plain: plain && tame && !is_closing,
+                    steady: false,
                     known: None,
                 });
             }
@@ -123,21 +158,27 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
             2 => format!("SELECT * FROM ({sql}) AS twin WHERE \"{column}\" IS NOT NULL"),
             _ => format!("SELECT \"{column}\" AS one, count(*) AS n FROM ({sql}) AS twin GROUP BY one"),
         };
-        match add(&mut deployment, &format!("t{twin}"), &sql) {
+        match add(&mut deployment, &format!("t{twin}"), &sql, None) {
             Ok(_) => views.push(Meant {
                 plain: false,
+                steady: false,
                 known: None,
             }),
             Err(problem) => refused.push(format!("{sql}\n    {problem}")),
         }
     }
+    // What a view has closed while it was there is known to no other.
+    let closing = deployment
+        .views
+        .iter()
+        .any(|definition| definition.view.closing.is_some());
     Made {
         deployment,
         specs,
         views,
         taste,
         refused,
-        changes: dice.chance(30),
+        changes: dice.chance(if closing { 0 } else { 50 }),
     }
 }
 
@@ -159,7 +200,14 @@ fn load(dir: &Path, specs: &[Spec], zone: &str, workers: usize) -> Deployment {
 type Columns = Vec<(String, Ty)>;
 
 /// Plans a view and adds it; returns the columns that expressions can be written over, and those of lists.
-fn add(deployment: &mut Deployment, name: &str, sql: &str) -> Result<(Columns, Columns), String> {
+///
+/// With options, it closes its buckets if it has any.
+fn add(
+    deployment: &mut Deployment,
+    name: &str,
+    sql: &str,
+    options: Option<(Emit, Option<i64>)>,
+) -> Result<(Columns, Columns), String> {
     let catalog: &mut Catalog = &mut deployment.catalog;
     let view = catalog.plan_view(name, sql).map_err(|problems| {
         problems
@@ -168,6 +216,10 @@ fn add(deployment: &mut Deployment, name: &str, sql: &str) -> Result<(Columns, C
             .collect::<Vec<_>>()
             .join("; ")
     })?;
+    let view = match options {
+        Some((emit, keep_us)) => catalog.closing(view.clone(), emit, keep_us).unwrap_or(view),
+        None => view,
+    };
     catalog.add_view(view.clone()).map_err(|problem| problem.what)?;
     let fields = || view.schema.fields().iter();
     let columns: Columns = fields()
@@ -197,6 +249,13 @@ fn add(deployment: &mut Deployment, name: &str, sql: &str) -> Result<(Columns, C
     }
 }
 
+/// Returns the bucket's column of the view that was added last, if it closes any.
+fn bucket(deployment: &Deployment) -> Option<String> {
+    let view = &deployment.views.last()?.view;
+    let column = view.closing.as_ref()?.bucket;
+    Some(view.schema.field(column).name().clone())
+}
+
 impl Made {
     /// The whole deployment, for whoever has to find out why.
     pub(crate) fn print(&self) -> String {
@@ -209,7 +268,15 @@ impl Made {
             let _ = writeln!(text, "-- sources/{}.toml\n{}", spec.name, spec.toml());
         }
         for view in &self.deployment.views {
-            let _ = writeln!(text, "-- views/{}.sql\n{}\n", view.view.name, view.view.sql);
+            let _ = writeln!(text, "-- views/{}.sql\n{}", view.view.name, view.view.sql);
+            if let Some(closing) = &view.view.closing {
+                let _ = writeln!(
+                    text,
+                    "-- closes {}: {:?}, {:?}",
+                    closing.bucket, closing.emit, closing.keep_us
+                );
+            }
+            let _ = writeln!(text);
         }
         text
     }

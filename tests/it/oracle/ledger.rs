@@ -53,6 +53,12 @@ impl Book {
         }
     }
 
+    /// Returns the watermark at the end of the tick before.
+    pub(crate) fn watermark_before_us(&self) -> Option<i64> {
+        let (_, lateness) = self.spec.time?;
+        Some(self.clock_before_us? - lateness?)
+    }
+
     pub(crate) fn rows(&self) -> Vec<Row> {
         self.held.iter().map(|held| held.row.clone()).collect()
     }

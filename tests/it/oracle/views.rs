@@ -320,6 +320,13 @@ impl Views<'_> {
             } else if self.dice.chance(15) {
                 on.push(self.over_both(&all, &right_inputs));
             }
+            if let Some(near) = self.near(&all, &right_inputs) {
+                // Alone, so that pairs are found by their times only.
+                if self.dice.chance(25) && rows * right_rows <= 2 * ROWS_MAX {
+                    on.clear();
+                }
+                on.push(near);
+            }
             sql = format!("{sql} {kind} {right} {alias} ON {}", on.join(" AND "));
             rows = (rows * right_rows / self.keys.max(1)).max(rows);
             all.extend(right_inputs);
@@ -355,6 +362,31 @@ impl Views<'_> {
                 format!("{} {comparison} {}", left.sql, right.sql)
             }
         }
+    }
+
+    /// Writes how near each other the times of both sides must be, or nothing.
+    fn near(&mut self, left: &[Input], right: &[Input]) -> Option<String> {
+        if !self.dice.chance(16) {
+            return None;
+        }
+        let of = |inputs: &[Input]| -> Vec<String> {
+            let times = inputs.iter().filter(|input| input.ty == Ty::Time);
+            times.map(|input| input.sql.clone()).collect()
+        };
+        let (lefts, rights) = (of(left), of(right));
+        if lefts.is_empty() || rights.is_empty() {
+            return None;
+        }
+        let (a, b) = (self.dice.pick(&lefts).clone(), self.dice.pick(&rights).clone());
+        let span = *self.dice.pick(&["1 minute", "5 minutes", "2 hours"]);
+        Some(match self.dice.below(6) {
+            0 => format!("{a} BETWEEN {b} - INTERVAL '{span}' AND {b}"),
+            1 => format!("{b} BETWEEN {a} - INTERVAL '{span}' AND {a} + INTERVAL '1 minute'"),
+            2 => format!("{a} < {b} AND {b} <= {a} + INTERVAL '{span}'"),
+            3 => format!("{a} + INTERVAL '{span}' > {b} AND {a} - INTERVAL '{span}' < {b}"),
+            4 => format!("{b} >= {a} - INTERVAL '{span}'"),
+            _ => format!("{a} > {b} - INTERVAL '{span}' AND {b} >= {a}"),
+        })
     }
 
     /// Writes a condition with a subquery, where a relation has a column to compare with.

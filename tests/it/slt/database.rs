@@ -324,6 +324,11 @@ impl Database {
             }
             for definition in &deployment.views {
                 let view = &definition.view;
+                if view.closing.is_some() {
+                    // What it has closed is no batch answer of today's rows: scripts say what it is.
+                    inputs.insert(view.name.clone(), relations[&view.name].clone());
+                    continue;
+                }
                 let rows = deployment.catalog.batch(view, &inputs, tick).await.map_err(told)?;
                 compare(&view.name, &view.schema, &rows, &relations)?;
                 inputs.insert(view.name.clone(), (Arc::clone(&view.schema), rows));

@@ -1,10 +1,14 @@
 //! One side of a join: its rows in columns, chained by key.
 
-use arrow::array::ArrayRef;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, SchemaRef};
 use hashbrown::HashTable;
 
 use crate::columns::{Incoming, NO_SLOT, Rows};
+use crate::update::Updates;
 
 /// Chains longer than this find a row to take back by its hash.
 const CHAIN_INDEXED: u32 = 32;
@@ -13,7 +17,8 @@ const CHAIN_INDEXED: u32 = 32;
 pub(super) struct Side {
     pub(super) keys: Vec<usize>,
     /// Whether rows are kept, or only how many there are of each key.
-    keeps_rows: bool,
+    pub(super) keeps_rows: bool,
+    schema: SchemaRef,
     pub(super) rows: Rows,
     /// The first row and the number of rows of each group's chain.
     heads: Vec<(u32, u32)>,
@@ -26,14 +31,45 @@ pub(super) struct Side {
     group_of: Vec<u32>,
     /// Rows of long chains, by hash.
     long: HashTable<u32>,
+    /// Rows by their time, where pairs are found by it.
+    pub(super) timed: Option<Timed>,
+}
+
+/// Rows by group and time.
+pub(super) struct Timed {
+    /// Position of the time's column.
+    column: usize,
+    order: BTreeSet<(u32, i64, u32)>,
+    /// The time of each slot.
+    times: Vec<Option<i64>>,
+}
+
+impl Timed {
+    /// Returns the times of rows.
+    pub(super) fn times<'a>(&self, columns: &'a [ArrayRef]) -> &'a TimestampMicrosecondArray {
+        columns[self.column].as_primitive()
+    }
+
+    fn link(&mut self, group: u32, slot: u32, time: Option<i64>) {
+        self.times.resize(self.times.len().max(slot as usize + 1), None);
+        self.times[slot as usize] = time;
+        self.order.extend(time.map(|time| (group, time, slot)));
+    }
+
+    fn unlink(&mut self, group: u32, slot: u32) {
+        if let Some(time) = self.times[slot as usize].take() {
+            self.order.remove(&(group, time, slot));
+        }
+    }
 }
 
 impl Side {
-    pub(super) fn new(keys: Vec<usize>, schema: &SchemaRef, keeps_rows: bool) -> Self {
+    pub(super) fn new(keys: Vec<usize>, schema: &SchemaRef, keeps_rows: bool, time: Option<usize>) -> Self {
         let types: Vec<DataType> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
         Side {
             keys,
             keeps_rows,
+            schema: Arc::clone(schema),
             rows: Rows::new(&types),
             heads: Vec::new(),
             totals: Vec::new(),
@@ -43,6 +79,11 @@ impl Side {
             hashes: Vec::new(),
             group_of: Vec::new(),
             long: HashTable::new(),
+            timed: time.map(|column| Timed {
+                column,
+                order: BTreeSet::new(),
+                times: Vec::new(),
+            }),
         }
     }
 
@@ -72,6 +113,40 @@ impl Side {
         slots.map(|slot| (slot, self.counts[slot as usize]))
     }
 
+    /// Returns the slots under a key from one time to another, and how often each row is there.
+    pub(super) fn within(&self, group: u32, from: i64, to: i64) -> impl Iterator<Item = (u32, i64)> + '_ {
+        let timed = self.timed.as_ref().filter(|_| group != NO_SLOT && from <= to);
+        let rows = timed.map(|timed| timed.order.range((group, from, 0)..=(group, to, u32::MAX)));
+        let slots = rows.into_iter().flatten().map(|(_, _, slot)| *slot);
+        slots.map(|slot| (slot, self.counts[slot as usize]))
+    }
+
+    /// Forgets, without a word, the rows before a time and those without any; returns their groups.
+    pub(super) fn forget_before(&mut self, time: i64) -> Vec<u32> {
+        let Some(timed) = &self.timed else { return Vec::new() };
+        let is_over = |slot: &u32| timed.times[*slot as usize].is_none_or(|at| at < time);
+        let over: Vec<u32> = self.held().into_iter().filter(is_over).collect();
+        for &slot in &over {
+            self.totals[self.group_of[slot as usize] as usize] -= self.counts[slot as usize];
+            self.counts[slot as usize] = 0;
+            self.unlink(slot);
+        }
+        over.iter().map(|&slot| self.group_of[slot as usize]).collect()
+    }
+
+    /// Returns the slots that hold rows.
+    pub(super) fn held(&self) -> Vec<u32> {
+        let slots = 0..self.counts.len() as u32;
+        slots.filter(|&slot| self.counts[slot as usize] != 0).collect()
+    }
+
+    /// Returns rows as taken back, as often as each is there; none of none.
+    pub(super) fn taken_back(&self, slots: &[u32]) -> Option<Updates> {
+        let diffs: Vec<i64> = slots.iter().map(|&slot| -self.counts[slot as usize]).collect();
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), self.rows.gather(slots));
+        (!slots.is_empty()).then(|| Updates::new(rows.expect("rows of this schema went in"), diffs))
+    }
+
     /// Applies all changes of a tick: additions first, for a row may precede its retraction.
     pub(super) fn apply(&mut self, deltas: &[Delta]) {
         if !self.keeps_rows {
@@ -94,6 +169,14 @@ impl Side {
             if diff > 0 && batch.groups[row] != NO_SLOT {
                 rows.push(row as u32);
                 slots.push(self.link(batch.groups[row], batch.hashes[row], diff));
+            }
+        }
+        if let Some(timed) = &mut self.timed {
+            let times = timed.times(&batch.columns);
+            for (&row, &slot) in rows.iter().zip(&slots) {
+                let row = row as usize;
+                let time = times.is_valid(row).then(|| times.value(row));
+                timed.link(batch.groups[row], slot, time);
             }
         }
         let incoming = self.rows.incoming(&batch.columns);
@@ -165,6 +248,9 @@ impl Side {
     fn unlink(&mut self, slot: u32) {
         let at = slot as usize;
         let group = self.group_of[at] as usize;
+        if let Some(timed) = &mut self.timed {
+            timed.unlink(self.group_of[at], slot);
+        }
         let (previous, next) = (self.previous[at], self.next[at]);
         let (head, length) = self.heads[group];
         if length > CHAIN_INDEXED {
@@ -220,6 +306,11 @@ impl Side {
             + self.totals.capacity() * 8
             + self.next.capacity() * (4 + 4 + 8 + 8 + 4)
             + self.long.capacity() * 5
+            // A node of the tree is about two thirds full.
+            + self
+                .timed
+                .as_ref()
+                .map_or(0, |timed| timed.order.len() * 24 * 3 / 2 + timed.times.capacity() * 16)
     }
 }
 

@@ -12,6 +12,7 @@ use super::sequence::{Place, Sequence};
 use crate::arena::Arena;
 use crate::columns::Rows;
 use crate::group_index::GroupIndex;
+use crate::operators::release::{Times, split};
 use crate::parts::Part;
 
 /// Rows by partition, ordered by the order columns and then by all columns.
@@ -23,6 +24,7 @@ pub(super) struct Partitions {
     index: GroupIndex,
     sequences: Vec<Sequence>,
     pub(super) rows: Rows,
+    width: usize,
     /// Encodes the order columns; none without an order.
     converter: Option<RowConverter>,
     /// Whether the first of them is a byte that says whether it is NULL, and then its value.
@@ -85,6 +87,7 @@ impl Partitions {
                 .is_some_and(|(column, _)| type_of(*column).primitive_width().is_some()),
             sequences: Vec::new(),
             rows: Rows::new(&types),
+            width: types.len(),
             converter: (!fields.is_empty())
                 .then(|| RowConverter::new(fields).expect("queries refuses orders that arrow-row cannot encode")),
             orders: Arena::default(),
@@ -238,6 +241,26 @@ impl Partitions {
     fn free(&mut self, slot: u32) {
         self.orders.write(slot as usize, &[]);
         self.rows.free(slot);
+    }
+
+    /// Returns how many columns a row has.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Returns the rows of the partitions below a time, and the least time of the others.
+    pub(super) fn below(&self, times: &Times, below: i64) -> (Vec<u32>, Option<i64>) {
+        let Some(position) = self.keys.iter().position(|key| *key == times.column) else {
+            return (Vec::new(), None);
+        };
+        let held: Vec<u32> = (0..self.sequences.len() as u32)
+            .filter(|&partition| self.sequences[partition as usize].len() > 0)
+            .collect();
+        let (gone, least) = split(&held, &times.of(&self.index.key_column(position, &held)), below);
+        let rows = gone
+            .into_iter()
+            .flat_map(|partition| self.sequences[partition as usize].from(0));
+        (rows.collect(), least)
     }
 
     /// Frees the slots of rows that went.

@@ -24,6 +24,16 @@ pub(crate) fn is_edge(function: &ScalarUDF) -> bool {
     function.inner().downcast_ref::<Edges>().is_some()
 }
 
+/// Returns how long the windows are of which a function finds the edges; none where it is another.
+pub(crate) fn edge_size_us(function: &ScalarUDF) -> Option<i64> {
+    Some(function.inner().downcast_ref::<Edges>()?.size)
+}
+
+/// Returns the first edge from which on those of a time, and of all later ones, are.
+pub(crate) fn first_edge(function: &ScalarUDF, at: i64) -> Option<i64> {
+    Some(function.inner().downcast_ref::<Edges>()?.of(at)?.0)
+}
+
 fn edges(name: &'static str, every_ns: i64, size_ns: i64, offset_ns: i64) -> ScalarUDF {
     ScalarUDF::from(Edges {
         name,

@@ -11,6 +11,9 @@ use datafusion::logical_expr::{
 
 use super::{END, START, column, columns, plus};
 
+/// The column of the last time of a row's session.
+pub(crate) const LAST: &str = "__last";
+
 /// What the plan is made of: the session's own, so that both engines run the same.
 pub(super) struct Functions {
     pub(super) max: Arc<AggregateUDF>,
@@ -63,8 +66,8 @@ pub(super) fn session(
         .partition_by(keys.into_iter().chain([column(START)]).collect())
         .window_frame(WindowFrame::new(None))
         .build()?
-        .alias("__last");
-    let end = plus(column("__last"), gap_ns).alias(END);
+        .alias(LAST);
+    let end = plus(column(LAST), gap_ns).alias(END);
     LogicalPlanBuilder::from(plan)
         .window(vec![last])?
         .project(shown.into_iter().chain([column(START), end]))?

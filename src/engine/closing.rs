@@ -1,0 +1,222 @@
+//! How far each view is closed, and what its joins by time may forget: both by the watermarks of
+//! its sources at the end of the tick before.
+
+use std::sync::Arc;
+
+use dataflows::json::RowEncoder;
+use dataflows::workers::{Closed, FlowId, Passed};
+use dataflows::{Tick, Updates};
+use queries::{Closing, Passing};
+
+use super::letters::Letter;
+use super::source::SourceState;
+use super::topology::Topology;
+
+/// Every view that goes by a watermark.
+#[derive(Default)]
+pub(super) struct Closings {
+    views: Vec<State>,
+    joins: Vec<Joins>,
+}
+
+/// What a watermark is the least of.
+struct Waits {
+    sources: Vec<usize>,
+    /// Views that emit on close, by their place among those that close.
+    views: Vec<usize>,
+}
+
+/// A view that closes its buckets of time.
+struct State {
+    flow: FlowId,
+    name: Arc<str>,
+    closing: Closing,
+    waits: Waits,
+    /// Sources whose rows may come too late for it.
+    unheld: Vec<usize>,
+    watermark_us: Option<i64>,
+    closed: Closed,
+    /// A watermark to come, and whether it closes anything.
+    next: Option<(i64, bool)>,
+}
+
+/// A view with joins by time.
+struct Joins {
+    flow: FlowId,
+    passing: Passing,
+    waits: Waits,
+    watermark_us: Option<i64>,
+    /// Whether the workers have yet to learn of it.
+    moved: bool,
+}
+
+impl State {
+    fn closed_at(&self, watermark_us: i64) -> Closed {
+        // Neither ever falls, and a time out of range closes nothing more.
+        let below = self.closing.below(watermark_us).unwrap_or(i64::MIN);
+        let gone = self.closing.gone(watermark_us).unwrap_or(i64::MIN);
+        Closed {
+            below: below.max(self.closed.below),
+            gone: gone.max(self.closed.gone),
+        }
+    }
+}
+
+/// Returns how far new dataflows are closed before their first row: of a bucket that is not wholly among
+/// the rows that its sources retain, nothing is told.
+pub(super) fn starting(topology: &Topology, flows: &[FlowId], sources: &[SourceState]) -> Vec<(FlowId, Closed)> {
+    let flows = flows.iter().filter_map(|flow| topology.flows.get(flow));
+    let closing = flows.filter_map(|flow| Some((flow.spec.id, flow.view.as_ref()?.view.closing.as_ref()?)));
+    let starting = closing.filter_map(|(flow, closing)| {
+        let retained = closing.sources.iter().chain(&closing.unheld).filter_map(|name| {
+            let source = &sources[topology.source(name)?];
+            source.retained_from_us()
+        });
+        // The first whole bucket is the one that is not over before this.
+        let whole_us = retained.max()?.saturating_add(closing.size_us - 1);
+        let below = closing.below(whole_us)?;
+        let gone = i64::MIN;
+        Some((flow, Closed { below, gone }))
+    });
+    starting.collect()
+}
+
+impl Closings {
+    /// Takes over from `old` what is known of dataflows that still run; `starting` says how far new ones are closed.
+    pub(super) fn new(topology: &Topology, old: &Closings, starting: &[(FlowId, Closed)]) -> Self {
+        let views = || {
+            let flows = topology.flows.iter();
+            flows.filter_map(|(flow, entry)| Some((*flow, &entry.view.as_ref()?.view)))
+        };
+        let closing: Vec<(FlowId, &str, &Closing)> = views()
+            .filter_map(|(flow, view)| Some((flow, view.name.as_str(), view.closing.as_ref()?)))
+            .collect();
+        let source = |name: &String| topology.source(name);
+        let view = |name: &String| closing.iter().position(|(_, view, _)| view == name);
+        let waits = |sources: &[String], views: &[String]| Waits {
+            sources: sources.iter().filter_map(source).collect(),
+            views: views.iter().filter_map(view).collect(),
+        };
+        let joins = views().filter_map(|(flow, view)| {
+            let passing = view.passing.as_ref()?;
+            let known = old.joins.iter().find(|joins| joins.flow == flow);
+            Some(Joins {
+                flow,
+                waits: waits(&passing.sources, &passing.views),
+                passing: passing.clone(),
+                watermark_us: known.and_then(|known| known.watermark_us),
+                moved: known.is_some_and(|known| known.moved),
+            })
+        });
+        let state = |(flow, name, closing): &(FlowId, &str, &Closing)| {
+            let known = old.views.iter().find(|state| state.flow == *flow);
+            let start = starting.iter().find(|(new, _)| new == flow).map(|(_, closed)| *closed);
+            State {
+                flow: *flow,
+                name: (*name).into(),
+                waits: waits(&closing.sources, &closing.views),
+                unheld: closing.unheld.iter().filter_map(source).collect(),
+                closing: (*closing).clone(),
+                watermark_us: known.and_then(|known| known.watermark_us),
+                closed: known.map(|known| known.closed).or(start).unwrap_or_default(),
+                next: known.and_then(|known| known.next),
+            }
+        };
+        Closings {
+            joins: joins.collect(),
+            views: closing.iter().map(state).collect(),
+        }
+    }
+
+    /// Returns a watermark, from what is known now; none while one of its inputs has none.
+    fn watermark_us(&self, waits: &Waits, sources: &[SourceState]) -> Option<i64> {
+        let of_sources = waits.sources.iter().map(|&source| sources[source].watermark_us());
+        // What a view shows at a tick, others that read it have only then: for them it was as far before.
+        let of_views = waits.views.iter().map(|&view| self.views[view].watermark_us);
+        let all: Option<Vec<i64>> = of_sources.chain(of_views).collect();
+        all?.into_iter().min()
+    }
+
+    /// Begins a tick, before any row of it is taken: returns what is closed from now on.
+    pub(super) fn begin(&mut self, sources: &[SourceState]) -> Vec<(FlowId, Closed)> {
+        let of = |waits: &Waits| self.watermark_us(waits, sources);
+        let of_joins: Vec<Option<i64>> = self.joins.iter().map(|joins| of(&joins.waits)).collect();
+        let of_views: Vec<Option<i64>> = self.views.iter().map(|state| of(&state.waits)).collect();
+        for (joins, watermark_us) in self.joins.iter_mut().zip(of_joins) {
+            if watermark_us > joins.watermark_us {
+                joins.watermark_us = watermark_us;
+                joins.moved = true;
+            }
+        }
+        let mut moved = Vec::new();
+        for (state, watermark_us) in self.views.iter_mut().zip(of_views) {
+            let Some(watermark_us) = watermark_us.filter(|us| Some(*us) > state.watermark_us) else {
+                continue;
+            };
+            state.watermark_us = Some(watermark_us);
+            let closed = state.closed_at(watermark_us);
+            if closed != state.closed {
+                state.closed = closed;
+                moved.push((state.flow, closed));
+            }
+        }
+        moved
+    }
+
+    /// Returns what the joins of some dataflows may forget from the tick on that was begun.
+    pub(super) fn passed(&mut self, flows: &[FlowId]) -> Vec<(FlowId, Arc<[Passed]>)> {
+        let joins = self.joins.iter_mut();
+        let told = joins.filter(|joins| joins.moved && flows.binary_search(&joins.flow).is_ok());
+        let told = told.filter_map(|joins| {
+            joins.moved = false;
+            Some((joins.flow, joins.passing.at(joins.watermark_us?).into()))
+        });
+        told.collect()
+    }
+
+    /// Tells whether a tick without input would close anything.
+    pub(super) fn is_due(&mut self, sources: &[SourceState]) -> bool {
+        let mut due = false;
+        for position in 0..self.views.len() {
+            let state = &self.views[position];
+            let Some(watermark_us) = self.watermark_us(&state.waits, sources) else {
+                continue;
+            };
+            let closes = match state.next {
+                _ if Some(watermark_us) <= state.watermark_us => false,
+                Some((known, closes)) if known == watermark_us => closes,
+                _ => state.closed_at(watermark_us) != state.closed,
+            };
+            self.views[position].next = Some((watermark_us, closes));
+            due |= closes;
+        }
+        due
+    }
+
+    /// Finds the rows that a source took in and that come too late for a view.
+    pub(super) fn late(
+        &self,
+        (source, name): (usize, &str),
+        tick: Tick,
+        changes: &[Updates],
+        letters: &mut Vec<Letter>,
+    ) {
+        for state in self.views.iter().filter(|state| state.unheld.contains(&source)) {
+            for updates in changes {
+                let rows = updates.rows();
+                let late = state.closing.late(name, rows, state.closed.below);
+                let encoder = RowEncoder::new(&rows.schema());
+                for row in late.into_iter().filter(|&row| updates.diffs()[row] > 0) {
+                    let mut raw = Vec::new();
+                    encoder.object(rows, row, &mut raw);
+                    letters.push(Letter {
+                        source: Arc::clone(&state.name),
+                        tick,
+                        reason: "its bucket is closed".to_owned(),
+                        raw: String::from_utf8_lossy(&raw).into_owned(),
+                    });
+                }
+            }
+        }
+    }
+}
