@@ -452,11 +452,11 @@ fn views_are_refused_for_what_would_not_work() {
     );
     assert_says(
         &view("--! keep = \"2 years\"\nSELECT station FROM latest"),
-        "views/v.sql:1: `keep` is not supported yet",
+        "views/v.sql:1: the view shows no bucket of a source's time, so nothing in it is ever closed",
     );
     assert_says(
         &view("--! emit = \"on close\"\nSELECT station FROM latest"),
-        "views/v.sql:1: `emit` is not supported yet",
+        "views/v.sql:1: the view shows no bucket of a source's time, so nothing in it is ever closed",
     );
     assert_says(&view("SELECT station\nFORM latest"), "views/v.sql");
     assert_says(&view("-- A comment.\nSELECT sttion\nFROM latest"), "views/v.sql:2: ");
