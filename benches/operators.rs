@@ -72,7 +72,7 @@ fn groups_100k() -> bool {
         vec![
             Contender::new(DIFFERENTIAL, || rivals::differential_groups(&facts)),
             Contender::new("bare hash map", || rivals::hash_map_groups(&facts)).against(DIFFERENTIAL),
-            Contender::new("bigint key", || groups(&integers, 1)).at_least_aiming(3.0, 8.0, DIFFERENTIAL),
+            Contender::new("bigint key", || groups(&integers, 1)).at_least_aiming(4.0, 8.0, DIFFERENTIAL),
             Contender::new("bigint key, 2 workers", || groups(&integers, 2)).at_least(1.3, "bigint key"),
             Contender::new("text key", || groups(&texts, 1)).at_least(1.5, DIFFERENTIAL),
             Contender::new("text key, 2 workers", || groups(&texts, 2)).against("text key"),
@@ -112,7 +112,7 @@ fn join() -> bool {
         facts.rows(),
         vec![
             Contender::new(DIFFERENTIAL, || rivals::differential_join(&facts, keys)),
-            Contender::new("join", || joined(&integers, &table, 1)).at_least_aiming(2.0, 6.0, DIFFERENTIAL),
+            Contender::new("join", || joined(&integers, &table, 1)).at_least_aiming(4.0, 6.0, DIFFERENTIAL),
             Contender::new("join, 2 workers", || joined(&integers, &table, 2)).against("join"),
         ],
     )

@@ -11,7 +11,7 @@ use arrow::json::LineDelimitedWriter;
 use connectors::{Read, Setting};
 use sangam::engine::Engine;
 
-use super::rounds::processor_seconds;
+use super::rounds::{processor_seconds, resident_bytes};
 
 /// Events of all tables in a tick.
 pub const TICK_EVENTS: usize = 40_000;
@@ -232,11 +232,4 @@ fn copy_sources(to: &Path, change: impl Fn(&str, String) -> String) {
             }
         }
     }
-}
-
-/// What the machine holds for this process.
-pub fn resident_bytes() -> usize {
-    let pages = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let resident = pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
-    resident.unwrap_or(0) * 4096
 }

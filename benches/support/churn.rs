@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use timely::dataflow::ProbeHandle;
 
-use super::facts::{Facts, TICK_ROWS};
+use super::facts::{Facts, TICK_ROWS, weight};
 use super::views::{self, IN_FLIGHT, Running};
 
 /// Ticks after which rows go again.
@@ -84,6 +84,66 @@ pub fn view(sql: &str, ticks: &[Tick], timed: usize, workers: usize) -> (Duratio
     }
     running.finish(&mut see);
     (start.elapsed(), rows)
+}
+
+/// Runs a join of the ticks' rows, the facts, with a table of one weight a key; returns the time and the sum of diffs.
+pub fn joined(sql: &str, ticks: &[Tick], table: &RecordBatch) -> (Duration, i64) {
+    let ticks: Vec<Updates> = ticks.iter().map(updates).collect();
+    let sources = [("facts", ticks[0].rows().schema()), ("weights", table.schema())];
+    let mut running = Running::start(&views::plan_retracting(&sources, sql), 1);
+    let mut rows = 0;
+    let mut see = |updates: &Updates| rows += updates.diffs().iter().sum::<i64>();
+    running.send(&"weights".into(), table, &mut see);
+    running.finish(&mut see);
+    let source: Arc<str> = "facts".into();
+    let start = Instant::now();
+    for tick in ticks {
+        running.send_updates(&source, tick, &mut see);
+    }
+    running.finish(&mut see);
+    (start.elapsed(), rows)
+}
+
+/// The same in typed differential, both sides arranged.
+pub fn joined_by_differential(ticks: &[Tick], keys: u64) -> (Duration, i64) {
+    let ticks = ticks.to_vec();
+    timely::execute_directly(move |worker| {
+        let probe = ProbeHandle::new();
+        let mut left = InputSession::<u64, (u64, i64), isize>::new();
+        let mut right = InputSession::<u64, (u64, i64), isize>::new();
+        let rows = std::rc::Rc::new(std::cell::Cell::new(0));
+        let counted = std::rc::Rc::clone(&rows);
+        worker.dataflow(|scope| {
+            let left = left.to_collection(scope).arrange_by_key();
+            let right = right.to_collection(scope).arrange_by_key();
+            left.join_core(right, |key, amount, weight| Some((*key, *amount, *weight)))
+                .inspect(move |(_, _, diff)| counted.set(counted.get() + *diff as i64))
+                .probe_with(&probe);
+        });
+        for key in 0..keys {
+            right.update((key, weight(key as i64)), 1);
+        }
+        let mut close = |left: &mut InputSession<_, _, _>, next: u64| {
+            left.advance_to(next);
+            right.advance_to(next);
+            left.flush();
+            right.flush();
+        };
+        close(&mut left, 1);
+        worker.step_while(|| probe.less_than(&1));
+        let start = Instant::now();
+        for (at, tick) in ticks.iter().enumerate() {
+            for (row, diff) in tick {
+                left.update(*row, *diff as isize);
+            }
+            let next = at as u64 + 2;
+            close(&mut left, next);
+            worker.step_while(|| probe.less_than(&next.saturating_sub(IN_FLIGHT as u64)));
+        }
+        let end = ticks.len() as u64 + 1;
+        worker.step_while(|| probe.less_than(&end));
+        (start.elapsed(), rows.get())
+    })
 }
 
 /// What typed differential is to do.

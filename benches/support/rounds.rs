@@ -96,10 +96,12 @@ pub fn compete(title: &str, updates: usize, mut contenders: Vec<Contender>) -> b
 
 /// How many rounds: `SANGAM_BENCH_ROUNDS`, else five.
 pub fn rounds() -> usize {
-    std::env::var("SANGAM_BENCH_ROUNDS")
-        .ok()
-        .and_then(|rounds| rounds.parse().ok())
-        .unwrap_or(5)
+    number("SANGAM_BENCH_ROUNDS").unwrap_or(5)
+}
+
+/// A number in the environment.
+pub fn number(name: &str) -> Option<usize> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 /// How many times less of the other's, by the median of the rounds.
@@ -118,6 +120,13 @@ pub fn processor_seconds() -> f64 {
         .skip(11)
         .take(2);
     fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// What the machine holds for this process.
+pub fn resident_bytes() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let resident = pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    resident.unwrap_or(0) * 4096
 }
 
 pub fn median(mut values: Vec<f64>) -> f64 {

@@ -1,4 +1,5 @@
 //! Runs a view in a whole engine: ticks are cut, the source keeps its rows, the view store folds the changes.
+#![allow(dead_code, reason = "each bench uses its part of this")]
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,8 @@ pub fn time(sql: &str, ticks: &[RecordBatch]) -> Duration {
     })
 }
 
-fn start(sql: &str, batch: &RecordBatch) -> Engine {
+/// Starts an engine with one source of the batch's columns and one view over it.
+pub fn start(sql: &str, batch: &RecordBatch) -> Engine {
     let dir = tempfile::tempdir().expect("a folder");
     let write = |path: &str, text: &str| {
         let path = dir.path().join(path);

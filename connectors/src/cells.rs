@@ -78,6 +78,13 @@ impl Cells {
         };
     }
 
+    /// The row added last.
+    #[inline]
+    pub(crate) fn last_row(&mut self) -> LastRow<'_> {
+        let start = self.spans.len() - self.width;
+        LastRow(&mut self.spans[start..])
+    }
+
     /// Sets a quoted value to what `unescaped` holds from `start` on.
     pub(crate) fn set_unescaped(&mut self, slot: usize, start: usize) {
         let at = self.spans.len() - self.width + slot;
@@ -100,5 +107,21 @@ impl Cells {
                 text: &text[span.start as usize..span.end as usize],
             }
         })
+    }
+}
+
+/// The values of the row added last.
+pub(crate) struct LastRow<'a>(&'a mut [Span]);
+
+impl LastRow<'_> {
+    /// Sets a value; `start..end` lie in the input.
+    #[inline]
+    pub(crate) fn set(&mut self, slot: usize, start: usize, end: usize, kind: Kind) {
+        self.0[slot] = Span {
+            start: start as u32,
+            end: end as u32,
+            kind,
+            unescaped: false,
+        };
     }
 }

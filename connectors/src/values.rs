@@ -34,6 +34,8 @@ pub(crate) struct ColumnBuilder {
     nulls: Nulls,
     times: Times,
     values: Values,
+    /// Texts in the last two batches, and their bytes: the next is likely as large, and to grow by copying is dear.
+    before: [(usize, usize); 2],
 }
 
 enum Values {
@@ -124,6 +126,7 @@ impl ColumnBuilder {
             nulls,
             times,
             values,
+            before: [(0, 0); 2],
         })
     }
 
@@ -135,9 +138,11 @@ impl ColumnBuilder {
             nulls,
             times,
             values,
+            before: _,
         } = self;
         let mut column = Texts {
             field,
+            plain: !nulls.delimited && nulls.tokens.is_empty(),
             nulls,
             bad,
             text: false,
@@ -160,7 +165,7 @@ impl ColumnBuilder {
             }
             Values::Int16(builder) => column.each_parsed(cells, integer::<i16>, |v| builder.append_option(v)),
             Values::Int32(builder) => column.each_parsed(cells, integer::<i32>, |v| builder.append_option(v)),
-            Values::Int64(builder) => column.each_parsed(cells, integer::<i64>, |v| builder.append_option(v)),
+            Values::Int64(builder) => column.each_parsed(cells, bigint, |v| builder.append_option(v)),
             Values::Float32(builder) => column.each_parsed(cells, float32, |v| builder.append_option(v)),
             Values::Float64(builder) => column.each_parsed(cells, float64, |v| builder.append_option(v)),
             Values::Boolean(builder) => {
@@ -191,7 +196,15 @@ impl ColumnBuilder {
     /// Returns what was appended, and starts anew.
     pub(crate) fn finish(&mut self) -> ArrayRef {
         match &mut self.values {
-            Values::Text(builder) => Arc::new(builder.finish()),
+            Values::Text(builder) => {
+                let now = (builder.offsets_slice().len(), builder.values_slice().len());
+                let texts = builder.finish();
+                self.before = [self.before[1], now];
+                // The smaller of both: a batch keeps the room that was made for it.
+                let [one, other] = self.before;
+                *builder = StringBuilder::with_capacity(one.0.min(other.0), one.1.min(other.1));
+                Arc::new(texts)
+            }
             Values::Int16(builder) => Arc::new(builder.finish()),
             Values::Int32(builder) => Arc::new(builder.finish()),
             Values::Int64(builder) => Arc::new(builder.finish()),
@@ -216,6 +229,8 @@ impl ColumnBuilder {
 struct Texts<'b, F> {
     field: &'b FieldRef,
     nulls: &'b Nulls,
+    /// Whether no text means NULL.
+    plain: bool,
     bad: &'b mut F,
     text: bool,
     /// Whether what stands between brackets is a value.
@@ -229,7 +244,10 @@ impl<F: FnMut(usize, String)> Texts<'_, F> {
         mut append: impl FnMut(Option<Cell<'a>>) -> Result<(), String>,
     ) {
         for (index, cell) in cells.enumerate() {
-            let result = if cell.kind == Kind::Nested && !self.nests {
+            // What nearly every cell is needs no further look.
+            let result = if self.plain && matches!(cell.kind, Kind::Bare | Kind::Quoted) {
+                append(Some(cell))
+            } else if cell.kind == Kind::Nested && !self.nests {
                 append(None).and(Err("an object or array, not a plain value".to_owned()))
             } else if self.is_null(cell) {
                 let result = append(None);
@@ -272,7 +290,6 @@ impl<F: FnMut(usize, String)> Texts<'_, F> {
         match cell.kind {
             Kind::Missing => true,
             Kind::Quoted if self.text && self.nulls.delimited => false,
-            _ if self.nulls.tokens.is_empty() && !self.nulls.delimited => false,
             _ => {
                 let text = cell.text.trim_ascii();
                 (text.is_empty() && self.nulls.delimited && !self.text)
@@ -312,6 +329,27 @@ integers! {
     i16, "a smallint (-32768 to 32767)";
     i32, "an integer of 32 bits";
     i64, "an integer of 64 bits";
+}
+
+/// Reads an integer of 64 bits; one of a few digits alone, as nearly all are, surely fits.
+#[inline]
+fn bigint(text: &str) -> Result<i64, String> {
+    let (digits, negative) = match text.as_bytes() {
+        [b'-', digits @ ..] => (digits, true),
+        digits => (digits, false),
+    };
+    if digits.is_empty() || digits.len() > 18 {
+        return integer(text);
+    }
+    let mut value = 0;
+    for byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return integer(text);
+        }
+        value = value * 10 + i64::from(digit);
+    }
+    Ok(if negative { -value } else { value })
 }
 
 fn integer<T: Integer>(text: &str) -> Result<T, String> {
@@ -445,6 +483,21 @@ mod tests {
             ("0x10", None),
         ] {
             assert_eq!(integer::<i16>(text).ok(), expected, "{text}");
+        }
+        for text in [
+            "9223372036854775807",
+            "-999999999999999999",
+            "0",
+            "-0",
+            "007",
+            "27.0",
+            "-",
+            "",
+            "1x",
+            "--1",
+            "+1",
+        ] {
+            assert_eq!(bigint(text), integer::<i64>(text), "{text}");
         }
         assert_eq!(integer::<i64>("9223372036854775807"), Ok(i64::MAX));
         assert!(integer::<i64>("9223372036854775808").is_err());

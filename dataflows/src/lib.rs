@@ -16,6 +16,7 @@ pub mod faults;
 pub mod functions;
 pub mod group_index;
 pub mod json;
+mod later;
 pub mod nested;
 mod operators;
 mod parts;

@@ -9,6 +9,7 @@ pub(crate) mod aggregate;
 pub(crate) mod close;
 pub(crate) mod exchange;
 pub(crate) mod join;
+pub(crate) mod leaders;
 pub(crate) mod linear;
 pub(crate) mod recursion;
 pub(crate) mod release;

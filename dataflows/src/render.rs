@@ -12,7 +12,7 @@ use crate::aggregates::{Unsupported, accumulator};
 use crate::faults::{self, Fault};
 use crate::operators::aggregate::{Aggregate, spec};
 use crate::operators::close::Close;
-use crate::operators::join::Join;
+use crate::operators::join::{Join, Narrow};
 use crate::operators::linear::{Stage, linear};
 use crate::operators::recursion::recursion;
 use crate::operators::release::{Releasing, Times};
@@ -130,7 +130,8 @@ pub(crate) fn render<'scope>(
             } => {
                 let (left, right) = (&plan.nodes[node.inputs[0]].schema, &plan.nodes[node.inputs[1]].schema);
                 let schema = Arc::clone(&node.schema);
-                let mut operator = Join::new(*kind, on, *null_equals_null, *band, left, right, schema);
+                let operator = Join::new(*kind, on, *null_equals_null, *band, left, right, schema);
+                let mut operator = operator.narrowed(Narrow::above(plan, id, &readers));
                 if node.inputs.iter().all(|input| plan.nodes[*input].append_only) {
                     operator = operator.forgetting(id, shared);
                 }

@@ -1,12 +1,13 @@
 //! Feeds the coordinator from sources that are read: each on its own thread by the wall clock, or all
 //! merged by event time.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::TimestampMicrosecondType;
-use connectors::{Decoded, Read, Reader};
+use connectors::{Decoded, Read, Reader, Rejected};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use tokio::sync::oneshot;
 
@@ -181,7 +182,8 @@ pub(super) fn replay(feeds: Vec<Feed>, tick_rows: usize, doors: &Doors) {
         let head = &mut heads[earliest];
         // Rows follow in their own order; a head goes first while no other's is earlier.
         let run = head.run(edge, earliest, tick.room());
-        tick.push(head.feed.source, run);
+        let rejected = std::mem::take(&mut head.decoded.rejected);
+        tick.push(head.feed.source, &head.decoded.rows, run, rejected);
         if !head.refill() {
             heads.remove(earliest);
         }
@@ -252,7 +254,8 @@ impl Head {
         true
     }
 
-    fn run(&mut self, edge: Option<(i64, usize)>, own: usize, room: usize) -> Decoded {
+    /// Takes the rows that come before those of all others, by their places.
+    fn run(&mut self, edge: Option<(i64, usize)>, own: usize, room: usize) -> Range<usize> {
         let times = self
             .decoded
             .rows
@@ -261,12 +264,8 @@ impl Head {
         let ahead = |at: i64| edge.is_none_or(|edge| (at, own) < edge);
         let rest = &times.values()[self.from..];
         let run = rest.iter().take(room).take_while(|at| ahead(**at)).count().max(1);
-        let rows = self.decoded.rows.slice(self.from, run);
         self.from += run;
-        Decoded {
-            rows,
-            rejected: std::mem::take(&mut self.decoded.rejected),
-        }
+        self.from - run..self.from
     }
 }
 
@@ -276,7 +275,14 @@ struct Cut {
     rows: usize,
     /// Untimed rows, which go with the first tick and are not counted.
     first: Vec<(usize, Decoded)>,
-    parts: Vec<(usize, Vec<Decoded>)>,
+    parts: Vec<Part>,
+}
+
+/// The rows of one source in a tick: stretches of the batches they were decoded in.
+struct Part {
+    source: usize,
+    stretches: Vec<(RecordBatch, Range<usize>)>,
+    rejected: Vec<Rejected>,
 }
 
 impl Cut {
@@ -293,23 +299,42 @@ impl Cut {
         self.tick_rows - self.rows
     }
 
-    fn push(&mut self, source: usize, decoded: Decoded) {
-        self.rows += decoded.rows.num_rows();
-        match self.parts.iter_mut().find(|(part, _)| *part == source) {
-            Some((_, parts)) => parts.push(decoded),
-            None => self.parts.push((source, vec![decoded])),
+    fn push(&mut self, source: usize, batch: &RecordBatch, rows: Range<usize>, rejected: Vec<Rejected>) {
+        self.rows += rows.len();
+        let known = self.parts.iter().position(|part| part.source == source);
+        let known = known.unwrap_or_else(|| {
+            self.parts.push(Part {
+                source,
+                stretches: Vec::new(),
+                rejected: Vec::new(),
+            });
+            self.parts.len() - 1
+        });
+        let part = &mut self.parts[known];
+        part.rejected.extend(rejected);
+        match part.stretches.last_mut() {
+            // Sources take turns, often by a few rows: what goes on where it stopped is one stretch. A batch
+            // begins at its first row, so no other one goes on there.
+            Some((_, last)) if last.end == rows.start && rows.start > 0 => last.end = rows.end,
+            _ => part.stretches.push((batch.clone(), rows)),
         }
     }
 
     /// Sends the tick and waits until it is cut; tells whether to go on.
     fn send(&mut self, doors: &Doors) -> bool {
         let mut rows = std::mem::take(&mut self.first);
-        for (source, parts) in std::mem::take(&mut self.parts) {
-            let batches: Vec<&RecordBatch> = parts.iter().map(|part| &part.rows).collect();
+        for part in std::mem::take(&mut self.parts) {
+            let stretches = part.stretches.iter();
+            let batches: Vec<RecordBatch> = stretches
+                .map(|(batch, rows)| batch.slice(rows.start, rows.len()))
+                .collect();
             let Some(first) = batches.first() else { continue };
-            let merged = concat_batches(&first.schema(), batches).expect("rows of one source have one schema");
-            let rejected = parts.into_iter().flat_map(|part| part.rejected).collect();
-            rows.push((source, Decoded { rows: merged, rejected }));
+            let merged = concat_batches(&first.schema(), &batches).expect("rows of one source have one schema");
+            let decoded = Decoded {
+                rows: merged,
+                rejected: part.rejected,
+            };
+            rows.push((part.source, decoded));
         }
         self.rows = 0;
         if rows.is_empty() {

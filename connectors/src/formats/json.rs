@@ -5,10 +5,12 @@
 //! halves of different lines), nor by `serde_json`, whose doubles are not always
 //! the nearest. `grammar` says where each value ends.
 pub(crate) mod grammar;
+mod known;
 
 use crate::cells::{Cells, Kind};
 use crate::format::{ROW_BYTES_MAX, Step};
 use crate::formats::json::grammar::{Fault, Text, after_space, nested, scalar, string, unescape};
+use crate::formats::json::known::Known;
 
 /// Splits JSON into objects.
 pub(crate) struct JsonRows {
@@ -18,6 +20,8 @@ pub(crate) struct JsonRows {
     /// The keys of the first object in order, with their slots: the others
     /// mostly have the same.
     recent: Vec<(String, Option<usize>)>,
+    /// The same keys, to be passed over at a glance.
+    known: Known,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,7 @@ impl JsonRows {
             names,
             mode: Mode::Unknown,
             recent: Vec::new(),
+            known: Known::default(),
         }
     }
 
@@ -108,13 +113,10 @@ impl JsonRows {
     }
 
     fn line(&mut self, text: &str, start: usize, last: bool, cells: &mut Cells) -> Step {
-        // Nearly every line is a good object: then its end need not be looked for first.
-        cells.add_row();
-        if let Some(step) = self.good_line(text, start, last, cells) {
-            return step;
-        }
-        cells.drop_row();
         let bytes = text.as_bytes();
+        if let Some((end, next)) = self.known.line(bytes, start, last, cells) {
+            return Step::Row { start, end, next };
+        }
         let (end, next) = match text[start..].find('\n') {
             Some(at) => (start + at, start + at + 1),
             None if last => (bytes.len(), bytes.len()),
@@ -128,7 +130,7 @@ impl JsonRows {
             return too_long(start, end, next);
         }
         cells.add_row();
-        match self.object(&text[..end], start, cells, Space::Any) {
+        match self.object(&text[..end], start, cells) {
             Ok(after) if after_space(&bytes[..end], after) == end => Step::Row { start, end, next },
             Ok(_) => {
                 cells.drop_row();
@@ -147,28 +149,13 @@ impl JsonRows {
         }
     }
 
-    /// Reads a line that is one object and nothing else into the row added last; none where it is not, or where it
-    /// is not known to end.
-    #[inline]
-    fn good_line(&mut self, text: &str, start: usize, last: bool, cells: &mut Cells) -> Option<Step> {
-        let bytes = text.as_bytes();
-        let after = self.object(text, start, cells, Space::Line).ok()?;
-        let end = Space::Line.after(bytes, after);
-        let next = match bytes.get(end) {
-            Some(b'\n') => end + 1,
-            None if last => end,
-            _ => return None,
-        };
-        (end - start <= ROW_BYTES_MAX).then_some(Step::Row { start, end, next })
-    }
-
     /// Whether all of the rest is one object, which is then read.
     fn whole(&mut self, text: &str, start: usize, cells: &mut Cells) -> bool {
         if text.len() - start > ROW_BYTES_MAX {
             return false;
         }
         cells.add_row();
-        match self.object(text, start, cells, Space::Any) {
+        match self.object(text, start, cells) {
             Ok(after) if after_space(text.as_bytes(), after) == text.len() => true,
             _ => {
                 cells.drop_row();
@@ -197,7 +184,7 @@ impl JsonRows {
             }
         } else {
             cells.add_row();
-            match self.object(text, start, cells, Space::Any) {
+            match self.object(text, start, cells) {
                 Ok(next) if next - start <= ROW_BYTES_MAX => {
                     self.mode = Mode::Array { after_element: true };
                     return Step::Row { start, end: next, next };
@@ -240,8 +227,7 @@ impl JsonRows {
     }
 
     /// Reads the object at `start` into the row added last; returns its end.
-    #[inline]
-    fn object(&mut self, text: &str, start: usize, cells: &mut Cells, space: Space) -> Result<usize, Fault> {
+    fn object(&mut self, text: &str, start: usize, cells: &mut Cells) -> Result<usize, Fault> {
         let bytes = text.as_bytes();
         if bytes.get(start) != Some(&b'{') {
             return Err(Fault {
@@ -249,25 +235,20 @@ impl JsonRows {
                 what: "expected an object",
             });
         }
-        let mut at = space.after(bytes, start + 1);
+        let mut at = after_space(bytes, start + 1);
         if bytes.get(at) == Some(&b'}') {
             return Ok(at + 1);
         }
         let mut nth = 0;
         loop {
-            let (slot, after) = match self.expected(bytes, nth, at) {
-                Some(found) => found,
-                None => {
-                    let (key, after) = string(bytes, at)?;
-                    (self.slot(text, nth, key, at), after)
-                }
-            };
+            let (key, after) = string(bytes, at)?;
+            let slot = self.slot(text, nth, key, at);
             nth += 1;
-            at = space.after(bytes, after);
+            at = after_space(bytes, after);
             if bytes.get(at) != Some(&b':') {
                 return Err(Fault::expected(bytes, at, "expected a colon"));
             }
-            at = space.after(bytes, at + 1);
+            at = after_space(bytes, at + 1);
             at = match bytes.get(at) {
                 Some(b'"') => {
                     let (value, after) = string(bytes, at)?;
@@ -284,9 +265,6 @@ impl JsonRows {
                 }
                 Some(b'{' | b'[') => {
                     let after = nested(bytes, at)?;
-                    if space == Space::Line && bytes[at..after].contains(&b'\n') {
-                        return Err(Fault::end(at));
-                    }
                     if let Some(slot) = slot {
                         cells.set(slot, at, after, Kind::Nested);
                     }
@@ -302,25 +280,15 @@ impl JsonRows {
                 }
                 None => return Err(Fault::end(at)),
             };
-            at = space.after(bytes, at);
+            at = after_space(bytes, at);
             match bytes.get(at) {
-                Some(b',') => at = space.after(bytes, at + 1),
+                Some(b',') => at = after_space(bytes, at + 1),
                 Some(b'}') => return Ok(at + 1),
                 _ => {
                     return Err(Fault::expected(bytes, at, "expected a comma or a closing brace"));
                 }
             }
         }
-    }
-
-    /// The slot of the object's `nth` key and what follows it, where it is the one that stood there before.
-    #[inline]
-    fn expected(&self, bytes: &[u8], nth: usize, at: usize) -> Option<(Option<usize>, usize)> {
-        let (recent, slot) = self.recent.get(nth)?;
-        let rest = bytes.get(at..)?.strip_prefix(b"\"")?;
-        // It was read as a string once: what ends it, ends it again.
-        let rest = rest.strip_prefix(recent.as_bytes())?;
-        (rest.first() == Some(&b'"')).then_some((*slot, at + recent.len() + 2))
     }
 
     /// The slot of the object's `nth` key, if it is declared.
@@ -341,38 +309,9 @@ impl JsonRows {
         };
         if self.recent.len() == nth && nth < 256 && name.len() < 256 {
             self.recent.push((name.to_owned(), slot));
+            self.known.push(name, slot);
         }
         slot
-    }
-}
-
-/// What may stand between two tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Space {
-    /// White space of any kind.
-    Any,
-    /// White space that does not end a line.
-    Line,
-}
-
-impl Space {
-    /// The first place from `at` on that holds no such space.
-    #[inline]
-    fn after(self, bytes: &[u8], mut at: usize) -> usize {
-        // Mostly there is none.
-        match bytes.get(at) {
-            Some(byte) if *byte > b' ' => return at,
-            _ => {}
-        }
-        match self {
-            Space::Any => after_space(bytes, at),
-            Space::Line => {
-                while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\r')) {
-                    at += 1;
-                }
-                at
-            }
-        }
     }
 }
 
@@ -422,6 +361,7 @@ pub(crate) fn is_object(text: &str) -> bool {
         names: Vec::new(),
         mode: Mode::Lines,
         recent: Vec::new(),
+        known: Known::default(),
     };
     rows.whole(
         text,

@@ -5,6 +5,7 @@
 //! must be near each other, a key's rows are found in their order. Where a side's rows
 //! show whether the other has any, they are told again when that has changed.
 
+mod narrow;
 mod side;
 
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use crate::group_index::{GroupIndex, hash_keys};
 use crate::parts::Part;
 use crate::plan::{Band, JoinKind, NodeId};
 use crate::update::{Tick, Updates};
+pub(crate) use narrow::Narrow;
 use side::{Delta, Side};
 
 /// Rows of one output batch, at most.
@@ -52,6 +54,8 @@ pub(crate) struct Join {
     forgotten: [i64; 2],
     /// Keys of which the right's count is let go of at the end of the tick.
     uncounted: Vec<u32>,
+    /// Which pairs are of no use above.
+    narrow: Option<Narrow>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,7 +132,14 @@ impl Join {
             passed: None,
             forgotten: [i64::MIN; 2],
             uncounted: Vec::new(),
+            narrow: None,
         }
+    }
+
+    /// Drops pairs that are of no use above.
+    pub(crate) fn narrowed(mut self, narrow: Option<Narrow>) -> Self {
+        self.narrow = narrow;
+        self
     }
 
     /// Forgets rows that no row to come can meet. Only where no row is ever taken back: else
@@ -185,7 +196,8 @@ impl Join {
         self.left.resize(self.index.groups());
         self.right.resize(self.index.groups());
         let mut hashes = Vec::new();
-        if which == Which::Left || self.kind.pairs() {
+        let keeps_rows = which == Which::Left || self.kind.pairs();
+        if keeps_rows && (self.side(which).is_indexed() || diffs.iter().any(|diff| *diff < 0)) {
             hash_keys(rows.columns(), rows.num_rows(), &mut hashes);
         }
         if !self.null_equals_null {
@@ -232,6 +244,7 @@ impl Join {
         let pads = self.kind.pads(which);
         let mut pairs = Pairs::default();
         let mut flush = |pairs: &mut Pairs| {
+            self.drop_useless(which, delta, pairs);
             if !pairs.rows.is_empty() {
                 let own = take_rows(&delta.columns, &pairs.rows);
                 let theirs = other.rows.gather(&pairs.slots);
@@ -263,6 +276,7 @@ impl Join {
         let times = timed.times(&delta.columns);
         let mut pairs = Pairs::default();
         let mut flush = |pairs: &mut Pairs| {
+            self.drop_useless(which, delta, pairs);
             if !pairs.rows.is_empty() {
                 let own = take_rows(&delta.columns, &pairs.rows);
                 let theirs = other.rows.gather(&pairs.slots);
@@ -293,6 +307,39 @@ impl Join {
             pairs.diffs.pop();
         }
         flush(&mut pairs);
+    }
+
+    /// Drops the pairs that are of no use above.
+    fn drop_useless(&self, which: Which, delta: &Delta, pairs: &mut Pairs) {
+        let Some(narrow) = &self.narrow else { return };
+        let left = self.left.width();
+        let column = |column: usize, wanted: Option<&[u32]>| {
+            let of = |all: &[u32]| match wanted {
+                Some(wanted) => wanted.iter().map(|&pair| all[pair as usize]).collect(),
+                None => all.to_vec(),
+            };
+            let (side, place) = match column < left {
+                true => (Which::Left, column),
+                false => (Which::Right, column - left),
+            };
+            if side == which {
+                take_rows(&delta.columns[place..=place], &of(&pairs.rows)).swap_remove(0)
+            } else {
+                self.side(side)
+                    .rows
+                    .gather_columns(&[place], &of(&pairs.slots))
+                    .swap_remove(0)
+            }
+        };
+        let Some(useful) = narrow.narrow(pairs.rows.len(), &pairs.diffs, &column) else {
+            return;
+        };
+        let of = |all: &[u32]| useful.iter().map(|&pair| all[pair as usize]).collect();
+        *pairs = Pairs {
+            rows: of(&pairs.rows),
+            slots: of(&pairs.slots),
+            diffs: useful.iter().map(|&pair| pairs.diffs[pair as usize]).collect(),
+        };
     }
 
     /// Emits left rows by whether the right has any under their key.

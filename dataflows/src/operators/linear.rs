@@ -14,6 +14,7 @@ use timely::dataflow::operators::generic::Operator as _;
 use super::{Rows, SharedCell, register};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::json::RowEncoder;
+use crate::later::quickened;
 use crate::nested;
 use crate::parts::{Part, Parts};
 use crate::plan::Expression;
@@ -89,7 +90,7 @@ impl Prepared {
         Prepared {
             physical: expressions
                 .iter()
-                .map(|expression| Arc::clone(&expression.physical))
+                .map(|expression| quickened(&expression.physical))
                 .collect(),
             texts: expressions.iter().map(|expression| expression.text.clone()).collect(),
             stage,

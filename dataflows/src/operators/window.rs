@@ -18,6 +18,7 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{SortOptions, take};
 use arrow::datatypes::{Schema, SchemaRef};
 
+use super::leaders;
 use super::release::{Released, Times};
 use super::ticked::TickOperator;
 use crate::aggregates::Unsupported;
@@ -119,9 +120,12 @@ impl Window {
             })
             .collect::<Result<Vec<_>, Unsupported>>()?;
         let ranks_only = calls.iter().all(|call| matches!(call, Call::Ranking(_)));
+        let prunes = append_only && ranks_only && keep.is_some();
+        let mut partitions = Partitions::new(partition, order, input);
+        partitions.keep_first(keep.as_ref().filter(|_| prunes).and_then(leaders::ranks));
         Ok(Window {
-            partitions: Partitions::new(partition, order, input),
-            prunes: append_only && ranks_only && keep.is_some(),
+            partitions,
+            prunes,
             calls,
             frames,
             keep,

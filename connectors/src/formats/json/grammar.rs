@@ -101,15 +101,15 @@ pub(crate) fn string(bytes: &[u8], at: usize) -> Result<(Text, usize), Fault> {
                     what: "a control character inside a text",
                 });
             }
-            Some(_) => end += 1,
+            Some(_) => {}
         }
     }
 }
 
-/// The first place from `at` on that may be no plain character of a string: a quote, a backslash or a control
-/// character, or one of the last few bytes. Eight bytes are looked at together.
+/// The first place from `at` on that is no plain character of a string: a quote, a backslash, a control character
+/// or the end. Eight bytes are looked at together.
 #[inline]
-fn plain_until(bytes: &[u8], mut at: usize) -> usize {
+pub(crate) fn plain_until(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
     while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
@@ -123,6 +123,12 @@ fn plain_until(bytes: &[u8], mut at: usize) -> usize {
             return at + found.trailing_zeros() as usize / 8;
         }
         at += 8;
+    }
+    while bytes
+        .get(at)
+        .is_some_and(|byte| *byte >= 0x20 && !matches!(byte, b'"' | b'\\'))
+    {
+        at += 1;
     }
     at
 }
@@ -175,10 +181,13 @@ pub(crate) fn unescape(text: &str, at: usize, out: &mut String) -> Result<(), Fa
 }
 
 /// Reads a number or a literal; returns what follows.
+#[inline]
 pub(crate) fn scalar(bytes: &[u8], at: usize) -> Result<usize, Fault> {
-    for literal in [&b"true"[..], b"false", b"null"] {
-        if bytes[at..].starts_with(literal) {
-            return Ok(at + literal.len());
+    if bytes[at].is_ascii_lowercase() {
+        for literal in [&b"true"[..], b"false", b"null"] {
+            if bytes[at..].starts_with(literal) {
+                return Ok(at + literal.len());
+            }
         }
     }
     let digits = |from: usize| {

@@ -1,4 +1,7 @@
 //! One side of a join: its rows in columns, chained by key.
+//!
+//! As long as no row is taken back, none has to be found by what it holds: hashes, and links to the row before, are
+//! made once the first is.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,10 +11,14 @@ use arrow::datatypes::{DataType, SchemaRef};
 use hashbrown::HashTable;
 
 use crate::columns::{Incoming, NO_SLOT, Rows};
+use crate::group_index::hash_keys;
 use crate::update::Updates;
 
 /// Chains longer than this find a row to take back by its hash.
 const CHAIN_INDEXED: u32 = 32;
+
+/// Rows read back at once while a side is indexed.
+const INDEXED_ROWS: usize = 8 * 1024;
 
 /// The rows of one side, chained by key.
 pub(super) struct Side {
@@ -19,20 +26,28 @@ pub(super) struct Side {
     /// Whether rows are kept, or only how many there are of each key.
     pub(super) keeps_rows: bool,
     schema: SchemaRef,
+    width: usize,
     pub(super) rows: Rows,
     /// The first row and the number of rows of each group's chain.
     heads: Vec<(u32, u32)>,
     /// How many rows of each group there are, multiplicities included.
     pub(super) totals: Vec<i64>,
     pub(super) next: Vec<u32>,
-    previous: Vec<u32>,
     pub(super) counts: Vec<i64>,
+    /// What finds a row to take back; none before the first is.
+    found: Option<Found>,
+    /// Rows by their time, where pairs are found by it.
+    pub(super) timed: Option<Timed>,
+}
+
+/// Finds the rows of a side by what they hold.
+#[derive(Default)]
+struct Found {
+    previous: Vec<u32>,
     hashes: Vec<u64>,
     group_of: Vec<u32>,
     /// Rows of long chains, by hash.
     long: HashTable<u32>,
-    /// Rows by their time, where pairs are found by it.
-    pub(super) timed: Option<Timed>,
 }
 
 /// Rows by group and time.
@@ -63,6 +78,32 @@ impl Timed {
     }
 }
 
+impl Found {
+    fn resize(&mut self, slots: usize) {
+        if self.previous.len() < slots {
+            self.previous.resize(slots, NO_SLOT);
+            self.hashes.resize(slots, 0);
+            self.group_of.resize(slots, NO_SLOT);
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.previous.capacity() * (4 + 8 + 4) + self.long.capacity() * 5
+    }
+
+    fn insert(&mut self, slot: u32) {
+        let hashes = &self.hashes;
+        self.long
+            .insert_unique(hashes[slot as usize], slot, |&slot| hashes[slot as usize]);
+    }
+
+    fn remove(&mut self, slot: u32) {
+        if let Ok(entry) = self.long.find_entry(self.hashes[slot as usize], |&other| other == slot) {
+            entry.remove();
+        }
+    }
+}
+
 impl Side {
     pub(super) fn new(keys: Vec<usize>, schema: &SchemaRef, keeps_rows: bool, time: Option<usize>) -> Self {
         let types: Vec<DataType> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
@@ -70,21 +111,30 @@ impl Side {
             keys,
             keeps_rows,
             schema: Arc::clone(schema),
+            width: schema.fields().len(),
             rows: Rows::new(&types),
             heads: Vec::new(),
             totals: Vec::new(),
             next: Vec::new(),
-            previous: Vec::new(),
             counts: Vec::new(),
-            hashes: Vec::new(),
-            group_of: Vec::new(),
-            long: HashTable::new(),
+            // Rows that are too old to meet any are forgotten without being taken back, and found for that.
+            found: time.map(|_| Found::default()),
             timed: time.map(|column| Timed {
                 column,
                 order: BTreeSet::new(),
                 times: Vec::new(),
             }),
         }
+    }
+
+    /// Returns the number of columns.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Tells whether rows are found by their hashes, as once one was taken back.
+    pub(super) fn is_indexed(&self) -> bool {
+        self.found.is_some()
     }
 
     pub(super) fn resize(&mut self, groups: usize) {
@@ -125,13 +175,15 @@ impl Side {
     pub(super) fn forget_before(&mut self, time: i64) -> Vec<u32> {
         let Some(timed) = &self.timed else { return Vec::new() };
         let is_over = |slot: &u32| timed.times[*slot as usize].is_none_or(|at| at < time);
+        let Some(found) = &self.found else { return Vec::new() };
         let over: Vec<u32> = self.held().into_iter().filter(is_over).collect();
-        for &slot in &over {
-            self.totals[self.group_of[slot as usize] as usize] -= self.counts[slot as usize];
+        let groups: Vec<u32> = over.iter().map(|&slot| found.group_of[slot as usize]).collect();
+        for (&slot, &group) in over.iter().zip(&groups) {
+            self.totals[group as usize] -= self.counts[slot as usize];
             self.counts[slot as usize] = 0;
             self.unlink(slot);
         }
-        over.iter().map(|&slot| self.group_of[slot as usize]).collect()
+        groups
     }
 
     /// Returns the slots that hold rows.
@@ -160,7 +212,44 @@ impl Side {
             return;
         }
         deltas.iter().for_each(|delta| self.add(delta));
-        deltas.iter().for_each(|delta| self.retract(delta));
+        let takes_back = |delta: &&Delta| delta.diffs.iter().any(|diff| *diff < 0);
+        for delta in deltas.iter().filter(takes_back) {
+            if self.found.is_none() {
+                self.found = Some(self.index());
+            }
+            self.retract(delta);
+        }
+    }
+
+    /// Makes every row be found by what it holds.
+    fn index(&self) -> Found {
+        let mut found = Found::default();
+        found.resize(self.next.len());
+        let mut hashes = Vec::new();
+        for (group, &(head, _)) in self.heads.iter().enumerate() {
+            let (mut slot, mut before) = (head, NO_SLOT);
+            while slot != NO_SLOT {
+                found.previous[slot as usize] = before;
+                found.group_of[slot as usize] = group as u32;
+                (before, slot) = (slot, self.next[slot as usize]);
+            }
+        }
+        let held: Vec<u32> = (0..self.next.len() as u32)
+            .filter(|&slot| found.group_of[slot as usize] != NO_SLOT)
+            .collect();
+        for slots in held.chunks(INDEXED_ROWS) {
+            hash_keys(&self.rows.gather(slots), slots.len(), &mut hashes);
+            for (&slot, &hash) in slots.iter().zip(&hashes) {
+                found.hashes[slot as usize] = hash;
+            }
+        }
+        for slot in held {
+            let (_, length) = self.heads[found.group_of[slot as usize] as usize];
+            if length > CHAIN_INDEXED {
+                found.insert(slot);
+            }
+        }
+        found
     }
 
     fn add(&mut self, batch: &Delta) {
@@ -168,7 +257,8 @@ impl Side {
         for (row, &diff) in batch.diffs.iter().enumerate() {
             if diff > 0 && batch.groups[row] != NO_SLOT {
                 rows.push(row as u32);
-                slots.push(self.link(batch.groups[row], batch.hashes[row], diff));
+                let hash = batch.hashes.get(row).copied();
+                slots.push(self.link(batch.groups[row], hash.unwrap_or_default(), diff));
             }
         }
         if let Some(timed) = &mut self.timed {
@@ -210,56 +300,50 @@ impl Side {
         if self.next.len() <= at {
             let length = at + 1;
             self.next.resize(length, NO_SLOT);
-            self.previous.resize(length, NO_SLOT);
             self.counts.resize(length, 0);
-            self.hashes.resize(length, 0);
-            self.group_of.resize(length, NO_SLOT);
         }
         let (head, length) = self.heads[group as usize];
         self.next[at] = head;
-        self.previous[at] = NO_SLOT;
         self.counts[at] = count;
-        self.hashes[at] = hash;
-        self.group_of[at] = group;
-        if head != NO_SLOT {
-            self.previous[head as usize] = slot;
-        }
         self.heads[group as usize] = (slot, length + 1);
         self.totals[group as usize] += count;
-        if length + 1 == CHAIN_INDEXED + 1 {
-            self.index_chain(group);
-        } else if length + 1 > CHAIN_INDEXED {
-            let hashes = &self.hashes;
-            self.long.insert_unique(hash, slot, |&slot| hashes[slot as usize]);
+        if let Some(found) = &mut self.found {
+            found.resize(self.next.len());
+            found.previous[at] = NO_SLOT;
+            found.hashes[at] = hash;
+            found.group_of[at] = group;
+            if head != NO_SLOT {
+                found.previous[head as usize] = slot;
+            }
+            if length + 1 == CHAIN_INDEXED + 1 {
+                let mut slot = slot;
+                while slot != NO_SLOT {
+                    found.insert(slot);
+                    slot = self.next[slot as usize];
+                }
+            } else if length + 1 > CHAIN_INDEXED {
+                found.insert(slot);
+            }
         }
         slot
     }
 
-    fn index_chain(&mut self, group: u32) {
-        let mut slot = self.heads[group as usize].0;
-        while slot != NO_SLOT {
-            let hashes = &self.hashes;
-            self.long
-                .insert_unique(hashes[slot as usize], slot, |&slot| hashes[slot as usize]);
-            slot = self.next[slot as usize];
-        }
-    }
-
     fn unlink(&mut self, slot: u32) {
         let at = slot as usize;
-        let group = self.group_of[at] as usize;
+        let Some(found) = &mut self.found else { return };
+        let group = found.group_of[at] as usize;
         if let Some(timed) = &mut self.timed {
-            timed.unlink(self.group_of[at], slot);
+            timed.unlink(group as u32, slot);
         }
-        let (previous, next) = (self.previous[at], self.next[at]);
+        let (previous, next) = (found.previous[at], self.next[at]);
         let (head, length) = self.heads[group];
         if length > CHAIN_INDEXED {
-            self.unindex(slot);
+            found.remove(slot);
             if length == CHAIN_INDEXED + 1 {
                 let mut other = head;
                 while other != NO_SLOT {
                     if other != slot {
-                        self.unindex(other);
+                        found.remove(other);
                     }
                     other = self.next[other as usize];
                 }
@@ -269,25 +353,20 @@ impl Side {
             self.next[previous as usize] = next;
         }
         if next != NO_SLOT {
-            self.previous[next as usize] = previous;
+            found.previous[next as usize] = previous;
         }
         self.heads[group] = (if head == slot { next } else { head }, length - 1);
         self.rows.free(slot);
     }
 
-    fn unindex(&mut self, slot: u32) {
-        if let Ok(entry) = self.long.find_entry(self.hashes[slot as usize], |&other| other == slot) {
-            entry.remove();
-        }
-    }
-
     fn find(&self, group: u32, hash: u64, incoming: &Incoming, row: u32) -> Option<u32> {
+        let found = self.found.as_ref()?;
         let (head, length) = self.heads[group as usize];
-        let matches = |slot: u32| self.hashes[slot as usize] == hash && self.rows.equals(incoming, row, slot);
+        let matches = |slot: u32| found.hashes[slot as usize] == hash && self.rows.equals(incoming, row, slot);
         if length > CHAIN_INDEXED {
-            return self
+            return found
                 .long
-                .find(hash, |&slot| self.group_of[slot as usize] == group && matches(slot))
+                .find(hash, |&slot| found.group_of[slot as usize] == group && matches(slot))
                 .copied();
         }
         let mut slot = head;
@@ -304,8 +383,9 @@ impl Side {
         self.rows.bytes()
             + self.heads.capacity() * 8
             + self.totals.capacity() * 8
-            + self.next.capacity() * (4 + 4 + 8 + 8 + 4)
-            + self.long.capacity() * 5
+            + self.next.capacity() * 4
+            + self.counts.capacity() * 8
+            + self.found.as_ref().map_or(0, Found::bytes)
             // A node of the tree is about two thirds full.
             + self
                 .timed
@@ -320,5 +400,6 @@ pub(super) struct Delta {
     pub(super) diffs: Vec<i64>,
     /// [`NO_SLOT`] where a NULL in the key means the row pairs with nothing.
     pub(super) groups: Vec<u32>,
+    /// Empty where rows need not be found.
     pub(super) hashes: Vec<u64>,
 }

@@ -12,6 +12,7 @@ use super::sequence::{Place, Sequence};
 use crate::arena::Arena;
 use crate::columns::Rows;
 use crate::group_index::GroupIndex;
+use crate::operators::leaders::Leaders;
 use crate::operators::release::{Times, split};
 use crate::parts::Part;
 
@@ -30,6 +31,9 @@ pub(super) struct Partitions {
     /// Whether the first of them is a byte that says whether it is NULL, and then its value.
     fixed: bool,
     orders: Arena,
+    /// How many rows of a partition can be wanted, where rows beyond so many never will be.
+    ranks: Option<usize>,
+    leaders: Leaders,
 }
 
 /// A row that came or went.
@@ -91,7 +95,14 @@ impl Partitions {
             converter: (!fields.is_empty())
                 .then(|| RowConverter::new(fields).expect("queries refuses orders that arrow-row cannot encode")),
             orders: Arena::default(),
+            ranks: None,
+            leaders: Leaders::default(),
         }
+    }
+
+    /// Has rows that so many others precede be passed over: none is ever taken back.
+    pub(super) fn keep_first(&mut self, ranks: Option<usize>) {
+        self.ranks = ranks;
     }
 
     /// Returns one more than the largest partition in use.
@@ -164,8 +175,28 @@ impl Partitions {
         let count = if self.keys.is_empty() { 1 } else { self.index.groups() };
         self.sequences
             .resize_with(count.max(self.sequences.len()), Sequence::default);
+        let encoded = self.converter.as_ref().map(|converter| {
+            let columns: Vec<ArrayRef> = self.order.iter().map(|&column| batch.column(column).clone()).collect();
+            converter
+                .convert_columns(&columns)
+                .expect("the columns have the planned types")
+        });
+        let leading = match (self.ranks, &encoded) {
+            (Some(ranks), Some(encoded)) if diffs.iter().all(|diff| *diff > 0) => {
+                let (sequences, orders) = (&self.sequences, &self.orders);
+                let beats = |partition: u32, order: &[u8]| match sequences[partition as usize].get(ranks - 1) {
+                    Some(last) => order <= orders.read(last as usize),
+                    None => true,
+                };
+                Some(self.leaders.find(&partitions, encoded, ranks, beats))
+            }
+            _ => None,
+        };
         let (mut rows, mut slots) = (Vec::new(), Vec::new());
         for (row, (&partition, &diff)) in partitions.iter().zip(&diffs).enumerate() {
+            if leading.as_ref().is_some_and(|leading| !leading[row]) {
+                continue;
+            }
             // Equal rows have a place each.
             let copies = if diff > 0 { diff } else { diff.signum().abs() };
             for _ in 0..copies {
@@ -181,11 +212,7 @@ impl Partitions {
         }
         let incoming = self.rows.incoming(batch.columns());
         self.rows.write(&incoming, &rows, &slots);
-        if let Some(converter) = &self.converter {
-            let columns: Vec<ArrayRef> = self.order.iter().map(|&column| batch.column(column).clone()).collect();
-            let encoded = converter
-                .convert_columns(&columns)
-                .expect("the columns have the planned types");
+        if let Some(encoded) = encoded {
             let start = entries.len() - rows.len();
             for ((&row, &slot), entry) in rows.iter().zip(&slots).zip(&mut entries[start..]) {
                 let encoded = encoded.row(row as usize).data();

@@ -1,0 +1,121 @@
+//! Lines that are alike, as a machine writes them: the keys of the first object, in their order.
+//!
+//! Whatever is not so (an escape, something nested, another order, a fault) is left to the reader of any JSON.
+
+use crate::cells::{Cells, Kind};
+use crate::format::ROW_BYTES_MAX;
+use crate::formats::json::grammar::{plain_until, scalar};
+
+/// The keys that are expected, in order.
+#[derive(Default)]
+pub(super) struct Known {
+    keys: Vec<Key>,
+}
+
+/// A key as it was written, between its quotes, and its slot if it is declared.
+struct Key {
+    text: Vec<u8>,
+    /// Its first 16 bytes, and which bits of them there are.
+    head: u128,
+    mask: u128,
+    slot: Option<usize>,
+}
+
+impl Known {
+    /// Expects one more key. Its name was read as a string: what ended it then, ends it again.
+    pub(super) fn push(&mut self, name: &str, slot: Option<usize>) {
+        let text = format!("\"{name}\"").into_bytes();
+        let mut head = [0; 16];
+        let length = text.len().min(16);
+        head[..length].copy_from_slice(&text[..length]);
+        self.keys.push(Key {
+            head: u128::from_le_bytes(head),
+            mask: u128::MAX >> (128 - 8 * length),
+            text,
+            slot,
+        });
+    }
+
+    /// Adds the row of the line at `start`, if it is one object of these keys and nothing else; returns where it ends
+    /// and where the next begins.
+    #[inline]
+    pub(super) fn line(&self, bytes: &[u8], start: usize, last: bool, cells: &mut Cells) -> Option<(usize, usize)> {
+        if self.keys.is_empty() {
+            return None;
+        }
+        cells.add_row();
+        let found = self.object(bytes, start, cells).and_then(|after| {
+            let end = after_blank(bytes, after);
+            let next = match bytes.get(end) {
+                Some(b'\n') => end + 1,
+                None if last => end,
+                _ => return None,
+            };
+            (end - start <= ROW_BYTES_MAX).then_some((end, next))
+        });
+        if found.is_none() {
+            cells.drop_row();
+        }
+        found
+    }
+
+    #[inline]
+    fn object(&self, bytes: &[u8], start: usize, cells: &mut Cells) -> Option<usize> {
+        let mut row = cells.last_row();
+        let mut at = start;
+        let mut before = b'{';
+        for key in &self.keys {
+            if *bytes.get(at)? != before {
+                return None;
+            }
+            before = b',';
+            at = after_blank(bytes, key.after(bytes, after_blank(bytes, at + 1))?);
+            if *bytes.get(at)? != b':' {
+                return None;
+            }
+            at = after_blank(bytes, at + 1);
+            let (begin, end, kind) = match bytes.get(at)? {
+                b'"' => {
+                    let end = plain_until(bytes, at + 1);
+                    if *bytes.get(end)? != b'"' {
+                        return None;
+                    }
+                    (at + 1, end, Kind::Quoted)
+                }
+                b'{' | b'[' => return None,
+                first => {
+                    let kind = if *first == b'n' { Kind::Missing } else { Kind::Bare };
+                    (at, scalar(bytes, at).ok()?, kind)
+                }
+            };
+            if let Some(slot) = key.slot {
+                row.set(slot, begin, end, kind);
+            }
+            at = after_blank(bytes, end + usize::from(kind == Kind::Quoted));
+        }
+        (*bytes.get(at)? == b'}').then_some(at + 1)
+    }
+}
+
+impl Key {
+    /// What follows the key, if it stands there.
+    #[inline]
+    fn after(&self, bytes: &[u8], at: usize) -> Option<usize> {
+        let rest = bytes.get(at..)?;
+        let matches = match rest.first_chunk() {
+            Some(head) if u128::from_le_bytes(*head) & self.mask != self.head => false,
+            Some(_) if self.text.len() <= 16 => true,
+            _ => rest.starts_with(&self.text),
+        };
+        matches.then_some(at + self.text.len())
+    }
+}
+
+/// The first place from `at` on that holds no space within a line. Mostly there is none.
+#[inline]
+fn after_blank(bytes: &[u8], mut at: usize) -> usize {
+    while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\r')) {
+        at += 1;
+    }
+    at
+}
