@@ -44,7 +44,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::config::{Clock, Deployment, ViewDef};
 use coordinator::{Coordinator, Inbox, Request};
-use feed::Doors;
+use feed::{Doors, Feed};
 use shared::{RelationEntry, Shared};
 use store::RelationStore;
 use tables::{Reading, TABLES};
@@ -180,7 +180,7 @@ impl Engine {
         let start_us = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_micros() as i64);
-        let feeds = feeds(&deployment, start_us)?;
+        let feeds = feeds(&deployment, 0, start_us)?;
         let count = deployment
             .options
             .workers
@@ -242,10 +242,7 @@ impl Engine {
             Clock::Event => {}
             Clock::Wall => {
                 for feed in feeds {
-                    let doors = doors.clone();
-                    let anchor = Instant::now();
-                    let now_us = move || start_us + anchor.elapsed().as_micros() as i64;
-                    threads.push(spawn(&feed.name.clone(), move || feed::follow(feed, &doors, now_us))?);
+                    threads.push(follow(feed, doors.clone(), start_us)?);
                 }
             }
         }
@@ -558,6 +555,13 @@ fn add_tables(deployment: &mut Deployment) -> anyhow::Result<()> {
             .with_context(|| format!("could not add the system table {}", table.name))?;
     }
     Ok(())
+}
+
+/// Reads a source by the wall clock, on a thread of its own.
+fn follow(feed: Feed, doors: Doors, start_us: i64) -> anyhow::Result<JoinHandle<()>> {
+    let anchor = Instant::now();
+    let now_us = move || start_us + anchor.elapsed().as_micros() as i64;
+    spawn(&feed.name.clone(), move || feed::follow(feed, &doors, now_us))
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<JoinHandle<()>> {

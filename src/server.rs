@@ -96,7 +96,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let server = Arc::new(Server {
-        ingest: ingest::Ingest::new(&engine),
+        ingest: ingest::Ingest::new(),
         queries: sql::Queries::new()?,
         sockets: socket::Sockets::new(),
         metrics: metrics::Metrics::install()?,

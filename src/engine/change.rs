@@ -2,23 +2,25 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::array::RecordBatch;
 use dataflows::Tick;
 use dataflows::workers::{FlowId, check};
 use tokio::sync::oneshot;
 
+use super::feed::Feed;
 use super::filling::{ChangeRequest, Fill, SLICE_ROWS};
+use super::shared::SourceEntry;
 use super::topology::{FlowEntry, Topology};
-use super::wiring::{NewFlow, definitions, flows};
-use super::{Engine, EngineError, Snapshot, add_tables};
-use crate::config::{Deployment, Edit, FileProblem, ViewDef};
+use super::wiring::{NewFlow, definitions, feeds, flows, source};
+use super::{Engine, EngineError, Snapshot, add_tables, follow};
+use crate::config::{Clock, Deployment, Edit, FileProblem, ViewDef};
 
 /// What a change came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Views and alerts there were none of before.
+    /// Sources, views and alerts there were none of before.
     pub added: Vec<String>,
     /// Views and alerts that are computed anew: their definition has changed, or that of what they read.
     pub changed: Vec<String>,
@@ -60,7 +62,7 @@ impl Engine {
     /// goes on when the caller goes away.
     ///
     /// # Errors
-    /// When sources or options differ, for which the program must be started anew, or the engine stops.
+    /// When options or known sources differ, for which the program must be started anew, or the engine stops.
     pub async fn change(&self, deployment: Deployment) -> Result<Changed, ChangeError> {
         let engine = self.clone();
         // A task of its own: whoever asked may go away half way.
@@ -108,6 +110,18 @@ impl Engine {
             return Err(ChangeError::NeedsRestart(fixed));
         }
         deployment.options = old.deployment.options.clone();
+        // Who feeds a source knows it by its position.
+        deployment
+            .sources
+            .sort_by_key(|source| old.source(&source.name).unwrap_or(usize::MAX));
+        let known = old.sources.len();
+        let start_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as i64);
+        let feeds =
+            feeds(&deployment, known, start_us).map_err(|error| ChangeError::Unsupported(format!("{error:#}")))?;
+        let (entries, states): (Vec<_>, Vec<_>) = deployment.sources[known..].iter().map(source).unzip();
+        let sources: Vec<Arc<SourceEntry>> = old.sources.iter().cloned().chain(entries).collect();
         add_tables(&mut deployment).map_err(|error| ChangeError::Unsupported(format!("{error:#}")))?;
         let (mut changed, numbers) = compare(&old.deployment, &deployment);
         let is_new = |name: &String| changed.added.contains(name) || changed.changed.contains(name);
@@ -128,9 +142,10 @@ impl Engine {
         });
         let stays: HashSet<FlowId> = kept.iter().map(|flow| flow.spec.id).collect();
         let remove = old.flows.keys().copied().filter(|flow| !stays.contains(flow)).collect();
-        let inputs = inputs(&new);
+        let mut inputs = inputs(&new);
+        inputs.retain(|input| old.relation(input).is_some());
         let entries = kept.into_iter().chain(new.iter().map(|flow| Arc::clone(&flow.entry)));
-        let topology = Arc::new(Topology::new(Arc::new(deployment), old.sources.clone(), entries));
+        let topology = Arc::new(Topology::new(Arc::new(deployment), sources, entries));
         let (reply, installed) = oneshot::channel();
         self.ask(ChangeRequest::Install { flows: new, reply })?;
         let installed = installed.await.map_err(|_| EngineError::Stopped)?;
@@ -149,12 +164,29 @@ impl Engine {
             through,
             slices,
             topology,
+            sources: states,
             remove,
             reply,
         })))?;
         changed.tick = filled.await.map_err(|_| EngineError::Stopped)?;
+        self.follow(feeds, start_us)?;
         changed.took = started.elapsed();
         Ok(changed)
+    }
+
+    /// Reads sources that are new.
+    fn follow(&self, feeds: Vec<Feed>, start_us: i64) -> Result<(), ChangeError> {
+        for feed in feeds {
+            let doors = self.inner.doors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let thread = follow(feed, doors.ok_or(EngineError::Stopped)?, start_us)
+                .map_err(|error| ChangeError::Unsupported(format!("{error:#}")))?;
+            self.inner
+                .threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(thread);
+        }
+        Ok(())
     }
 
     fn ask(&self, request: ChangeRequest) -> Result<(), EngineError> {
@@ -200,8 +232,10 @@ fn fixed(old: &Deployment, new: &Deployment) -> Vec<String> {
             Some(_) => {}
         }
     }
+    // Under the event clock, what is read is merged by its times from the first tick on.
     let added = new.sources.iter().filter(|source| !before.contains_key(&source.name));
-    fixed.extend(added.map(|source| format!("source \"{}\" is new", source.name)));
+    let merged = added.filter(|source| new.options.clock == Clock::Event && !source.connector.takes_posts());
+    fixed.extend(merged.map(|source| format!("source \"{}\" is new and reads recorded rows", source.name)));
     fixed
 }
 
@@ -209,6 +243,8 @@ fn fixed(old: &Deployment, new: &Deployment) -> Vec<String> {
 fn compare(old: &Deployment, new: &Deployment) -> (Changed, HashMap<String, u64>) {
     let (before, after) = (definitions(old), definitions(new));
     let mut changed = Changed::default();
+    let sources = new.sources.iter().map(|source| &source.name);
+    changed.added = sources.filter(|name| !before.contains_key(*name)).cloned().collect();
     for definition in &new.views {
         let name = &definition.view.name;
         match before.get(name) {

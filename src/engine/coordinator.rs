@@ -273,6 +273,10 @@ impl Coordinator {
             running.clear(tick, &self.shared);
         }
         self.leaving.append(&mut gone);
+        for source in &fill.topology.sources[self.sources.len()..] {
+            source.relation.cut(tick, false);
+        }
+        self.sources.extend(fill.sources);
         self.topology = fill.topology;
         self.shared.set_topology(Arc::clone(&self.topology));
         let _ = fill.reply.send(tick);

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::flows::{Answers, Running};
 use super::shared::{RelationEntry, Shared};
+use super::source::SourceState;
 use super::topology::Topology;
 use super::wiring::NewFlow;
 
@@ -53,6 +54,8 @@ pub(super) struct Fill {
     pub(super) slices: VecDeque<Vec<(Arc<str>, RecordBatch)>>,
     /// What runs afterwards.
     pub(super) topology: Arc<Topology>,
+    /// What decides which rows enter the sources that are new.
+    pub(super) sources: Vec<SourceState>,
     /// The dataflows that are to go then.
     pub(super) remove: Vec<FlowId>,
     pub(super) reply: oneshot::Sender<Tick>,

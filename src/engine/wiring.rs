@@ -23,10 +23,10 @@ use super::topology::{FlowEntry, part_name, specs};
 use super::{Relation, RelationKind};
 use crate::config::{Deployment, Source, ViewDef, ViewKind};
 
-/// Opens every source that is read.
-pub(super) fn feeds(deployment: &Deployment, start_us: i64) -> anyhow::Result<Vec<Feed>> {
+/// Opens every source that is read, of those at `from` and after it.
+pub(super) fn feeds(deployment: &Deployment, from: usize, start_us: i64) -> anyhow::Result<Vec<Feed>> {
     let mut feeds = Vec::new();
-    for (position, source) in deployment.sources.iter().enumerate() {
+    for (position, source) in deployment.sources.iter().enumerate().skip(from) {
         let time = source.time.map(|time| time.column);
         let setting = Setting {
             columns: &source.columns,

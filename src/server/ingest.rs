@@ -9,7 +9,7 @@ mod body;
 mod decoders;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -31,7 +31,8 @@ pub(super) use body::text;
 pub(super) struct Ingest {
     /// One permit for each KiB of body in memory.
     memory: Semaphore,
-    sources: HashMap<String, Source>,
+    /// By name; those declared while the program runs follow when they are first asked for.
+    sources: RwLock<HashMap<String, Arc<Source>>>,
 }
 
 struct Source {
@@ -43,24 +44,33 @@ struct Source {
 }
 
 impl Ingest {
-    pub(super) fn new(engine: &Engine) -> Self {
-        let deployment = engine.deployment();
-        let sources = deployment
-            .sources
-            .iter()
-            .map(|source| {
-                let prepared = Source {
-                    decoders: Arc::new(Decoders::new(source, &deployment.options.time_zone)),
-                    open: source.connector.takes_posts(),
-                    deletes: source.key.is_some() || source.retractions,
-                };
-                (source.name.clone(), prepared)
-            })
-            .collect();
+    pub(super) fn new() -> Self {
         Ingest {
             memory: Semaphore::new(BODY_BYTES_IN_FLIGHT_MAX / 1024),
-            sources,
+            sources: RwLock::default(),
         }
+    }
+
+    /// Returns a source that is declared.
+    fn source(&self, engine: &Engine, name: &str) -> Option<Arc<Source>> {
+        let known = self
+            .sources
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned();
+        if known.is_some() {
+            return known;
+        }
+        let deployment = engine.deployment();
+        let declared = deployment.sources.iter().find(|source| source.name == name)?;
+        let prepared = Arc::new(Source {
+            decoders: Arc::new(Decoders::new(declared, &deployment.options.time_zone)),
+            open: declared.connector.takes_posts(),
+            deletes: declared.key.is_some() || declared.retractions,
+        });
+        let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        Some(sources.entry(name.to_owned()).or_insert(prepared).clone())
     }
 }
 
@@ -71,11 +81,11 @@ pub(super) async fn ingest(
     request: Request,
 ) -> Result<Response, ApiError> {
     let source = find(&server, &name)?;
-    let operation = operation(&parameters, &name, source)?;
-    let kind = kind(request.headers(), source)?;
+    let operation = operation(&parameters, &name, &source)?;
+    let kind = kind(request.headers(), &source)?;
     let bytes_max = server.engine.deployment().options.body_bytes_max;
     let (body, permit) = body::read(request, bytes_max, &server.ingest.memory).await?;
-    let decoded = decode(source, kind, operation, body).await?;
+    let decoded = decode(&source, kind, operation, body).await?;
     drop(permit);
     let accepted = server.engine.ingest(&name, operation, decoded).await.map_err(refused)?;
     let answer = json!({
@@ -88,8 +98,8 @@ pub(super) async fn ingest(
     Ok(json_response(StatusCode::OK, answer.to_string()))
 }
 
-fn find<'a>(server: &'a Server, name: &str) -> Result<&'a Source, ApiError> {
-    let Some(source) = server.ingest.sources.get(name) else {
+fn find(server: &Server, name: &str) -> Result<Arc<Source>, ApiError> {
+    let Some(source) = server.ingest.source(&server.engine, name) else {
         if server
             .engine
             .relation(name)
@@ -109,7 +119,7 @@ fn find<'a>(server: &'a Server, name: &str) -> Result<&'a Source, ApiError> {
             "unknown_source",
             "source",
             name,
-            open_sources(server),
+            open_sources(server).iter().map(String::as_str),
         ));
     };
     if !source.open {
@@ -123,14 +133,13 @@ fn find<'a>(server: &'a Server, name: &str) -> Result<&'a Source, ApiError> {
     Ok(source)
 }
 
-fn open_sources(server: &Server) -> Vec<&str> {
-    let sources = server.ingest.sources.iter();
-    let mut names: Vec<&str> = sources
-        .filter(|(_, source)| source.open)
-        .map(|(name, _)| name.as_str())
-        .collect();
-    names.sort_unstable();
-    names
+fn open_sources(server: &Server) -> Vec<String> {
+    let deployment = server.engine.deployment();
+    let sources = deployment.sources.iter();
+    sources
+        .filter(|source| source.connector.takes_posts())
+        .map(|source| source.name.clone())
+        .collect()
 }
 
 fn operation(parameters: &HashMap<String, String>, name: &str, source: &Source) -> Result<Operation, ApiError> {

@@ -135,7 +135,7 @@ fn refused(error: ChangeError) -> ApiError {
         )
         .hint("Let the program write to the folder, or change the file by hand and send the program SIGHUP."),
         ChangeError::NeedsRestart(_) => ApiError::new(StatusCode::CONFLICT, "needs_restart", error.to_string())
-            .hint("Sources and options are fixed while the program runs: start it anew."),
+            .hint("Options, and sources that are read already, are fixed while the program runs: start it anew."),
         ChangeError::Stopped(_) => ApiError::busy("stopping", error.to_string()),
     }
 }

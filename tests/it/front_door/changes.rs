@@ -256,7 +256,27 @@ fn a_hangup_reloads_what_differs() {
             .contains("reloaded: added pages; dropped notes; 300 rows")
     });
     assert_eq!(program.number("SELECT count(*) FROM pages"), 7);
-    // A source is fixed while the program runs.
+    // A new source, and a view over it and an old one.
+    crate::program::folder::write(
+        dir.path(),
+        "sources/a_shop.toml",
+        "columns = { page = \"text not null\", shop = \"text\" }\nkey = [\"page\"]\n[connector]\ntype = \"http\"\n",
+    );
+    let sql = "SELECT s.shop, count(*) AS visits FROM visits v JOIN a_shop s ON s.page = v.page GROUP BY s.shop";
+    fs::write(views.join("by_shop.sql"), sql).expect("a file");
+    program.signal("HUP");
+    program.until("it has reloaded", || {
+        program.said().contains("reloaded: added a_shop, by_shop; 300 rows")
+    });
+    assert_eq!(program.post("nowhere", "application/json", "{}").refusal().0, 404);
+    program.ingest("a_shop", r#"{"page":"/1","shop":"books"}"#);
+    assert_eq!(program.number("SELECT visits FROM by_shop"), 43);
+    program.ingest(
+        "orders",
+        r#"{"id":1,"product":"a","quantity":2,"cents":10,"at":"2026-03-01T10:00:00Z"}"#,
+    );
+    assert_eq!(program.number("SELECT count(*) FROM orders"), 1);
+    // A known source is fixed while the program runs.
     let source = dir.path().join("sources/visits.toml");
     let text = fs::read_to_string(&source).expect("a source");
     fs::write(&source, text.replace("6 hours", "7 hours")).expect("a file");
