@@ -51,6 +51,7 @@ pub(super) fn feeds(deployment: &Deployment, start_us: i64) -> anyhow::Result<Ve
                 reader,
                 time,
                 speed,
+                snapshot: source.snapshot,
             });
         }
     }

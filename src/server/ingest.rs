@@ -40,6 +40,8 @@ struct Source {
     open: bool,
     /// Whether rows can be taken back.
     deletes: bool,
+    /// Whether rows say themselves what becomes of them, or all of them are all there is.
+    decides: bool,
 }
 
 impl Ingest {
@@ -53,6 +55,7 @@ impl Ingest {
                     decoders: Arc::new(Decoders::new(source, &deployment.options.time_zone)),
                     open: source.connector.takes_posts(),
                     deletes: source.key.is_some() || source.retractions,
+                    decides: source.snapshot || source.format.envelope.is_some(),
                 };
                 (source.name.clone(), prepared)
             })
@@ -141,6 +144,12 @@ fn operation(parameters: &HashMap<String, String>, name: &str, source: &Source) 
         );
     }
     match parameters.get("op").map(String::as_str) {
+        Some(_) if source.decides => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "source_decides",
+            format!("what becomes of rows of source \"{name}\" is not for op to say"),
+        )
+        .hint("Leave op out: a snapshot is all there is, and an envelope holds an op of its own.")),
         None | Some("insert" | "upsert") => Ok(Operation::Insert),
         Some("delete") if source.deletes => Ok(Operation::Delete),
         Some("delete") => Err(ApiError::new(

@@ -6,8 +6,11 @@
 //! the nearest. `grammar` says where each value ends.
 pub(crate) mod grammar;
 
+use std::sync::Arc;
+
 use crate::cells::{Cells, Kind};
 use crate::format::{ROW_BYTES_MAX, Step};
+use crate::formats::envelope;
 use crate::formats::json::grammar::{Fault, Text, after_space, nested, scalar, string, unescape};
 
 /// Splits JSON into objects.
@@ -18,6 +21,8 @@ pub(crate) struct JsonRows {
     /// The keys of the first object in order, with their slots: the others
     /// mostly have the same.
     recent: Vec<(String, Option<usize>)>,
+    /// Of rows in an envelope, the slots of their key.
+    envelope: Option<Arc<[usize]>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +47,15 @@ impl JsonRows {
             names,
             mode: Mode::Unknown,
             recent: Vec::new(),
+            envelope: None,
+        }
+    }
+
+    /// Reads rows in an envelope; `key` are the slots of what tells them apart, if anything does.
+    pub(crate) fn enveloped(self, key: Vec<usize>) -> JsonRows {
+        JsonRows {
+            envelope: Some(key.into()),
+            ..self
         }
     }
 
@@ -76,12 +90,12 @@ impl JsonRows {
             }
             Mode::Unknown => {
                 self.mode = Mode::Lines;
-                match self.line(text, start, last, cells) {
+                let step = self.line(text, start, last, cells);
+                match step {
                     // One object written over several lines, as people do.
-                    Step::Bad { .. } if last && self.whole(text, start, cells) => Step::Row {
-                        start,
-                        end: bytes.len(),
-                        next: bytes.len(),
+                    Step::Bad { .. } if last => match self.whole(text, start, cells) {
+                        Some(rows) => rows_at(rows, start, bytes.len(), bytes.len()),
+                        None => step,
                     },
                     Step::More => {
                         self.mode = Mode::Unknown;
@@ -109,11 +123,13 @@ impl JsonRows {
 
     fn line(&mut self, text: &str, start: usize, last: bool, cells: &mut Cells) -> Step {
         // Nearly every line is a good object: then its end need not be looked for first.
-        cells.add_row();
-        if let Some(step) = self.good_line(text, start, last, cells) {
-            return step;
+        if self.envelope.is_none() {
+            cells.add_row();
+            if let Some(step) = self.good_line(text, start, last, cells) {
+                return step;
+            }
+            cells.drop_row();
         }
-        cells.drop_row();
         let bytes = text.as_bytes();
         let (end, next) = match text[start..].find('\n') {
             Some(at) => (start + at, start + at + 1),
@@ -127,15 +143,13 @@ impl JsonRows {
         if end - start > ROW_BYTES_MAX {
             return too_long(start, end, next);
         }
-        cells.add_row();
-        match self.object(&text[..end], start, cells, Space::Any) {
-            Ok(after) if after_space(&bytes[..end], after) == end => Step::Row { start, end, next },
-            Ok(_) => {
-                cells.drop_row();
+        match self.entry(&text[..end], start, cells) {
+            Ok((after, rows)) if after_space(&bytes[..end], after) == end => rows_at(rows, start, end, next),
+            Ok((_, rows)) => {
+                (0..rows).for_each(|_| cells.drop_row());
                 bad(start, end, next, "text follows the object on its line")
             }
             Err(fault) => {
-                cells.drop_row();
                 let reason = fault.reason(start, end);
                 Step::Bad {
                     start,
@@ -159,22 +173,58 @@ impl JsonRows {
             None if last => end,
             _ => return None,
         };
-        (end - start <= ROW_BYTES_MAX).then_some(Step::Row { start, end, next })
+        (end - start <= ROW_BYTES_MAX).then(|| rows_at(1, start, end, next))
     }
 
-    /// Whether all of the rest is one object, which is then read.
-    fn whole(&mut self, text: &str, start: usize, cells: &mut Cells) -> bool {
+    /// Reads all of the rest where it is one object; tells how many rows it holds.
+    fn whole(&mut self, text: &str, start: usize, cells: &mut Cells) -> Option<usize> {
         if text.len() - start > ROW_BYTES_MAX {
-            return false;
+            return None;
         }
-        cells.add_row();
-        match self.object(text, start, cells, Space::Any) {
-            Ok(after) if after_space(text.as_bytes(), after) == text.len() => true,
-            _ => {
+        let (after, rows) = self.entry(text, start, cells).ok()?;
+        if after_space(text.as_bytes(), after) == text.len() {
+            return Some(rows);
+        }
+        (0..rows).for_each(|_| cells.drop_row());
+        None
+    }
+
+    /// Reads the object at `start`, and adds the rows it holds: itself, or those of an envelope. Returns its
+    /// end and the number of rows.
+    fn entry(&mut self, text: &str, start: usize, cells: &mut Cells) -> Result<(usize, usize), Fault> {
+        let Some(key) = self.envelope.clone() else {
+            return Ok((self.row(text, start, cells)?, 1));
+        };
+        let (message, end) = envelope::message(text, start, !key.is_empty())?;
+        let mut rows = 0;
+        if let Some(before) = message.before {
+            self.row(text, before, cells)?;
+            cells.take_back();
+            rows += 1;
+            // Only what names its key is another row than the one that comes.
+            if message.after.is_some() && !key.is_empty() && !cells.has(&key) {
                 cells.drop_row();
-                false
+                rows -= 1;
             }
         }
+        if let Some(after) = message.after {
+            if let Err(fault) = self.row(text, after, cells) {
+                (0..rows).for_each(|_| cells.drop_row());
+                return Err(fault);
+            }
+            rows += 1;
+            if rows == 2 && !key.is_empty() && cells.agree(text, &key) {
+                cells.drop_row_before_last();
+                rows = 1;
+            }
+        }
+        Ok((end, rows))
+    }
+
+    /// Adds the row of the object at `start`; returns its end.
+    fn row(&mut self, text: &str, start: usize, cells: &mut Cells) -> Result<usize, Fault> {
+        cells.add_row();
+        self.object(text, start, cells, Space::Any).inspect_err(|_| cells.drop_row())
     }
 
     fn element(&mut self, text: &str, start: usize, last: bool, after_element: bool, cells: &mut Cells) -> Step {
@@ -196,21 +246,17 @@ impl JsonRows {
                 what: "expected a comma between two rows",
             }
         } else {
-            cells.add_row();
-            match self.object(text, start, cells, Space::Any) {
-                Ok(next) if next - start <= ROW_BYTES_MAX => {
+            match self.entry(text, start, cells) {
+                Ok((next, rows)) if next - start <= ROW_BYTES_MAX => {
                     self.mode = Mode::Array { after_element: true };
-                    return Step::Row { start, end: next, next };
+                    return rows_at(rows, start, next, next);
                 }
-                Ok(next) => {
-                    cells.drop_row();
+                Ok((next, rows)) => {
+                    (0..rows).for_each(|_| cells.drop_row());
                     self.mode = Mode::Array { after_element: true };
                     return too_long(start, next, next);
                 }
-                Err(fault) => {
-                    cells.drop_row();
-                    fault
-                }
+                Err(fault) => fault,
             }
         };
         // Go on after the element, wherever its brackets say that it ends.
@@ -376,6 +422,14 @@ impl Space {
     }
 }
 
+/// Tells of an object with so many rows.
+fn rows_at(rows: usize, start: usize, end: usize, next: usize) -> Step {
+    match rows {
+        0 => Step::Skip { next },
+        rows => Step::Row { start, end, next, rows },
+    }
+}
+
 fn bad(start: usize, end: usize, next: usize, reason: &str) -> Step {
     Step::Bad {
         start,
@@ -422,12 +476,10 @@ pub(crate) fn is_object(text: &str) -> bool {
         names: Vec::new(),
         mode: Mode::Lines,
         recent: Vec::new(),
+        envelope: None,
     };
-    rows.whole(
-        text,
-        after_space(text.as_bytes(), 0).min(text.len().saturating_sub(1)),
-        &mut Cells::new(0),
-    )
+    let start = after_space(text.as_bytes(), 0).min(text.len().saturating_sub(1));
+    rows.whole(text, start, &mut Cells::new(0)).is_some()
 }
 
 #[cfg(test)]
