@@ -42,6 +42,8 @@ const MISSING: Span = Span {
 pub(crate) struct Cells {
     width: usize,
     spans: Vec<Span>,
+    /// For each row, whether it is taken back.
+    taken_back: Vec<bool>,
     /// Texts that hold escapes, resolved.
     pub(crate) unescaped: String,
 }
@@ -56,15 +58,55 @@ impl Cells {
 
     pub(crate) fn clear(&mut self) {
         self.spans.clear();
+        self.taken_back.clear();
         self.unescaped.clear();
     }
 
     pub(crate) fn add_row(&mut self) {
         self.spans.resize(self.spans.len() + self.width, MISSING);
+        self.taken_back.push(false);
     }
 
     pub(crate) fn drop_row(&mut self) {
         self.spans.truncate(self.spans.len() - self.width);
+        self.taken_back.pop();
+    }
+
+    /// Says that the row added last is taken back.
+    pub(crate) fn take_back(&mut self) {
+        if let Some(last) = self.taken_back.last_mut() {
+            *last = true;
+        }
+    }
+
+    /// Tells for each row whether it is taken back.
+    pub(crate) fn taken_back(&self) -> &[bool] {
+        &self.taken_back
+    }
+
+    /// Tells whether the row added last has values in all of `slots`.
+    pub(crate) fn has(&self, slots: &[usize]) -> bool {
+        let row = &self.spans[self.spans.len() - self.width..];
+        slots.iter().all(|&slot| row[slot].kind != Kind::Missing)
+    }
+
+    /// Tells whether the last two rows are written alike in `slots`.
+    pub(crate) fn agree(&self, text: &str, slots: &[usize]) -> bool {
+        let rows = &self.spans[self.spans.len() - 2 * self.width..];
+        let written = |span: &Span| {
+            let text = if span.unescaped { self.unescaped.as_str() } else { text };
+            (span.kind, text[span.start as usize..span.end as usize].to_owned())
+        };
+        slots
+            .iter()
+            .all(|&slot| written(&rows[slot]) == written(&rows[self.width + slot]))
+    }
+
+    /// Drops the row before the one added last.
+    pub(crate) fn drop_row_before_last(&mut self) {
+        let start = self.spans.len() - 2 * self.width;
+        self.spans.drain(start..start + self.width);
+        self.taken_back.remove(self.taken_back.len() - 2);
     }
 
     /// Sets a value of the row added last; `start..end` lie in the input.

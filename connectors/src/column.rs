@@ -10,12 +10,18 @@ pub struct Column {
     pub field: FieldRef,
     /// The input's name for it, where that differs.
     pub from: Option<String>,
+    /// Whether it is one of those that tell rows apart.
+    pub key: bool,
 }
 
 impl Column {
     /// A column that goes by its own name in the input.
     pub fn new(field: FieldRef) -> Column {
-        Column { field, from: None }
+        Column {
+            field,
+            from: None,
+            key: false,
+        }
     }
 
     /// The name to look for in the input.

@@ -5,10 +5,14 @@ use arrow::datatypes::SchemaRef;
 /// Bytes of a rejected row that are kept, so that one bad row stays small.
 pub const RAW_BYTES_MAX: usize = 4096;
 
+/// The name of the column that says, of rows in an envelope, which of them are taken back.
+pub const TAKEN_BACK: &str = "__taken_back";
+
 /// The rows of some input, in its order, and the rows that were refused.
 #[derive(Debug, Clone)]
 pub struct Decoded {
-    /// The good rows; a batch of exactly the declared schema.
+    /// The good rows; a batch of exactly the declared schema, but for rows in an envelope: there a column
+    /// [`TAKEN_BACK`] follows, and any column may be NULL where it says yes.
     pub rows: RecordBatch,
     /// The bad rows, in the order of the input.
     pub rejected: Vec<Rejected>,

@@ -6,15 +6,16 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::filter;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::Deserialize;
 
 use crate::cells::Cells;
 use crate::column::{Column, schema};
-use crate::decoded::{Decoded, Rejected};
+use crate::decoded::{Decoded, Rejected, TAKEN_BACK};
 use crate::error::ConfigError;
 use crate::formats::csv::CsvRows;
 use crate::formats::json::JsonRows;
@@ -67,6 +68,17 @@ pub struct FormatConfig {
     /// `"utf-8"`, or `"latin1"`: what is not valid UTF-8 is read as Latin-1.
     /// Default: `"utf-8"`, where such a row is rejected.
     pub encoding: Option<Encoding>,
+    /// JSON: `"debezium"`, where each object says what became of a row: `op`, `before` and `after`, by
+    /// themselves or as the `payload` beside a `schema`. Default: objects are rows.
+    pub envelope: Option<Envelope>,
+}
+
+/// What rows may stand in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Envelope {
+    /// Debezium's, as change-data capture writes it.
+    Debezium,
 }
 
 /// The formats there are.
@@ -111,6 +123,9 @@ impl FormatConfig {
             format.delimiter = None;
             format.header = None;
         }
+        if kind != FormatKind::Json {
+            format.envelope = None;
+        }
         // What a source declares as NULL for its own format holds for others
         // too, but for the default of CSV.
         format.kind = Some(kind);
@@ -147,6 +162,12 @@ impl FormatConfig {
         };
         only_csv(self.delimiter.is_some(), "delimiter")?;
         only_csv(self.header.is_some(), "header")?;
+        if self.envelope.is_some() && kind != FormatKind::Json {
+            return Err(
+                ConfigError::new(format!("envelope is an option of json, not of {kind}"))
+                    .with_hint("Remove envelope, or set type = \"json\"."),
+            );
+        }
         if let Some(delimiter) = self.delimiter
             && (!delimiter.is_ascii() || matches!(delimiter, '"' | '\n' | '\r'))
         {
@@ -171,8 +192,13 @@ impl FormatConfig {
 
 /// What a splitter made of the input at one place. Positions are bytes of it.
 pub(crate) enum Step {
-    /// A row; its cells were added.
-    Row { start: usize, end: usize, next: usize },
+    /// A row, or both rows of a change; their cells were added.
+    Row {
+        start: usize,
+        end: usize,
+        next: usize,
+        rows: usize,
+    },
     /// A row that cannot be read; it has no cells.
     Bad {
         start: usize,
@@ -227,6 +253,8 @@ pub struct Decoder {
     /// The slot that each column is read from.
     slots: Vec<usize>,
     builders: Vec<ColumnBuilder>,
+    /// Of rows in an envelope: the columns of their key, and which rows so far are taken back.
+    enveloped: Option<(Vec<usize>, Vec<bool>)>,
 }
 
 impl fmt::Debug for Decoder {
@@ -258,8 +286,13 @@ impl Decoder {
             }
         }
         let cells = Cells::new(names.len());
+        let key = || -> Vec<usize> { (0..columns.len()).filter(|&column| columns[column].key).collect() };
+        let enveloped = format.envelope.map(|_| (key(), Vec::new()));
         let rows = match kind {
-            FormatKind::Json => Rows::Json(JsonRows::new(names)),
+            FormatKind::Json => Rows::Json(match &enveloped {
+                Some((key, _)) => JsonRows::new(names).enveloped(key.iter().map(|&column| slots[column]).collect()),
+                None => JsonRows::new(names),
+            }),
             FormatKind::Csv => {
                 let delimiter = format.delimiter.unwrap_or(',') as u8;
                 Rows::Csv(CsvRows::new(delimiter, header, names))
@@ -276,7 +309,11 @@ impl Decoder {
             .map(|column| ColumnBuilder::new(&column.field, nulls.clone(), times.clone()))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Decoder {
-            schema: schema(columns),
+            schema: match enveloped {
+                Some(_) => enveloped_schema(columns),
+                None => schema(columns),
+            },
+            enveloped,
             rows,
             latin1: format.encoding == Some(Encoding::Latin1),
             fresh: true,
@@ -362,15 +399,15 @@ impl Decoder {
                     break;
                 }
                 match self.rows.next(text, at, last, &mut self.cells) {
-                    Step::Row { start, end, next } => {
+                    Step::Row { start, end, next, rows } => {
                         at = next;
                         while invalid.next_if(|place| *place < start).is_some() {}
                         if let Some(place) = invalid.next_if(|place| *place < end) {
-                            self.cells.drop_row();
+                            (0..rows).for_each(|_| self.cells.drop_row());
                             let reason = format!("not valid UTF-8 at byte {} of the row", place - start + 1);
                             rejected.push((start, Rejected::new(&raw[start..end], reason)));
                         } else {
-                            ranges.push((start, end));
+                            ranges.extend(std::iter::repeat_n((start, end), rows));
                         }
                     }
                     Step::Bad {
@@ -401,19 +438,37 @@ impl Decoder {
                 }
             }
             let mut bad: Vec<Option<String>> = Vec::new();
-            for (builder, slot) in self.builders.iter_mut().zip(&self.slots) {
+            let taken_back = self.cells.taken_back();
+            for (at, (builder, slot)) in self.builders.iter_mut().zip(&self.slots).enumerate() {
+                // Where a key says which row is meant, the rest of one that is taken back is not looked at.
+                let only_keys = self
+                    .enveloped
+                    .as_ref()
+                    .is_some_and(|(key, _)| !key.is_empty() && !key.contains(&at));
                 builder.append(self.cells.column(text, *slot), &mut |row, reason| {
+                    if only_keys && taken_back[row] {
+                        return;
+                    }
                     bad.resize(ranges.len(), None);
                     bad[row].get_or_insert(reason);
                 });
             }
+            if let Some((_, marks)) = &mut self.enveloped {
+                marks.extend_from_slice(taken_back);
+            }
             if !bad.is_empty() {
                 let good = good.get_or_insert_with(|| vec![true; rows]);
                 good.resize(rows, true);
-                for ((start, end), reason) in ranges.iter().zip(bad) {
-                    good.push(reason.is_none());
+                // Both rows of a change are good, or neither.
+                let mut bad = bad.as_mut_slice();
+                for change in ranges.chunk_by(|one, other| one == other) {
+                    let (these, rest) = bad.split_at_mut(change.len());
+                    bad = rest;
+                    let reason = these.iter_mut().find_map(Option::take);
+                    good.resize(good.len() + change.len(), reason.is_none());
                     if let Some(reason) = reason {
-                        rejected.push((*start, Rejected::new(&raw[*start..*end], reason)));
+                        let (start, end) = change[0];
+                        rejected.push((start, Rejected::new(&raw[start..end], reason)));
                     }
                 }
             }
@@ -438,7 +493,10 @@ impl Decoder {
     }
 
     fn finish(&mut self, rows: usize, good: Option<BooleanArray>) -> RecordBatch {
-        let arrays: Vec<ArrayRef> = self.builders.iter_mut().map(ColumnBuilder::finish).collect();
+        let mut arrays: Vec<ArrayRef> = self.builders.iter_mut().map(ColumnBuilder::finish).collect();
+        if let Some((_, marks)) = &mut self.enveloped {
+            arrays.push(Arc::new(BooleanArray::from(std::mem::take(marks))));
+        }
         let (arrays, rows) = match good {
             None => (arrays, rows),
             Some(good) => {
@@ -457,6 +515,15 @@ impl Decoder {
             RecordBatch::new_empty(self.schema.clone())
         })
     }
+}
+
+/// The schema of rows in an envelope.
+fn enveloped_schema(columns: &[Column]) -> SchemaRef {
+    let fields = columns
+        .iter()
+        .map(|column| column.field.as_ref().clone().with_nullable(true));
+    let mark = Field::new(TAKEN_BACK, DataType::Boolean, false);
+    Arc::new(Schema::new(fields.chain([mark]).collect::<Vec<_>>()))
 }
 
 /// Reads `bytes` as UTF-8; what is not valid becomes as many `?`, and the first

@@ -1,4 +1,5 @@
 //! One file a format.
 pub(crate) mod csv;
+pub(crate) mod envelope;
 pub(crate) mod json;
 pub(crate) mod parquet;

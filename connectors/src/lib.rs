@@ -19,9 +19,9 @@ mod times;
 mod values;
 
 pub use column::{Column, schema};
-pub use decoded::{Decoded, RAW_BYTES_MAX, Rejected};
+pub use decoded::{Decoded, RAW_BYTES_MAX, Rejected, TAKEN_BACK};
 pub use error::{ConfigError, ReadError};
-pub use format::{Decoder, Encoding, FormatConfig, FormatKind, INPUT_BYTES_MAX, REJECTED_MAX, ROW_BYTES_MAX};
+pub use format::{Decoder, Encoding, Envelope, FormatConfig, FormatKind, INPUT_BYTES_MAX, REJECTED_MAX, ROW_BYTES_MAX};
 pub use sources::file::{FileConfig, Paths};
 pub use sources::http::HttpConfig;
 pub use sources::nexmark::{NexmarkConfig, Table};

@@ -17,6 +17,7 @@ use datafusion::datasource::{MemTable, provider_as_source, source_as_provider};
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::logical_plan::TableScanBuilder;
@@ -45,13 +46,9 @@ impl Catalog {
     /// # Errors
     /// When an input is missing or DataFusion gives up; failing rows are no error.
     pub async fn batch(&self, view: &View, inputs: &Relations, tick: Tick) -> Result<Vec<RecordBatch>, QueryError> {
-        let mut session = self.session();
-        session = datafusion::execution::session_state::SessionStateBuilder::new_from_existing(session)
-            .with_physical_optimizer_rules(rules_for_views())
-            .build();
         let plan = temporal::at_tick(view.logical.clone(), tick as i64, self.zone()).map_err(failed)?;
         let plan = over(plan, inputs)?;
-        let batches = execute(&session, &plan).await?;
+        let batches = execute(self.session_for_views(), &plan).await?;
         batches
             .into_iter()
             .map(|batch| with_schema(batch, &view.schema))
@@ -92,6 +89,13 @@ impl Catalog {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(unfit)
     }
+}
+
+/// Builds the session that runs views' plans.
+pub(crate) fn session_for_views(session: SessionState) -> SessionState {
+    SessionStateBuilder::new_from_existing(session)
+        .with_physical_optimizer_rules(rules_for_views())
+        .build()
 }
 
 /// What a view's plan needs to run, and nothing that moves expressions about.

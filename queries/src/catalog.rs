@@ -24,6 +24,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::planner::{NullOrdering, ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast;
 
+use crate::batch::session_for_views;
 use crate::functions::{self, aggregates, canonical, date_bin, json, now};
 use crate::parsing;
 use crate::problem::{Problem, ProblemKind, listed, nearest};
@@ -59,6 +60,8 @@ pub struct SourceRelation {
 #[derive(Clone, Debug)]
 pub struct Catalog {
     session: Arc<SessionState>,
+    /// The same, as views' plans run in batch.
+    running: Arc<SessionState>,
     time_zone: Arc<str>,
     relations: BTreeMap<String, Arc<Relation>>,
 }
@@ -109,8 +112,10 @@ impl Catalog {
             Problem::new(format!("unknown time zone \"{time_zone}\""))
                 .hint("Use a name of the IANA database, such as \"UTC\" or \"Asia/Kolkata\".")
         })?;
+        let session = session(time_zone);
         Ok(Catalog {
-            session: Arc::new(session(time_zone)),
+            running: Arc::new(session_for_views(session.clone())),
+            session: Arc::new(session),
             time_zone: Arc::from(time_zone),
             relations: BTreeMap::new(),
         })
@@ -206,6 +211,11 @@ impl Catalog {
         properties.config_options = Some(session.config_options().clone());
         *session.execution_props_mut() = properties;
         session
+    }
+
+    /// Returns the session that runs views' plans in batch.
+    pub(crate) fn session_for_views(&self) -> &SessionState {
+        &self.running
     }
 
     /// Parses one `SELECT`.

@@ -1,5 +1,6 @@
 //! Reads texts as statements, and which relations they name.
 
+mod depth;
 mod dialect;
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ pub(crate) fn statements(sql: &str) -> Result<VecDeque<Statement>> {
     let mut tokens = Tokenizer::new(&dialect, sql)
         .tokenize_with_location()
         .map_err(|error| DataFusionError::from(ParserError::from(error)))?;
+    depth::bounded(&tokens)?;
     // A lone question mark asks whether JSON has a key: no text here has places to be filled in.
     for token in &mut tokens {
         if matches!(&token.token, Token::Placeholder(text) if text == "?") {
@@ -28,7 +30,9 @@ pub(crate) fn statements(sql: &str) -> Result<VecDeque<Statement>> {
         }
     }
     let mut parser = DFParserBuilder::new(tokens).with_dialect(&dialect).build()?;
-    parser.parse_statements()
+    let mut statements = parser.parse_statements()?;
+    statements.iter_mut().try_for_each(depth::shallow)?;
+    Ok(statements)
 }
 
 /// Reads the one statement of a text.

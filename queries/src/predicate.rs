@@ -10,11 +10,13 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 
 use crate::catalog::Catalog;
+use crate::parsing;
 use crate::problem::Problem;
+use crate::view::deep;
 
 /// A filter that can be asked again for every batch.
 #[derive(Clone, Debug)]
@@ -57,7 +59,7 @@ impl Catalog {
     /// When it is no single boolean expression of these columns whose value is the
     /// same at every time.
     pub fn compile_predicate(&self, schema: &SchemaRef, sql: &str) -> Result<Predicate, Problem> {
-        self.predicate(schema, sql).map_err(|problem| {
+        deep(|| self.predicate(schema, sql)).map_err(|problem| {
             // The text stands one line lower than its author wrote it; in a single line there is nothing to find.
             let line = problem
                 .line
@@ -106,7 +108,7 @@ impl Catalog {
 
 /// Parses exactly one expression: a parser of expressions alone stops where one ends.
 fn parse(sql: &str) -> Result<ast::Expr, Problem> {
-    let statements = DFParser::parse_sql(&format!("SELECT 1 WHERE (\n{sql}\n)")).map_err(Problem::from)?;
+    let statements = parsing::statements(&format!("SELECT 1 WHERE (\n{sql}\n)")).map_err(Problem::from)?;
     let [Statement::Statement(statement)] = statements.iter().collect::<Vec<_>>()[..] else {
         return Err(not_one());
     };

@@ -4,6 +4,7 @@ use std::fmt;
 
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::parser::ParserError;
 
 /// Something wrong with a text the operator wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +125,10 @@ fn plain(error: &DataFusionError) -> Problem {
             ),
             None => Problem::new("unknown error"),
         },
+        DataFusionError::SQL(error, _) if matches!(**error, ParserError::RecursionLimitExceeded) => {
+            Problem::new("brackets, subqueries or NOTs stand too deep in each other")
+                .hint("Write the inner ones before the query, with WITH, or as views of their own.")
+        }
         DataFusionError::SQL(error, _) => parser(&error.to_string()),
         DataFusionError::SchemaError(error, _) => schema(error),
         DataFusionError::ArrowError(..) => Problem::new(dataflows::evaluate::reason(error)),

@@ -15,7 +15,7 @@ use crate::batch::{Relations, execute_within, failed, over, with_schema};
 use crate::catalog::{Catalog, relation_name};
 use crate::problem::{Problem, QueryError};
 use crate::rewrites::{self, temporal, windows};
-use crate::view::{located, optimise};
+use crate::view::{deep, located, optimise};
 
 /// A checked query, ready to run over any tick.
 #[derive(Clone, Debug)]
@@ -37,6 +37,10 @@ impl Catalog {
     /// # Errors
     /// When it is not one `SELECT`, or cannot be planned.
     pub fn plan_query(&self, sql: &str) -> Result<Query, Problem> {
+        deep(|| self.planned_query(sql))
+    }
+
+    fn planned_query(&self, sql: &str) -> Result<Query, Problem> {
         let statement = self.parse(sql)?;
         let session = self.session();
         let planned = self.logical(&session, statement).and_then(windows::first_rows);

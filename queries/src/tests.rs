@@ -2,6 +2,7 @@
 mod answers;
 mod json;
 mod nested;
+mod own;
 mod plans;
 mod queries;
 mod refused;

@@ -43,6 +43,10 @@ impl Catalog {
     /// # Errors
     /// Lists what is wrong with the text, or what in it cannot be maintained.
     pub fn plan_view(&self, name: &str, sql: &str) -> Result<View, Vec<Problem>> {
+        deep(|| self.planned_view(name, sql))
+    }
+
+    fn planned_view(&self, name: &str, sql: &str) -> Result<View, Vec<Problem>> {
         let one = |problem: Problem| vec![problem];
         let statement = self.parse(sql).map_err(one)?;
         if let Some(problem) = recursion::passed_over(&statement) {
@@ -100,6 +104,24 @@ impl Catalog {
             warnings,
         })
     }
+}
+
+/// The stack that planning may take: plans are walked by recursion, and nobody knows how much is left here.
+const STACK_BYTES: usize = 64 << 20;
+
+/// Does what may go deep on a stack of its own.
+pub(crate) fn deep<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let planning = std::thread::Builder::new()
+            .name("sangam-planning".into())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, work);
+        match planning.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(planned)) => planned,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(error) => panic!("no thread to plan on: {error}"),
+        }
+    })
 }
 
 /// Analyses and optimises a plan by the shared rules.

@@ -41,6 +41,9 @@ pub(crate) struct SourceFile {
     /// Whether whole rows may be taken back (`?op=delete`). Default: they may not.
     #[serde(default)]
     retractions: bool,
+    /// Whether each body or file is all there is: what it does not hold is taken back. Default: rows are added.
+    #[serde(default)]
+    snapshot: bool,
     /// Which column says when a row happened.
     time: Option<TimeEntry>,
     /// The column that says when a row arrived: filled with the time of its tick.
@@ -87,6 +90,8 @@ pub struct Source {
     pub version: Option<usize>,
     /// Whether whole rows may be taken back.
     pub retractions: bool,
+    /// Whether each body or file is all there is.
+    pub snapshot: bool,
     /// The event time.
     pub time: Option<TimeColumn>,
     /// Position of the column that is filled with the time of a row's tick.
@@ -121,14 +126,19 @@ const SOME_DAY_US: i64 = 1_767_225_600_000_000;
 impl Source {
     /// Tells whether no row is ever taken back, expiry included.
     pub fn is_append_only(&self) -> bool {
-        self.key.is_none() && !self.retractions && self.retain_us.is_none()
+        self.only_grows() && self.retain_us.is_none()
+    }
+
+    /// Tells whether nothing but expiry takes rows back.
+    fn only_grows(&self) -> bool {
+        self.key.is_none() && !self.retractions && !self.snapshot
     }
 
     /// Returns the least age at which a row expires, where nothing else takes rows back.
     ///
     /// By the tick's time: the source's clock, which decides, may be `ahead` of it.
     fn expires_after_us(&self) -> Option<i64> {
-        let only_expiry = self.key.is_none() && !self.retractions;
+        let only_expiry = self.only_grows();
         let ahead_us = self.time?.ahead_us.unwrap_or(0);
         self.retain_us
             .filter(|_| only_expiry)
@@ -184,9 +194,14 @@ pub(crate) fn build(
     let time = check.time(&file, clock);
     let arrival = check.arrival(&file);
     check.retain(&file);
+    check.snapshot(&file);
+    check.envelope(&file);
     let format = file.format.unwrap_or_default();
     let connector = check.connector(file.connector, clock);
-    let columns = check.columns;
+    let mut columns = check.columns;
+    for (position, column) in columns.iter_mut().enumerate() {
+        column.key = key.as_ref().is_some_and(|key| key.contains(&position));
+    }
     if problems.len() > before {
         return None;
     }
@@ -213,6 +228,7 @@ pub(crate) fn build(
         key,
         version,
         retractions: file.retractions,
+        snapshot: file.snapshot,
         time,
         arrival,
         retain_us: file.retain.map(|retain| retain.us),
@@ -293,6 +309,7 @@ impl Check<'_, '_> {
                 Ok(found) => self.columns.push(Column {
                     field: Arc::new(Field::new(name, found.data_type, found.nullable)),
                     from: entry.from.clone(),
+                    key: false,
                 }),
                 Err(problem) => {
                     let told = self
@@ -443,6 +460,77 @@ impl Check<'_, '_> {
                     readable(lateness.us)
                 ),
                 "Rows would be accepted only to expire at once: retain at least as long as rows may be late.",
+            );
+        }
+    }
+
+    fn snapshot(&mut self, file: &SourceFile) {
+        if !file.snapshot {
+            return;
+        }
+        let beside = [
+            (
+                file.retractions,
+                &["retractions"] as &[&str],
+                "what a snapshot no longer holds is taken back anyway",
+            ),
+            (
+                file.version.is_some(),
+                &["version"],
+                "the newest snapshot is what there is",
+            ),
+            (
+                file.retain.is_some(),
+                &["retain"],
+                "a row stays as long as snapshots hold it",
+            ),
+            (
+                file.arrival.is_some(),
+                &["arrival"],
+                "a row that stays would be another each time",
+            ),
+            (
+                file.time.as_ref().is_some_and(|time| time.lateness.is_some()),
+                &["time", "lateness"],
+                "rows of a snapshot are there, however old they are",
+            ),
+        ];
+        for (set, path, reason) in beside {
+            if set {
+                let what = format!("`{}` stands beside `snapshot`", path.join("."));
+                self.refuse(path, what, format!("Leave it out: {reason}."));
+            }
+        }
+        match &file.connector {
+            Some(ConnectorConfig::File(config)) if config.follow || config.speed.is_some() => self.refuse(
+                &["snapshot"],
+                "a snapshot of a file that is followed, or replayed at a pace",
+                "Files are snapshots as a whole: leave `follow` and `speed` out.",
+            ),
+            Some(ConnectorConfig::Simulate(_) | ConnectorConfig::Nexmark(_)) => self.refuse(
+                &["snapshot"],
+                "a snapshot of a source that makes its rows up",
+                "Snapshots come by connectors of type \"http\" and \"file\".",
+            ),
+            _ => {}
+        }
+    }
+
+    fn envelope(&mut self, file: &SourceFile) {
+        if file.format.as_ref().is_none_or(|format| format.envelope.is_none()) {
+            return;
+        }
+        if file.snapshot {
+            self.refuse(
+                &["snapshot"],
+                "`snapshot` stands beside an envelope",
+                "What is in an envelope says itself what becomes of it: leave `snapshot` out.",
+            );
+        } else if file.key.is_none() && !file.retractions {
+            self.refuse(
+                &["format", "envelope"],
+                "an envelope around rows that are never taken back",
+                "Declare the `key` of the table, or `retractions = true` if it has none.",
             );
         }
     }

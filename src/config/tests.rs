@@ -579,3 +579,57 @@ fn config_water_passes_check() {
         Err(problems) => panic!("{problems:#?}"),
     }
 }
+
+#[test]
+fn snapshots_and_envelopes_stand_by_themselves() {
+    let source = |above: &str, below: &str| {
+        let columns = "columns = { id = \"bigint not null\", at = \"timestamp not null\" }";
+        source_problems(&format!("{columns}\n{above}\n[connector]\n{below}\n"))
+    };
+    let http = "type = \"http\"";
+    for (above, below, said) in [
+        (
+            "snapshot = true\nretractions = true",
+            http,
+            "`retractions` stands beside `snapshot`",
+        ),
+        (
+            "snapshot = true\nretain = \"1 hour\"",
+            http,
+            "`retain` stands beside `snapshot`",
+        ),
+        (
+            "snapshot = true\nkey = [\"id\"]\nversion = \"at\"",
+            http,
+            "`version` stands beside `snapshot`",
+        ),
+        (
+            "snapshot = true\ntime = { column = \"at\", lateness = \"1 minute\" }",
+            http,
+            "`time.lateness` stands beside `snapshot`",
+        ),
+        (
+            "snapshot = true",
+            "type = \"file\"\npath = \"x.csv\"\nfollow = true",
+            "a snapshot of a file that is followed",
+        ),
+        (
+            "snapshot = true\nformat = { envelope = \"debezium\" }",
+            http,
+            "`snapshot` stands beside an envelope",
+        ),
+        (
+            "format = { envelope = \"debezium\" }",
+            http,
+            "an envelope around rows that are never taken back",
+        ),
+        (
+            "key = [\"id\"]\nformat = { type = \"csv\", envelope = \"debezium\" }",
+            http,
+            "envelope is an option of json, not of csv",
+        ),
+        ("key = [\"id\"]\nformat = { envelope = \"maxwell\" }", http, "maxwell"),
+    ] {
+        assert_says(&source(above, below), said);
+    }
+}

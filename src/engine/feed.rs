@@ -24,6 +24,8 @@ pub(super) struct Feed {
     pub(super) time: Option<usize>,
     /// Event seconds for each second, for a paced replay.
     pub(super) speed: Option<f64>,
+    /// Whether all it reads is one snapshot.
+    pub(super) snapshot: bool,
 }
 
 /// What every feed is given: the doors in, and the word that it is over.
@@ -54,6 +56,10 @@ const PACE_US: i64 = 1_000;
 pub(super) fn follow(mut feed: Feed, doors: &Doors, now_us: impl Fn() -> i64) {
     let mut pace: Option<Pace> = None;
     loop {
+        if feed.snapshot {
+            let _ = whole(&mut feed).is_none_or(|decoded| send(feed.source, decoded, doors));
+            return;
+        }
         match feed.reader.read(now_us()) {
             Ok(Read::Rows(decoded)) => {
                 let sent = match (feed.speed, feed.time) {
@@ -165,9 +171,15 @@ fn send_paced(feed: &Feed, decoded: Decoded, time: usize, pace: &mut Pace, doors
 ///
 /// Sources without a time come first, whole, in the tick of the first timed rows.
 pub(super) fn replay(feeds: Vec<Feed>, tick_rows: usize, doors: &Doors) {
-    let (untimed, timed): (Vec<Feed>, Vec<Feed>) = feeds.into_iter().partition(|feed| feed.time.is_none());
+    let (untimed, timed): (Vec<Feed>, Vec<Feed>) =
+        feeds.into_iter().partition(|feed| feed.time.is_none() || feed.snapshot);
     let mut tick = Cut::new(tick_rows);
     for mut feed in untimed {
+        if feed.snapshot {
+            tick.first
+                .extend(whole(&mut feed).map(|decoded| (feed.source, decoded)));
+            continue;
+        }
         while let Some(decoded) = next(&mut feed) {
             tick.first.push((feed.source, decoded));
         }
@@ -204,6 +216,27 @@ fn next(feed: &mut Feed) -> Option<Decoded> {
             None
         }
     }
+}
+
+/// Reads a source to its end; what cannot be read to its end is no snapshot.
+fn whole(feed: &mut Feed) -> Option<Decoded> {
+    let (mut batches, mut rejected) = (Vec::new(), Vec::new());
+    loop {
+        match feed.reader.read(i64::MAX) {
+            Ok(Read::Rows(decoded)) => {
+                batches.push(decoded.rows);
+                rejected.extend(decoded.rejected);
+            }
+            Ok(Read::Wait(_) | Read::End) => break,
+            Err(error) => {
+                tracing::error!(source = feed.name, %error, "source stopped");
+                return None;
+            }
+        }
+    }
+    let schema = batches.first()?.schema();
+    let rows = concat_batches(&schema, &batches).expect("rows of one source have one schema");
+    Some(Decoded { rows, rejected })
 }
 
 /// A timed source with its next rows.

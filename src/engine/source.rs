@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
-use connectors::{Decoded, Rejected};
+use connectors::{Decoded, Rejected, TAKEN_BACK};
 use dataflows::aggregates::canonical;
 use dataflows::columns::Rows;
 use dataflows::json::RowEncoder;
@@ -120,7 +120,7 @@ impl SourceState {
             .collect();
         let rows = match &source.key {
             Some(key) => Retained::Keyed(Box::new(Keyed::new(key, source.version, &types))),
-            None if source.retractions => Retained::Counted(Box::new(Counted::new(&types))),
+            None if source.retractions || source.snapshot => Retained::Counted(Box::new(Counted::new(&types))),
             None => Retained::Appended(BTreeMap::new()),
         };
         SourceState {
@@ -229,15 +229,65 @@ impl SourceState {
                 raw,
             });
         }
+        if self.source.snapshot && operation == Operation::Insert {
+            self.replace(tick, decoded.rows, out, &mut counts);
+            return counts;
+        }
+        for (operation, rows) in self.runs(operation, decoded.rows) {
+            self.change(tick, operation, rows, out, &mut counts);
+        }
+        counts
+    }
+
+    /// Splits rows of an envelope where some come and others are taken back, in their order.
+    fn runs(&self, operation: Operation, rows: RecordBatch) -> Vec<(Operation, RecordBatch)> {
+        let width = self.source.schema.fields().len();
+        let marked = rows.num_columns() == width + 1 && rows.schema_ref().field(width).name() == TAKEN_BACK;
+        let Some(marks) = rows.column(rows.num_columns() - 1).as_boolean_opt().filter(|_| marked) else {
+            return vec![(operation, rows)];
+        };
+        let marks: Vec<bool> = marks.values().iter().collect();
+        let mut from = 0;
+        let runs = marks.chunk_by(|one, other| one == other).map(|run| {
+            let rows = rows.slice(from, run.len());
+            from += run.len();
+            if run[0] && self.source.key.is_some() {
+                // Only its key is known of a row that is taken back.
+                return (Operation::Delete, rows);
+            }
+            let whole = RecordBatch::try_new(Arc::clone(&self.source.schema), rows.columns()[..width].to_vec());
+            let operation = if run[0] { Operation::Delete } else { Operation::Insert };
+            (operation, whole.expect("what comes has all that is declared"))
+        });
+        runs.collect()
+    }
+
+    /// Takes rows in as all that there is: what they do not hold is taken back.
+    ///
+    /// Where some could not be used, nothing is known to be missing, and nothing is taken back.
+    fn replace(&mut self, tick: Tick, rows: RecordBatch, out: &mut Outgoing, counts: &mut Counts) {
+        let rows = self.judge(tick, rows, out, counts);
+        let partial = counts.rejected > 0;
+        let changes = match &mut self.rows {
+            Retained::Keyed(keyed) => keyed.replace(&rows, partial, &self.source.schema),
+            Retained::Counted(counted) => counted.replace(&rows, partial, &self.source.schema),
+            Retained::Appended(_) => Vec::new(),
+        };
+        self.changes.updates.extend(changes);
+        counts.accepted += rows.num_rows();
+    }
+
+    /// Takes rows in, or back.
+    fn change(&mut self, tick: Tick, operation: Operation, rows: RecordBatch, out: &mut Outgoing, counts: &mut Counts) {
         let rows = match operation {
             Operation::Insert => {
-                let rows = self.judge(tick, decoded.rows, out, &mut counts);
+                let rows = self.judge(tick, rows, out, counts);
                 self.dated(tick, rows)
             }
-            Operation::Delete => decoded.rows,
+            Operation::Delete => rows,
         };
         if rows.num_rows() == 0 {
-            return counts;
+            return;
         }
         let name = Arc::clone(&self.name);
         let segments = match operation {
@@ -286,7 +336,6 @@ impl SourceState {
         }
         counts.accepted += total - rejected;
         counts.rejected += rejected;
-        counts
     }
 
     /// Fills the column that says when a row arrived.

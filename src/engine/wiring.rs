@@ -51,6 +51,7 @@ pub(super) fn feeds(deployment: &Deployment, from: usize, start_us: i64) -> anyh
                 reader,
                 time,
                 speed,
+                snapshot: source.snapshot,
             });
         }
     }

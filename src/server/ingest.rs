@@ -41,6 +41,8 @@ struct Source {
     open: bool,
     /// Whether rows can be taken back.
     deletes: bool,
+    /// Whether rows say themselves what becomes of them, or all of them are all there is.
+    decides: bool,
 }
 
 impl Ingest {
@@ -68,6 +70,7 @@ impl Ingest {
             decoders: Arc::new(Decoders::new(declared, &deployment.options.time_zone)),
             open: declared.connector.takes_posts(),
             deletes: declared.key.is_some() || declared.retractions,
+            decides: declared.snapshot || declared.format.envelope.is_some(),
         });
         let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
         Some(sources.entry(name.to_owned()).or_insert(prepared).clone())
@@ -150,6 +153,12 @@ fn operation(parameters: &HashMap<String, String>, name: &str, source: &Source) 
         );
     }
     match parameters.get("op").map(String::as_str) {
+        Some(_) if source.decides => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "source_decides",
+            format!("what becomes of rows of source \"{name}\" is not for op to say"),
+        )
+        .hint("Leave op out: a snapshot is all there is, and an envelope holds an op of its own.")),
         None | Some("insert" | "upsert") => Ok(Operation::Insert),
         Some("delete") if source.deletes => Ok(Operation::Delete),
         Some("delete") => Err(ApiError::new(

@@ -38,6 +38,9 @@ pub(super) struct Queries {
     waiting: Semaphore,
 }
 
+/// The stack of a thread that runs queries.
+const STACK_BYTES: usize = 32 << 20;
+
 /// The rows of one query at one tick.
 struct Answer {
     tick: Tick,
@@ -49,6 +52,8 @@ impl Queries {
     pub(super) fn new() -> anyhow::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .thread_name("sangam-query")
+            // Plans are walked by recursion.
+            .thread_stack_size(STACK_BYTES)
             .enable_time()
             .build()
             .context("could not start the threads that run queries")?;

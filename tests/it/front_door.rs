@@ -4,13 +4,14 @@
 //! `ledger` keeps the books and asks DataFusion for the answer, `bodies` writes
 //! rows in every form, `water` drives the views of `config/water`, `shop` a small
 //! deployment of every kind of source, `cascade` recursion, `changes` another deployment, `follow` the protocol of `/ws`, `answers`
-//! the forms of `/sql`, `values` lists and JSON, `doors` the rest.
+//! the forms of `/sql`, `values` lists and JSON, `inputs` envelopes and snapshots, `doors` the rest.
 mod answers;
 mod bodies;
 mod cascade;
 mod changes;
 mod doors;
 mod follow;
+mod inputs;
 mod ledger;
 mod shop;
 mod values;

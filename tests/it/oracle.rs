@@ -7,7 +7,8 @@
 //! expressions fail, `bag` compares, and `case` plays it all through; `changes` lets views come and go meanwhile.
 //!
 //! `SANGAM_ORACLE_CASES` says how many cases to run and `SANGAM_ORACLE_SEED`
-//! from which seed on; a case that fails says its own.
+//! from which seed on; a case that fails says its own. `shrink` makes it smaller before it is told, for
+//! `SANGAM_ORACLE_SHRINK` seconds at most (120), and prints what is left as SQL and rows.
 mod aggregates;
 pub(crate) mod bag;
 mod case;
@@ -22,6 +23,7 @@ mod nested;
 mod own;
 mod ranked;
 mod recursions;
+mod shrink;
 mod sources;
 mod traffic;
 mod values;
@@ -44,7 +46,6 @@ const CASES_FAULTY: u64 = 80;
 /// One test, because planting a bug plants it for the whole process.
 #[test]
 fn views_are_right_at_every_tick() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let cases = number("SANGAM_ORACLE_CASES").unwrap_or(CASES);
     let first = number("SANGAM_ORACLE_SEED").unwrap_or(1);
     let started = Instant::now();
@@ -79,8 +80,13 @@ fn views_are_right_at_every_tick() {
         ] {
             is_found(fault, first);
         }
+        is_made_small(first);
         println!("all in {:.0?}", started.elapsed());
     }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
 /// Runs cases on two threads; panics with the story of the first that fails.
@@ -91,6 +97,7 @@ fn all(first: u64, cases: u64) -> (Tally, Vec<u64>) {
     let settings = Settings {
         ticks: TICKS,
         patience: Duration::from_secs(60),
+        shrinks: Some(Duration::from_secs(number("SANGAM_ORACLE_SHRINK").unwrap_or(120))),
     };
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -176,6 +183,7 @@ fn is_found(fault: Fault, first: u64) {
     let settings = Settings {
         ticks: TICKS,
         patience: Duration::from_secs(10),
+        shrinks: None,
     };
     plant(fault);
     let found = (first..first + CASES_FAULTY).find_map(|seed| one(seed, settings).err().map(|story| (seed, story)));
@@ -185,5 +193,26 @@ fn is_found(fault: Fault, first: u64) {
     println!(
         "{fault:?} was found in case {seed}: {}",
         story.lines().take(3).collect::<Vec<_>>().join(" ")
+    );
+}
+
+/// A failure is told by a few rows and views.
+fn is_made_small(first: u64) {
+    let settings = Settings {
+        ticks: TICKS,
+        patience: Duration::from_secs(10),
+        shrinks: Some(Duration::from_secs(60)),
+    };
+    plant(Fault::StaleMinimum);
+    let story = (first..first + CASES_FAULTY).find_map(|seed| one(seed, settings).err());
+    plant(Fault::None);
+    let story = story.expect("this bug is found");
+    let (_, small) = story.split_once("Made small:").expect("a case that was made small");
+    println!("{small}");
+    let views = small.matches("CREATE VIEW").count();
+    let rows = small.matches("\n    (").count();
+    assert!(
+        views <= 2 && rows <= 8,
+        "{views} views and {rows} rows are left:\n{small}"
     );
 }

@@ -2,10 +2,12 @@
 //! nothing grows without bound.
 //!
 //! `bodies` sends what no row is, `clients` misbehave while others go on, `stop`
-//! interrupts under load, `commands` are the subcommands and what they say.
+//! interrupts under load, `commands` are the subcommands and what they say, `extremes` brings SQL and
+//! values to their limits.
 mod bodies;
 mod clients;
 mod commands;
+mod extremes;
 mod stop;
 
 use tempfile::TempDir;

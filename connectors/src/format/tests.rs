@@ -743,3 +743,55 @@ fn lists_are_json_arrays_in_every_format() {
         "a"
     );
 }
+
+#[test]
+fn envelopes_say_what_becomes_of_rows() {
+    let mut columns = columns();
+    columns[0].key = true;
+    let mut decoder = decoder("envelope = \"debezium\"", &columns);
+    let at = "\"at\": \"2026-01-01T00:00:00Z\"";
+    let input = [
+        format!(r#"{{"op": "c", "after": {{"station": "a", {at}}}}}"#),
+        "null".to_owned(),
+        format!(
+            r#"{{"payload": {{"after": {{"station": "b", {at}}}, "op": "u", "before": {{"station": "\u0062"}}}}}}"#
+        ),
+        format!(r#"{{"op": "u", "before": {{"station": "b"}}, "after": {{"station": "c", {at}}}}}"#),
+        r#"{"op": "d", "before": {"station": "c", "at": "?"}}"#.to_owned(),
+        format!(r#"{{"op": "u", "before": {{"station": "c"}}, "after": {{"station": "d", {at}, "ph": "x"}}}}"#),
+        r#"{"op": "d", "before": {"at": "2026-01-01T00:00:00Z"}}"#.to_owned(),
+    ];
+    let told = |decoded: &Decoded| -> Vec<(String, bool)> {
+        let marks = decoded.rows.column(columns.len()).as_boolean().iter();
+        let marks = marks.map(|mark| mark.unwrap_or_default());
+        stations(decoded).into_iter().map(str::to_owned).zip(marks).collect()
+    };
+    let expected = [
+        ("a", false),
+        ("b", true),
+        ("b", false),
+        ("b", true),
+        ("c", false),
+        ("c", true),
+    ];
+    let expected = expected.map(|(station, mark)| (station.to_owned(), mark));
+    let lines = decoder.decode(input.join("\n").as_bytes());
+    assert_eq!(told(&lines), expected);
+    assert_eq!(lines.rejected.len(), 2);
+    assert!(
+        lines.rejected[0].reason.starts_with("column \"ph\""),
+        "{:?}",
+        lines.rejected
+    );
+    assert_eq!(
+        lines.rejected[1].reason,
+        "column \"station\": missing, but declared not null"
+    );
+    // As an array, and one over several lines.
+    let array = decoder.decode(format!("[{}]", input[..5].join(",")).as_bytes());
+    assert_eq!(told(&array), expected);
+    let spread = decoder.decode(input[3].replace(", ", ",\n").as_bytes());
+    assert_eq!(told(&spread), expected[3..5]);
+    let csv = toml::from_str::<FormatConfig>("type = \"csv\"\nenvelope = \"debezium\"").unwrap();
+    assert!(Decoder::new(&csv, &columns, "UTC").is_err());
+}

@@ -88,7 +88,12 @@ impl CsvRows {
                     cells.drop_row();
                     return too_long(from, end, next);
                 }
-                Step::Row { start: from, end, next }
+                Step::Row {
+                    start: from,
+                    end,
+                    next,
+                    rows: 1,
+                }
             }
             Record::Whole { end, next } => {
                 cells.drop_row();

@@ -7,8 +7,11 @@
 pub(crate) mod grammar;
 mod known;
 
+use std::sync::Arc;
+
 use crate::cells::{Cells, Kind};
 use crate::format::{ROW_BYTES_MAX, Step};
+use crate::formats::envelope;
 use crate::formats::json::grammar::{Fault, Text, after_space, nested, scalar, string, unescape};
 use crate::formats::json::known::Known;
 
@@ -22,6 +25,8 @@ pub(crate) struct JsonRows {
     recent: Vec<(String, Option<usize>)>,
     /// The same keys, to be passed over at a glance.
     known: Known,
+    /// Of rows in an envelope, the slots of their key.
+    envelope: Option<Arc<[usize]>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +52,15 @@ impl JsonRows {
             mode: Mode::Unknown,
             recent: Vec::new(),
             known: Known::default(),
+            envelope: None,
+        }
+    }
+
+    /// Reads rows in an envelope; `key` are the slots of what tells them apart, if anything does.
+    pub(crate) fn enveloped(self, key: Vec<usize>) -> JsonRows {
+        JsonRows {
+            envelope: Some(key.into()),
+            ..self
         }
     }
 
@@ -81,12 +95,12 @@ impl JsonRows {
             }
             Mode::Unknown => {
                 self.mode = Mode::Lines;
-                match self.line(text, start, last, cells) {
+                let step = self.line(text, start, last, cells);
+                match step {
                     // One object written over several lines, as people do.
-                    Step::Bad { .. } if last && self.whole(text, start, cells) => Step::Row {
-                        start,
-                        end: bytes.len(),
-                        next: bytes.len(),
+                    Step::Bad { .. } if last => match self.whole(text, start, cells) {
+                        Some(rows) => rows_at(rows, start, bytes.len(), bytes.len()),
+                        None => step,
                     },
                     Step::More => {
                         self.mode = Mode::Unknown;
@@ -114,8 +128,10 @@ impl JsonRows {
 
     fn line(&mut self, text: &str, start: usize, last: bool, cells: &mut Cells) -> Step {
         let bytes = text.as_bytes();
-        if let Some((end, next)) = self.known.line(bytes, start, last, cells) {
-            return Step::Row { start, end, next };
+        if self.envelope.is_none()
+            && let Some((end, next)) = self.known.line(bytes, start, last, cells)
+        {
+            return rows_at(1, start, end, next);
         }
         let (end, next) = match text[start..].find('\n') {
             Some(at) => (start + at, start + at + 1),
@@ -129,15 +145,13 @@ impl JsonRows {
         if end - start > ROW_BYTES_MAX {
             return too_long(start, end, next);
         }
-        cells.add_row();
-        match self.object(&text[..end], start, cells) {
-            Ok(after) if after_space(&bytes[..end], after) == end => Step::Row { start, end, next },
-            Ok(_) => {
-                cells.drop_row();
+        match self.entry(&text[..end], start, cells) {
+            Ok((after, rows)) if after_space(&bytes[..end], after) == end => rows_at(rows, start, end, next),
+            Ok((_, rows)) => {
+                (0..rows).for_each(|_| cells.drop_row());
                 bad(start, end, next, "text follows the object on its line")
             }
             Err(fault) => {
-                cells.drop_row();
                 let reason = fault.reason(start, end);
                 Step::Bad {
                     start,
@@ -149,19 +163,55 @@ impl JsonRows {
         }
     }
 
-    /// Whether all of the rest is one object, which is then read.
-    fn whole(&mut self, text: &str, start: usize, cells: &mut Cells) -> bool {
+    /// Reads all of the rest where it is one object; tells how many rows it holds.
+    fn whole(&mut self, text: &str, start: usize, cells: &mut Cells) -> Option<usize> {
         if text.len() - start > ROW_BYTES_MAX {
-            return false;
+            return None;
         }
-        cells.add_row();
-        match self.object(text, start, cells) {
-            Ok(after) if after_space(text.as_bytes(), after) == text.len() => true,
-            _ => {
+        let (after, rows) = self.entry(text, start, cells).ok()?;
+        if after_space(text.as_bytes(), after) == text.len() {
+            return Some(rows);
+        }
+        (0..rows).for_each(|_| cells.drop_row());
+        None
+    }
+
+    /// Reads the object at `start`, and adds the rows it holds: itself, or those of an envelope. Returns its
+    /// end and the number of rows.
+    fn entry(&mut self, text: &str, start: usize, cells: &mut Cells) -> Result<(usize, usize), Fault> {
+        let Some(key) = self.envelope.clone() else {
+            return Ok((self.row(text, start, cells)?, 1));
+        };
+        let (message, end) = envelope::message(text, start, !key.is_empty())?;
+        let mut rows = 0;
+        if let Some(before) = message.before {
+            self.row(text, before, cells)?;
+            cells.take_back();
+            rows += 1;
+            // Only what names its key is another row than the one that comes.
+            if message.after.is_some() && !key.is_empty() && !cells.has(&key) {
                 cells.drop_row();
-                false
+                rows -= 1;
             }
         }
+        if let Some(after) = message.after {
+            if let Err(fault) = self.row(text, after, cells) {
+                (0..rows).for_each(|_| cells.drop_row());
+                return Err(fault);
+            }
+            rows += 1;
+            if rows == 2 && !key.is_empty() && cells.agree(text, &key) {
+                cells.drop_row_before_last();
+                rows = 1;
+            }
+        }
+        Ok((end, rows))
+    }
+
+    /// Adds the row of the object at `start`; returns its end.
+    fn row(&mut self, text: &str, start: usize, cells: &mut Cells) -> Result<usize, Fault> {
+        cells.add_row();
+        self.object(text, start, cells).inspect_err(|_| cells.drop_row())
     }
 
     fn element(&mut self, text: &str, start: usize, last: bool, after_element: bool, cells: &mut Cells) -> Step {
@@ -183,21 +233,17 @@ impl JsonRows {
                 what: "expected a comma between two rows",
             }
         } else {
-            cells.add_row();
-            match self.object(text, start, cells) {
-                Ok(next) if next - start <= ROW_BYTES_MAX => {
+            match self.entry(text, start, cells) {
+                Ok((next, rows)) if next - start <= ROW_BYTES_MAX => {
                     self.mode = Mode::Array { after_element: true };
-                    return Step::Row { start, end: next, next };
+                    return rows_at(rows, start, next, next);
                 }
-                Ok(next) => {
-                    cells.drop_row();
+                Ok((next, rows)) => {
+                    (0..rows).for_each(|_| cells.drop_row());
                     self.mode = Mode::Array { after_element: true };
                     return too_long(start, next, next);
                 }
-                Err(fault) => {
-                    cells.drop_row();
-                    fault
-                }
+                Err(fault) => fault,
             }
         };
         // Go on after the element, wherever its brackets say that it ends.
@@ -315,6 +361,14 @@ impl JsonRows {
     }
 }
 
+/// Tells of an object with so many rows.
+fn rows_at(rows: usize, start: usize, end: usize, next: usize) -> Step {
+    match rows {
+        0 => Step::Skip { next },
+        rows => Step::Row { start, end, next, rows },
+    }
+}
+
 fn bad(start: usize, end: usize, next: usize, reason: &str) -> Step {
     Step::Bad {
         start,
@@ -362,12 +416,10 @@ pub(crate) fn is_object(text: &str) -> bool {
         mode: Mode::Lines,
         recent: Vec::new(),
         known: Known::default(),
+        envelope: None,
     };
-    rows.whole(
-        text,
-        after_space(text.as_bytes(), 0).min(text.len().saturating_sub(1)),
-        &mut Cells::new(0),
-    )
+    let start = after_space(text.as_bytes(), 0).min(text.len().saturating_sub(1));
+    rows.whole(text, start, &mut Cells::new(0)).is_some()
 }
 
 #[cfg(test)]

@@ -89,6 +89,45 @@ impl Counted {
         }
     }
 
+    /// Takes rows in as all that there is, as often as they are there, and every other back unless `partial`.
+    pub(super) fn replace(&mut self, rows: &RecordBatch, partial: bool, schema: &SchemaRef) -> Vec<Updates> {
+        let mut groups = std::mem::take(&mut self.scratch);
+        self.index.intern(rows.columns(), rows.num_rows(), &mut groups);
+        self.counts.resize(self.index.groups().max(self.counts.len()), 0);
+        let mut wanted = vec![0; self.counts.len()];
+        let mut new = Vec::new();
+        for (row, &group) in groups.iter().enumerate() {
+            wanted[group as usize] += 1;
+            if wanted[group as usize] > self.counts[group as usize] {
+                new.push(row as u32);
+            }
+        }
+        self.scratch = groups;
+        let (mut gone, mut diffs) = (Vec::new(), Vec::new());
+        for (group, (count, &wanted)) in self.counts.iter_mut().zip(&wanted).enumerate() {
+            if wanted < *count && !partial {
+                gone.push(group as u32);
+                diffs.push(wanted - *count);
+                *count = wanted;
+            }
+            *count = wanted.max(*count);
+        }
+        let mut changes = Vec::new();
+        if !gone.is_empty() {
+            let rows = RecordBatch::try_new(Arc::clone(schema), self.index.keys(&gone)).expect("rows of this schema");
+            changes.push(Updates::new(rows, diffs));
+            for group in gone {
+                if self.counts[group as usize] == 0 {
+                    self.index.remove(group);
+                }
+            }
+        }
+        if !new.is_empty() {
+            changes.push(Updates::inserts(take(rows, new)));
+        }
+        changes
+    }
+
     fn lower(&mut self, (group, segment): (u32, i64), by: i64) {
         if let Some(count) = self.segments.get_mut(&(group, segment)) {
             *count -= by;

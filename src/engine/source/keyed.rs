@@ -155,6 +155,25 @@ impl Keyed {
         self.forget(&gone, schema)
     }
 
+    /// Takes rows in as all that there is, and every other back unless `partial`.
+    pub(super) fn replace(&mut self, rows: &RecordBatch, partial: bool, schema: &SchemaRef) -> Vec<Updates> {
+        let mut changes = self.upsert(rows, None, schema);
+        if partial {
+            return changes;
+        }
+        let mut there = vec![false; self.slots.len()];
+        // What `upsert` has just looked up.
+        self.scratch.iter().for_each(|&group| there[group as usize] = true);
+        let mut gone = Vec::new();
+        for (group, (slot, _)) in self.slots.iter_mut().enumerate() {
+            if *slot != NO_SLOT && !there[group] {
+                gone.push((group as u32, std::mem::replace(slot, NO_SLOT)));
+            }
+        }
+        changes.extend(self.forget(&gone, schema));
+        changes
+    }
+
     pub(super) fn expire(&mut self, segment: i64, schema: &SchemaRef) -> Vec<Updates> {
         let groups = self.segments.remove(&segment).unwrap_or_default();
         let mut gone = Vec::new();

@@ -17,6 +17,7 @@ use super::deployment::{Made, make};
 use super::dice::Dice;
 use super::failing::{Place, normal};
 use super::ledger::{Book, Verdict};
+use super::shrink::Script;
 use super::sources::Kind;
 use super::traffic::{Step, decoded, enter, step};
 use super::values::batch;
@@ -27,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) ticks: usize,
     /// How long one answer may take.
     pub(crate) patience: Duration,
+    /// For how long a case that fails is made smaller.
+    pub(crate) shrinks: Option<Duration>,
 }
 
 /// What a case came to, for the statistics over all cases.
@@ -87,22 +90,81 @@ pub(crate) async fn run(seed: u64, settings: Settings) -> Result<Tally, String> 
     let workers = 1 + (seed % 2) as usize;
     let dir = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
     let made = make(&mut dice, workers, dir.path());
-    let engine = Engine::start(made.deployment.clone()).map_err(|error| format!("{}\n{error:#}", made.print()))?;
-    let mut case = Case::new(&made, engine.clone(), settings);
-    let result = case.play(&mut dice).await;
+    let mut taste = made.taste;
+    let mut steps = Vec::new();
+    let random = |books: &[Book], tick: u64, count: usize| {
+        (count <= settings.ticks).then(|| {
+            taste.now_us += dice.between(0, 900) * 1_000_000;
+            let next = step(&mut dice, books, taste, tick);
+            steps.push(next.clone());
+            next
+        })
+    };
+    match play(&made, settings, random).await {
+        Played::Right(tally) => Ok(*tally),
+        Played::Wrong { what, tick, count } => {
+            let story = format!(
+                "case {seed}, tick {count} ({tick}): {what}\n\n{}\nRun it alone with SANGAM_ORACLE_SEED={seed} SANGAM_ORACLE_CASES=1.",
+                made.print()
+            );
+            Err(match settings.shrinks {
+                Some(patience) => {
+                    let small = Script::new(&made, workers, steps)
+                        .shrunk(&what, settings, patience)
+                        .await;
+                    format!("{story}\n\nMade small:\n{}", small.print())
+                }
+                None => story,
+            })
+        }
+    }
+}
+
+/// How a case ended.
+pub(crate) enum Played {
+    Right(Box<Tally>),
+    /// What was wrong, at which tick, after how many steps.
+    Wrong {
+        what: String,
+        tick: u64,
+        count: usize,
+    },
+}
+
+/// Plays a deployment step by step, until there is no next one; then everything is taken back.
+pub(crate) async fn play(
+    made: &Made,
+    settings: Settings,
+    next: impl FnMut(&[Book], u64, usize) -> Option<Step>,
+) -> Played {
+    let engine = match Engine::start(made.deployment.clone()) {
+        Ok(engine) => engine,
+        Err(error) => {
+            return Played::Wrong {
+                what: format!("{error:#}"),
+                tick: 0,
+                count: 0,
+            };
+        }
+    };
+    let mut case = Case::new(made, engine.clone(), settings);
+    let result = case.play(next).await;
     let tally = std::mem::take(&mut case.tally);
     let (tick, count) = (case.tick, case.count);
     drop(case);
     match result {
         Ok(()) => {
             engine.shutdown();
-            Ok(tally)
+            Played::Right(Box::new(tally))
         }
-        // A tick that never completes would keep the engine from ever shutting down.
-        Err(what) => Err(format!(
-            "case {seed}, tick {count} ({tick}): {what}\n\n{}\nRun it alone with SANGAM_ORACLE_SEED={seed} SANGAM_ORACLE_CASES=1.",
-            made.print()
-        )).inspect_err(|_: &String| std::mem::forget(engine)),
+        Err(what) => {
+            // A tick that never completes would keep the engine from ever shutting down.
+            match what.contains("no answer") || engine.failure().is_some() {
+                true => std::mem::forget(engine),
+                false => engine.shutdown(),
+            }
+            Played::Wrong { what, tick, count }
+        }
     }
 }
 
@@ -212,15 +274,13 @@ impl<'a> Case<'a> {
         self.made.specs.len()
     }
 
-    async fn play(&mut self, dice: &mut Dice) -> Result<(), String> {
+    async fn play(&mut self, mut next: impl FnMut(&[Book], u64, usize) -> Option<Step>) -> Result<(), String> {
         // Before any row: constants and empty groups.
         self.check(0).await?;
-        let mut taste = self.made.taste;
         let mut change = Dice::new(u64::from(self.made.taste.now_us.unsigned_abs() as u32));
-        for count in 1..=self.settings.ticks {
-            self.count = count;
-            taste.now_us += dice.between(0, 900) * 1_000_000;
-            let next = step(dice, &self.books, taste, self.tick);
+        while let Some(next) = next(&self.books, self.tick, self.count + 1) {
+            self.count += 1;
+            let count = self.count;
             self.perform(next).await?;
             if self.made.changes && change.chance(20) {
                 self.change(&mut change).await?;
@@ -581,10 +641,11 @@ impl<'a> Case<'a> {
             let rows = self.books[source].rows();
             if self.books[source].spec.kind != Kind::Append && !rows.is_empty() {
                 self.count += 1;
+                let snapshot = matches!(self.books[source].spec.kind, Kind::Snapshot { .. });
                 let step = Step::Post {
                     source,
-                    operation: Operation::Delete,
-                    rows,
+                    operation: if snapshot { Operation::Insert } else { Operation::Delete },
+                    rows: if snapshot { Vec::new() } else { rows },
                     only_key: source % 2 == 0,
                     refused: 0,
                 };

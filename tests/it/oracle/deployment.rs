@@ -24,9 +24,20 @@ pub(crate) struct Made {
     pub(crate) refused: Vec<String>,
     /// Whether views come, change and go while it runs.
     pub(crate) changes: bool,
+    /// The views as they were written.
+    pub(crate) texts: Vec<Text>,
+}
+
+/// A view as it was written.
+#[derive(Clone)]
+pub(crate) struct Text {
+    pub(crate) name: String,
+    pub(crate) sql: String,
+    pub(crate) options: Option<(Emit, Option<i64>)>,
 }
 
 /// A view, and what the test knows of it.
+#[derive(Clone)]
 pub(crate) struct Meant {
     pub(crate) plain: bool,
     /// Whether what it has closed is what a batch answers, whatever came later.
@@ -53,6 +64,7 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
         .collect();
     let zone = *dice.pick(&["UTC", "UTC", "Asia/Kolkata"]);
     let mut deployment = load(dir, &specs, zone, workers);
+    let mut texts = Vec::new();
     let mut relations: Vec<Readable> = specs
         .iter()
         .map(|spec| Readable {
@@ -75,6 +87,11 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
         let source = dice.below(specs.len());
         let known = Known::random(dice, source, &specs[source]);
         add(&mut deployment, "known", &known.sql, None).unwrap_or_else(|problem| panic!("{}: {problem}", known.sql));
+        texts.push(Text {
+            name: "known".to_owned(),
+            sql: known.sql.clone(),
+            options: None,
+        });
         views.push(Meant {
             plain: false,
             steady: false,
@@ -93,6 +110,11 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
             let options = closing::options(dice);
             match add(&mut deployment, &name, &sql, closes.then_some(options)) {
                 Ok((columns, lists)) => {
+                    texts.push(Text {
+                        name: name.clone(),
+                        sql,
+                        options: closes.then_some(options),
+                    });
                     finished.extend(bucket(&deployment).map(|bucket| (name.clone(), bucket)));
                     let (rows, depth) = (120, 1);
                     relations.push(Readable {
@@ -122,6 +144,11 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
         let options = (closes && dice.chance(25)).then(|| closing::options(dice));
         match add(&mut deployment, &name, &written.sql, options) {
             Ok((columns, lists)) => {
+                texts.push(Text {
+                    name: name.clone(),
+                    sql: written.sql.clone(),
+                    options,
+                });
                 let Written { rows, depth, plain, .. } = written;
                 relations.push(Readable {
                     name,
@@ -159,11 +186,18 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
             _ => format!("SELECT \"{column}\" AS one, count(*) AS n FROM ({sql}) AS twin GROUP BY one"),
         };
         match add(&mut deployment, &format!("t{twin}"), &sql, None) {
-            Ok(_) => views.push(Meant {
-                plain: false,
-                steady: false,
-                known: None,
-            }),
+            Ok(_) => {
+                texts.push(Text {
+                    name: format!("t{twin}"),
+                    sql,
+                    options: None,
+                });
+                views.push(Meant {
+                    plain: false,
+                    steady: false,
+                    known: None,
+                });
+            }
             Err(problem) => refused.push(format!("{sql}\n    {problem}")),
         }
     }
@@ -179,7 +213,32 @@ pub(crate) fn make(dice: &mut Dice, workers: usize, dir: &Path) -> Made {
         taste,
         refused,
         changes: dice.chance(if closing { 0 } else { 50 }),
+        texts,
     }
+}
+
+/// Makes a deployment of views that were made up before; tells where one is refused.
+pub(crate) fn remake(
+    specs: &[Spec],
+    texts: &[Text],
+    views: &[Meant],
+    (taste, changes): (Taste, bool),
+    (zone, workers): (&str, usize),
+    dir: &Path,
+) -> Result<Made, String> {
+    let mut deployment = load(dir, specs, zone, workers);
+    for text in texts {
+        add(&mut deployment, &text.name, &text.sql, text.options)?;
+    }
+    Ok(Made {
+        deployment,
+        specs: specs.to_vec(),
+        views: views.to_vec(),
+        taste,
+        refused: vec![],
+        changes,
+        texts: texts.to_vec(),
+    })
 }
 
 fn load(dir: &Path, specs: &[Spec], zone: &str, workers: usize) -> Deployment {

@@ -113,6 +113,23 @@ impl Book {
         verdict
     }
 
+    /// Takes rows in as all that there is; what is missing is taken back, unless some could not be read.
+    pub(crate) fn replace(&mut self, tick: u64, rows: &[Row], partial: bool) -> Verdict {
+        let before = std::mem::take(&mut self.held);
+        let verdict = self.insert(tick, rows);
+        self.changed = true;
+        if partial {
+            let mut there: Vec<String> = self.held.iter().map(|held| held.name.clone()).collect();
+            for held in before {
+                match there.iter().position(|name| *name == held.name) {
+                    Some(at) => drop(there.swap_remove(at)),
+                    None => self.held.push(held),
+                }
+            }
+        }
+        verdict
+    }
+
     fn leaves(&self, time: i64) -> Option<i64> {
         let retain = self.spec.retain_us?;
         let width = (retain / SEGMENTS).max(1);
@@ -126,9 +143,13 @@ impl Book {
             row: row.clone(),
             leaves_us,
         };
-        let Kind::Keyed { version, .. } = &self.spec.kind else {
-            self.held.push(entering);
-            return;
+        let version = match &self.spec.kind {
+            Kind::Keyed { version, .. } => *version,
+            Kind::Snapshot { key: Some(_) } => None,
+            _ => {
+                self.held.push(entering);
+                return;
+            }
         };
         match self.held.iter_mut().find(|held| held.name == entering.name) {
             None => self.held.push(entering),

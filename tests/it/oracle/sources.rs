@@ -21,8 +21,15 @@ pub(crate) struct Column {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Append,
-    Keyed { key: Vec<usize>, version: Option<usize> },
+    Keyed {
+        key: Vec<usize>,
+        version: Option<usize>,
+    },
     Counted,
+    /// What is sent is all there is, by a key or without.
+    Snapshot {
+        key: Option<Vec<usize>>,
+    },
 }
 
 /// A source as the test means it.
@@ -71,7 +78,10 @@ impl Spec {
                 spread,
             });
         }
-        let kind = match dice.weighted(&[30, 35, 35]) {
+        let kind = match dice.weighted(&[30, 35, 35, 12]) {
+            3 => Kind::Snapshot {
+                key: dice.chance(60).then(|| vec![0]),
+            },
             0 => Kind::Append,
             1 => {
                 let mut key = vec![0];
@@ -119,12 +129,20 @@ impl Spec {
                     version: version.map(moved),
                 }
             }
+            (Kind::Snapshot { key: Some(key) }, Some((at, _))) => Kind::Snapshot {
+                key: Some(
+                    key.into_iter()
+                        .map(|column| if column >= at { column + 1 } else { column })
+                        .collect(),
+                ),
+            },
             (kind, _) => kind,
         };
         // Untimed rows expire by ticks, which go as fast as time does.
         let retain_us = dice
             .chance(if kind == Kind::Append { 60 } else { 35 })
-            .then(|| *dice.pick(&[3600, 7200, 20_000]) * SECOND_US);
+            .then(|| *dice.pick(&[3600, 7200, 20_000]) * SECOND_US)
+            .filter(|_| !matches!(kind, Kind::Snapshot { .. }));
         Spec {
             name,
             columns,
@@ -155,6 +173,13 @@ impl Spec {
                 }
             }
             Kind::Counted => text.push_str("retractions = true\n"),
+            Kind::Snapshot { key } => {
+                text.push_str("snapshot = true\n");
+                if let Some(key) = key {
+                    let names: Vec<String> = key.iter().map(|&at| format!("\"{}\"", self.columns[at].name)).collect();
+                    let _ = writeln!(text, "key = [{}]", names.join(", "));
+                }
+            }
         }
         if let Some((column, lateness)) = self.time {
             let lateness = lateness
@@ -201,7 +226,9 @@ impl Spec {
     /// The key of a row, in one text.
     pub(crate) fn key(&self, row: &Row) -> Option<String> {
         match &self.kind {
-            Kind::Keyed { key, .. } => Some(key.iter().map(|&at| row[at].key()).collect::<Vec<_>>().join("|")),
+            Kind::Keyed { key, .. } | Kind::Snapshot { key: Some(key) } => {
+                Some(key.iter().map(|&at| row[at].key()).collect::<Vec<_>>().join("|"))
+            }
             _ => None,
         }
     }

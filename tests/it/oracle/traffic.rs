@@ -13,6 +13,7 @@ use super::sources::Kind;
 use super::values::{Row, Taste, batch};
 
 /// What happens at one tick.
+#[derive(Clone, Debug)]
 pub(crate) enum Step {
     Post {
         source: usize,
@@ -43,6 +44,7 @@ pub(crate) fn step(dice: &mut Dice, books: &[Book], taste: Taste, tick: u64) -> 
     let held = book.len();
     let deletes = match book.spec.kind {
         Kind::Append => dice.chance(2),
+        Kind::Snapshot { .. } => false,
         _ => held > 0 && dice.chance(if held > HELD_MAX { 80 } else { 42 }),
     };
     let refused = if dice.chance(5) { dice.between(1, 3) as usize } else { 0 };
@@ -50,7 +52,15 @@ pub(crate) fn step(dice: &mut Dice, books: &[Book], taste: Taste, tick: u64) -> 
         let most = if book.spec.can_be_emptied() { 14 } else { 6 };
         let count = dice.between(1, most);
         let mut rows: Vec<Row> = (0..count).map(|_| book.spec.row(dice, taste)).collect();
-        if dice.chance(30) {
+        if let Kind::Snapshot { .. } = book.spec.kind {
+            // Most of what there is is still there.
+            rows.truncate(dice.below(rows.len() + 1));
+            let stays = *dice.pick(&[0, 60, 85, 95]);
+            let held = (0..held.min(HELD_MAX))
+                .filter(|_| dice.chance(stays))
+                .map(|at| book.row(at).clone());
+            rows.splice(0..0, held.collect::<Vec<Row>>());
+        } else if dice.chance(30) {
             // A row twice, and one that is there already.
             rows.push(dice.pick(&rows).clone());
             if held > 0 {
@@ -112,6 +122,9 @@ pub(crate) fn enter(step: &Step, books: &mut [Book], last: u64) -> (u64, Verdict
         } => {
             let book = &mut books[*source];
             let mut verdict = match operation {
+                Operation::Insert if matches!(book.spec.kind, Kind::Snapshot { .. }) => {
+                    book.replace(tick, rows, *refused > 0)
+                }
                 Operation::Insert => book.insert(tick, rows),
                 Operation::Delete => book.delete(rows),
             };

@@ -70,6 +70,7 @@ pub(crate) fn entity_rows(
             Column {
                 field: Arc::new(field),
                 from: other.from.clone(),
+                key: other.key,
             }
         })
         .collect();
