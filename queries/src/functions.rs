@@ -1,9 +1,10 @@
 //! Sangam's own SQL functions: one file a subject, one line in a list.
 //!
-//! `water` and `geo` hold scalar functions, `time_windows` what may stand in `FROM`;
+//! `water` and `geo` hold scalar functions, `time_windows` and `asof` what may stand in `FROM`;
 //! `now`, `canonical`, `date_bin` and `aggregates` replace or complete DataFusion's,
 //! `json` brings the functions of texts that hold JSON.
 pub(crate) mod aggregates;
+pub(crate) mod asof;
 pub(crate) mod canonical;
 pub(crate) mod date_bin;
 pub mod geo;
@@ -34,4 +35,4 @@ pub const FUNCTIONS: &[fn() -> ScalarUDF] = &[
 ///
 /// One plans its call into a plain plan, so there is nothing to keep current but
 /// what plans are made of. To add one: write it in a file of its own and add its line here.
-pub(crate) const RELATIONS: &[fn() -> Arc<dyn RelationPlanner>] = &[time_windows::planner];
+pub(crate) const RELATIONS: &[fn() -> Arc<dyn RelationPlanner>] = &[time_windows::planner, asof::planner];

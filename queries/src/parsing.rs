@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast::{TableFactor, VisitMut, VisitorMut};
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
-use crate::functions::time_windows;
+use crate::functions::{asof, time_windows};
 use dialect::OurDialect;
 
 /// Reads every statement of a text.
@@ -55,7 +55,7 @@ impl VisitorMut for Reveal {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-        while let Some(read) = time_windows::read_by(factor) {
+        while let Some(read) = time_windows::read_by(factor).or_else(|| asof::read_by(factor)) {
             *factor = read;
         }
         ControlFlow::Continue(())

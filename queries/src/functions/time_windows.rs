@@ -146,7 +146,7 @@ fn called(factor: &TableFactor) -> Option<(&'static str, &[FunctionArg])> {
     Some((name, &args.args))
 }
 
-fn alias_of(factor: TableFactor) -> Option<ast::TableAlias> {
+pub(super) fn alias_of(factor: TableFactor) -> Option<ast::TableAlias> {
     match factor {
         TableFactor::Table { alias, .. } => alias,
         _ => None,
@@ -154,7 +154,7 @@ fn alias_of(factor: TableFactor) -> Option<ast::TableAlias> {
 }
 
 /// Reads an argument as a relation.
-fn relation(argument: &FunctionArg) -> Option<TableFactor> {
+pub(super) fn relation(argument: &FunctionArg) -> Option<TableFactor> {
     let FunctionArg::Unnamed(FunctionArgExpr::Expr(expression)) = argument else {
         return None;
     };
@@ -336,7 +336,7 @@ fn literal(nanoseconds: i64) -> Expr {
     Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), None)
 }
 
-fn column(name: &str) -> Expr {
+pub(super) fn column(name: &str) -> Expr {
     Expr::Column(Column::new_unqualified(name))
 }
 
