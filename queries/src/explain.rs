@@ -419,7 +419,9 @@ impl Explaining<'_> {
 
     /// Says that rows are let go of by the watermark.
     fn closed_by(&self) -> String {
-        let bucket = self.closing.map(|closing| self.plan.schema().field(closing.bucket).name());
+        let bucket = self
+            .closing
+            .map(|closing| self.plan.schema().field(closing.bucket).name());
         format!(
             "the watermark: let go of once {} is closed",
             bucket.map_or("their bucket", String::as_str)

@@ -168,10 +168,7 @@ async fn run(engine: &Engine) -> ((u64, u64), (u64, u64)) {
         let view = ["v".to_owned()];
         engine.snapshot(&view, accepted.tick).await.expect("it runs");
         let held = engine.operators().into_iter().fold((0, 0), |held, operator| {
-            (
-                held.0 + operator.stats.state_rows,
-                held.1 + operator.stats.state_bytes,
-            )
+            (held.0 + operator.stats.state_rows, held.1 + operator.stats.state_bytes)
         });
         let most = match second / SPAN {
             0 => continue,

@@ -156,9 +156,11 @@ impl Side {
             DataType::Timestamp(TimeUnit::Microsecond, _) => time,
             DataType::Timestamp(_, zone) => cast(time, DataType::Timestamp(TimeUnit::Microsecond, zone)),
             other => {
-                return Err(Problem::new(format!("{NAME}() needs columns of timestamps, not of {other}"))
-                    .hint("Cast it in a subquery: (SELECT *, CAST(day AS timestamp) AS at FROM …).")
-                    .into());
+                return Err(
+                    Problem::new(format!("{NAME}() needs columns of timestamps, not of {other}"))
+                        .hint("Cast it in a subquery: (SELECT *, CAST(day AS timestamp) AS at FROM …).")
+                        .into(),
+                );
             }
         };
         Ok(Side { plan, time, keys })
@@ -186,10 +188,17 @@ fn plan(
     let keys = || numbered("key", left.keys.len());
     let key_columns = || keys().map(|name| column(&name)).collect::<Vec<Expr>>();
     let time_type = right.time.get_type(right.plan.schema().as_ref())?;
-    let none = |data_type: &DataType| Ok::<_, datafusion::error::DataFusionError>(lit(ScalarValue::try_from(data_type)?));
+    let none =
+        |data_type: &DataType| Ok::<_, datafusion::error::DataFusionError>(lit(ScalarValue::try_from(data_type)?));
 
     // What asks: the left's rows, which sort behind the right's of the same time.
-    let mut asking: Vec<Expr> = left.keys.iter().cloned().zip(keys()).map(|(key, name)| key.alias(name)).collect();
+    let mut asking: Vec<Expr> = left
+        .keys
+        .iter()
+        .cloned()
+        .zip(keys())
+        .map(|(key, name)| key.alias(name))
+        .collect();
     asking.extend([
         cast(left.time.clone(), time_type.clone()).alias("__at"),
         lit(true).alias("__asks"),
@@ -203,7 +212,13 @@ fn plan(
     let timed = LogicalPlanBuilder::from(right.plan.clone())
         .filter(right.time.clone().is_not_null())?
         .build()?;
-    let mut seen: Vec<Expr> = right.keys.iter().cloned().zip(keys()).map(|(key, name)| key.alias(name)).collect();
+    let mut seen: Vec<Expr> = right
+        .keys
+        .iter()
+        .cloned()
+        .zip(keys())
+        .map(|(key, name)| key.alias(name))
+        .collect();
     seen.extend([
         right.time.clone().alias("__at"),
         lit(false).alias("__asks"),
@@ -243,7 +258,9 @@ fn plan(
         .filter(|(column, _)| is_shown(column))
         .collect();
     answers.extend(shown.iter().map(|(column, name)| column.clone().alias(name)));
-    let answers = LogicalPlanBuilder::from(latest(timed, partition)?).project(answers)?.build()?;
+    let answers = LogicalPlanBuilder::from(latest(timed, partition)?)
+        .project(answers)?
+        .build()?;
 
     let of = |index: usize| column(&format!("__of{index}"));
     let on = keys()
