@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use arrow::compute::SortOptions;
 use dataflows::plan::{
-    AbsentList, AggregateFunction as Function, Bucket, JoinKind, Keep, NodeId, Operator, Plan, Ranking, WindowCall,
+    AbsentList, AggregateFunction as Function, JoinKind, Keep, NodeId, Operator, Plan, Ranking, WindowCall,
 };
 
 use crate::catalog::{Catalog, Relation};
@@ -395,7 +395,7 @@ impl Explaining<'_> {
         let (left, right) = self.passing.map_or((false, false), |passing| passing.forgets(id));
         for (position, input) in node.inputs.iter().enumerate() {
             match node.closes.get(position) {
-                Some(Some(bucket)) => bounds.push(self.closed_by(*input, bucket)),
+                Some(Some(_)) => bounds.push(self.closed_by()),
                 _ if [left, right].get(position) == Some(&true) => {
                     let side = if position == 0 { "left" } else { "right" };
                     bounds.push(format!("the watermark: {side} rows go once none to come can meet them"));
@@ -417,14 +417,13 @@ impl Explaining<'_> {
         bounds.join("; ")
     }
 
-    /// Says that rows are let go of by the watermark, by what time.
-    fn closed_by(&self, id: NodeId, bucket: &Bucket) -> String {
-        let name = self.name(id, bucket.column);
-        let time = match &bucket.of {
-            Some(of) => of.text.clone(),
-            None => name,
-        };
-        format!("the watermark: let go of once {time} is closed")
+    /// Says that rows are let go of by the watermark.
+    fn closed_by(&self) -> String {
+        let bucket = self.closing.map(|closing| self.plan.schema().field(closing.bucket).name());
+        format!(
+            "the watermark: let go of once {} is closed",
+            bucket.map_or("their bucket", String::as_str)
+        )
     }
 
     /// Describes the operator that finishes a view's rows.

@@ -2,10 +2,11 @@
 //!
 //! `kinds` says what a function of each kind must be, and how it meets DataFusion. `water` and `geo` hold
 //! scalar functions, `mode` an aggregate, `ewma` a window function, `cascade` one that stands in `FROM`, and
-//! `time_windows` those that become plain plans there; `now`, `canonical`, `date_bin` and `aggregates` replace
+//! `time_windows` and `asof` those that become plain plans there; `now`, `canonical`, `date_bin` and `aggregates` replace
 //! or complete DataFusion's, `json` brings the functions of texts that hold JSON, `calls` reads what stands
 //! between the parentheses.
 pub(crate) mod aggregates;
+mod asof;
 mod calls;
 pub(crate) mod canonical;
 mod cascade;
@@ -44,6 +45,7 @@ pub(crate) static FUNCTIONS: &[Function] = &[
     Window(&ewma::EWMA),
     Table(&cascade::CASCADE),
     Relation(time_windows::planner),
+    Relation(asof::planner),
 ];
 
 /// Registers all of them in a session.
@@ -71,7 +73,9 @@ pub(crate) fn is_scalar(name: &str) -> bool {
 
 /// Returns what a call of ours in `FROM` reads; none where it is something else.
 pub(crate) fn read_by(factor: &TableFactor) -> Option<TableFactor> {
-    time_windows::read_by(factor).or_else(|| kinds::table::read_by(factor))
+    time_windows::read_by(factor)
+        .or_else(|| asof::read_by(factor))
+        .or_else(|| kinds::table::read_by(factor))
 }
 
 /// The functions of each kind, as they are written.

@@ -1,4 +1,5 @@
 //! Tests from outside: one binary, because each links the whole of DataFusion.
+mod bounds;
 mod front_door;
 mod nexmark;
 mod oracle;

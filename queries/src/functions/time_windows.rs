@@ -284,7 +284,7 @@ fn literal(nanoseconds: i64) -> Expr {
     Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), None)
 }
 
-fn column(name: &str) -> Expr {
+pub(super) fn column(name: &str) -> Expr {
     Expr::Column(Column::new_unqualified(name))
 }
 

@@ -138,6 +138,20 @@ impl Spec {
             },
             (kind, _) => kind,
         };
+        // Views close their buckets by the lateness of such a source.
+        let (kind, time) = match (kind, time) {
+            (Kind::Append, None) if dice.chance(50) => {
+                columns.push(Column {
+                    name: "at".into(),
+                    ty: Ty::Time,
+                    nullable: false,
+                    spread: Spread::Near,
+                });
+                let late = *dice.pick(&[0, 60, 900]) * SECOND_US;
+                (Kind::Append, Some((columns.len() - 1, Some(late))))
+            }
+            other => other,
+        };
         // Untimed rows expire by ticks, which go as fast as time does.
         let retain_us = dice
             .chance(if kind == Kind::Append { 60 } else { 35 })

@@ -111,9 +111,10 @@ impl Views<'_> {
     }
 
     pub(super) fn from(&mut self, nested: usize) -> From {
-        match self.dice.weighted(&[40, 30, if nested > 0 { 20 } else { 0 }, 9, 9]) {
+        match self.dice.weighted(&[40, 30, if nested > 0 { 20 } else { 0 }, 9, 9, 6]) {
             3 => self.in_time_windows(nested),
             4 => self.unnested(),
+            5 => self.as_of(),
             0 => {
                 let relation = self.relation();
                 From {
@@ -177,6 +178,54 @@ impl Views<'_> {
             rows: rows * windows,
             depth,
             plain,
+        }
+    }
+
+    /// Puts beside each row of a relation the latest of another at that time.
+    fn as_of(&mut self) -> From {
+        let (left, right) = (self.relation(), self.relation());
+        let times = |relation: &Readable| -> Vec<String> {
+            let times = relation.columns.iter().filter(|(_, ty)| *ty == Ty::Time);
+            times.map(|(name, _)| name.clone()).collect()
+        };
+        let (left_times, right_times) = (times(&left), times(&right));
+        let taken = left.columns.iter().any(|(name, _)| name.starts_with("seen_"));
+        if left_times.is_empty() || right_times.is_empty() || taken {
+            return self.from(0);
+        }
+        let keys: Vec<String> = left
+            .columns
+            .iter()
+            .filter(|column| right.columns.contains(column) && column.1 != Ty::Time)
+            .map(|(name, _)| name.clone())
+            .collect();
+        let key = match keys.is_empty() || self.dice.chance(20) {
+            true => None,
+            false => Some(self.dice.pick(&keys).clone()),
+        };
+        let (shown, ty) = self.dice.pick(&right.columns).clone();
+        let at = self.dice.pick(&right_times).clone();
+        let own = key.iter().map(|key| format!("{key}, ")).collect::<String>();
+        let mut inputs = inputs(&left.columns, Some(&left.name));
+        for (sql, ty) in [("seen_at", Ty::Time), ("seen_x", ty)] {
+            inputs.push(Input {
+                sql: sql.to_owned(),
+                ty,
+            });
+        }
+        let by = key.iter().map(|key| format!(", {key}")).collect::<String>();
+        From {
+            sql: format!(
+                "asof({}, {}, (SELECT {own}{at} AS seen_at, {shown} AS seen_x FROM {}), seen_at{by})",
+                left.name,
+                self.dice.pick(&left_times),
+                right.name
+            ),
+            with: String::new(),
+            inputs,
+            rows: left.rows,
+            depth: left.depth.max(right.depth),
+            plain: false,
         }
     }
 
