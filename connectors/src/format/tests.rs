@@ -766,14 +766,8 @@ fn envelopes_say_what_becomes_of_rows() {
         let marks = marks.map(|mark| mark.unwrap_or_default());
         stations(decoded).into_iter().map(str::to_owned).zip(marks).collect()
     };
-    let expected = [
-        ("a", false),
-        ("b", true),
-        ("b", false),
-        ("b", true),
-        ("c", false),
-        ("c", true),
-    ];
+    // However a key is written, it is the same.
+    let expected = [("a", false), ("b", false), ("b", true), ("c", false), ("c", true)];
     let expected = expected.map(|(station, mark)| (station.to_owned(), mark));
     let lines = decoder.decode(input.join("\n").as_bytes());
     assert_eq!(told(&lines), expected);
@@ -791,7 +785,7 @@ fn envelopes_say_what_becomes_of_rows() {
     let array = decoder.decode(format!("[{}]", input[..5].join(",")).as_bytes());
     assert_eq!(told(&array), expected);
     let spread = decoder.decode(input[3].replace(", ", ",\n").as_bytes());
-    assert_eq!(told(&spread), expected[3..5]);
+    assert_eq!(told(&spread), expected[2..4]);
     let csv = toml::from_str::<FormatConfig>("type = \"csv\"\nenvelope = \"debezium\"").unwrap();
     assert!(Decoder::new(&csv, &columns, "UTC").is_err());
 }

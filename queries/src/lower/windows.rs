@@ -26,6 +26,15 @@ impl Lowering<'_> {
     pub(super) fn limit(&mut self, limit: &Limit) -> Result<NodeId, Problem> {
         match (order::numbers(limit), limit.input.as_ref()) {
             (Some((skip, fetch)), LogicalPlan::Sort(sort)) => self.top(sort, skip, fetch),
+            // Rows without columns have no order, and need none.
+            (Some((skip, fetch)), input) if input.schema().fields().is_empty() => {
+                let any = Sort {
+                    expr: Vec::new(),
+                    input: limit.input.clone(),
+                    fetch: None,
+                };
+                self.top(&any, skip, fetch)
+            }
             _ => Err(refusals::computed_limit()),
         }
     }

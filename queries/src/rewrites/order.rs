@@ -92,6 +92,8 @@ fn limited(limit: Limit) -> Result<LogicalPlan> {
                 }))
             })
         }
+        // Rows without columns are all alike.
+        input if input.schema().fields().is_empty() => Ok(over(Arc::new(rewrite(input)?))),
         input => {
             let fetch = fetch.map(|fetch| skip.saturating_add(fetch));
             let sort = Sort {

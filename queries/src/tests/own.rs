@@ -68,7 +68,7 @@ fn answers_of_our_functions() {
         ],
     );
     let sql = "SELECT ewma(ph, at, INTERVAL '10 minutes') OVER (ORDER BY at) AS m, \
-               ewma(count, at, INTERVAL '10 minutes') OVER (ORDER BY at) AS none FROM readings";
+               ewma(CAST(NULL AS double), at, INTERVAL '10 minutes') OVER (ORDER BY at) AS none FROM readings";
     assert_eq!(
         answer(&catalog, sql, &rows, TICK),
         "| m   | none |\n| 6.0 |      |\n| 8.0 |      |\n| 8.0 |      |"

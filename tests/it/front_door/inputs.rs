@@ -150,14 +150,13 @@ fn a_snapshot_is_all_there_is() {
     let keyed = "columns = { id = \"bigint not null\", state = \"text\" }\nkey = [\"id\"]\nsnapshot = true\n[connector]\ntype = \"http\"\n";
     let plain =
         "columns = { stop = \"text not null\", delay = \"bigint\" }\nsnapshot = true\n[connector]\ntype = \"http\"\n";
-    let file =
-        "columns = { id = \"bigint not null\" }\nsnapshot = true\n[connector]\ntype = \"file\"\npath = \"ids.csv\"\n";
+    let file = "columns = { id = \"bigint not null\" }\nsnapshot = true\n[connector]\ntype = \"file\"\npath = \"data/ids.csv\"\n";
     let ids: String = (0..20_000).map(|id| format!("{id}\n")).collect();
     let dir = deployment(&[
         ("sources/vehicles.toml", keyed),
         ("sources/delays.toml", plain),
         ("sources/ids.toml", file),
-        ("ids.csv", &format!("id\n{ids}")),
+        ("data/ids.csv", &format!("id\n{ids}")),
         (
             "views/states.sql",
             "SELECT state, count(*) AS n FROM vehicles GROUP BY state",

@@ -282,9 +282,9 @@ fn texts_at_their_limits() {
         (
             "nots",
             format!("SELECT k FROM facts WHERE {} k = 1", "NOT ".repeat(10_000)),
-            "too deep",
+            "",
         ),
-        ("nested", nested(5_000), "too deep"),
+        ("nested", nested(5_000), ""),
         (
             "sum",
             format!("SELECT {} AS y FROM facts", row("v", " + ", 10_000)),
