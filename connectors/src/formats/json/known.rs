@@ -119,3 +119,65 @@ fn after_blank(bytes: &[u8], mut at: usize) -> usize {
     }
     at
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{DataType, Field};
+    use rand::{RngExt, SeedableRng};
+
+    use crate::{Column, Decoder, FormatConfig};
+
+    /// Whatever follows a line of the same keys is read as if it came first.
+    #[test]
+    fn lines_are_read_as_any_json_is() {
+        let seed = 11;
+        println!("seed {seed}");
+        let mut random = rand_pcg::Pcg64::seed_from_u64(seed);
+        let columns = [
+            ("a", DataType::Int64),
+            ("bc", DataType::Utf8),
+            ("a longer name than 16", DataType::Float64),
+        ];
+        let columns = columns.map(|(name, data_type)| Column::new(Arc::new(Field::new(name, data_type, true))));
+        let decoder = || Decoder::new(&FormatConfig::default(), &columns, "UTC").expect("a decoder");
+        let good = r#"{"a":-15,"bc":"some text, and more","a longer name than 16":2.5e3,"other":null}"#;
+        let alphabet = b"{}[]\",:\\ue0123-+.tfn\n \t\rx";
+        let (mut rows, mut alike) = (0, 0);
+        for _ in 0..20_000 {
+            let mut line = good.as_bytes().to_vec();
+            for _ in 0..random.random_range(0..3) {
+                let at = random.random_range(0..line.len());
+                match random.random_range(0..3) {
+                    0 => drop(line.remove(at)),
+                    1 => line.insert(at, alphabet[random.random_range(0..alphabet.len())]),
+                    _ => line[at] = alphabet[random.random_range(0..alphabet.len())],
+                }
+            }
+            if line.trim_ascii_start().starts_with(b"[") {
+                // An array, where it comes first.
+                continue;
+            }
+            // Two lines each, so that neither is taken for one object over several lines.
+            let other = [line.as_slice(), b"\n{}\n"].concat();
+            let alone = decoder().decode(&other);
+            let after = decoder().decode(&[good.as_bytes(), b"\n", &other].concat());
+            let first = after.rows.num_rows() - alone.rows.num_rows();
+            assert_eq!(first, 1, "{}", String::from_utf8_lossy(&line));
+            assert_eq!(
+                after.rows.slice(1, alone.rows.num_rows()),
+                alone.rows,
+                "{}",
+                String::from_utf8_lossy(&line)
+            );
+            assert_eq!(after.rejected, alone.rejected, "{}", String::from_utf8_lossy(&line));
+            rows += alone.rows.num_rows();
+            alike += usize::from(line == good.as_bytes());
+        }
+        assert!(
+            rows > 25_000 && alike > 5_000,
+            "{rows} rows, {alike} of lines unchanged"
+        );
+    }
+}
