@@ -49,6 +49,9 @@ pub(crate) struct Window {
     results: Rows,
     /// Whether each row, by slot, is part of the output.
     shown: Vec<bool>,
+    /// Of each partition, how many rows from the first on are computed, where only some are wanted and
+    /// a function goes on from row to row.
+    known: Vec<usize>,
     schema: SchemaRef,
 }
 
@@ -131,12 +134,15 @@ impl Window {
             keep,
             results: Rows::new(&types),
             shown: Vec::new(),
+            known: Vec::new(),
             schema,
         })
     }
 
     /// Finds the rows whose results, or whose being shown, the changes may have altered.
-    fn spans(&self, changes: &Changes) -> Vec<Span> {
+    fn spans(&mut self, changes: &Changes) -> Vec<Span> {
+        let continues = |call: &Call| matches!(call, Call::Ranking(Ranking::DenseRank) | Call::Running(_));
+        let continues = self.keep.is_some() && self.calls.iter().any(continues);
         let mut spans = Vec::new();
         let mut reached: Vec<Range<usize>> = Vec::new();
         for (partition, changes) in changes.by_partition() {
@@ -162,6 +168,22 @@ impl Window {
                 None => sequence.len(),
             };
             reached.sort_unstable_by_key(|rows| rows.start);
+            if continues {
+                // What goes on from the row before must find it computed: rows past the end were not.
+                self.known.resize(self.known.len().max(partition as usize + 1), 0);
+                let known = &mut self.known[partition as usize];
+                let first = changes.iter().map(|change| change.position).min();
+                *known = (*known).min(first.unwrap_or(0));
+                let start = reached.first().map_or(*known, |rows| rows.start.min(*known));
+                if start < end {
+                    spans.push(Span {
+                        partition,
+                        rows: start..end,
+                    });
+                    *known = end;
+                }
+                reached.clear();
+            }
             let mut last: Option<Range<usize>> = None;
             for rows in reached.drain(..) {
                 let rows = rows.start..rows.end.min(end);
