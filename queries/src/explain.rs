@@ -324,7 +324,9 @@ impl Explaining<'_> {
         };
         let bounded = keep
             .is_some_and(|keep| keep.fetch < u64::MAX && self.plan.nodes[self.plan.nodes[id].inputs[0]].append_only);
+        let closes = self.plan.nodes[id].closes.iter().any(Option::is_some);
         let state = match bounded {
+            true if closes => format!("state: the rows of these ranks, in order; bound: {}", self.closed_by()),
             true => "state: the rows of these ranks, in order".to_owned(),
             false => format!("state: every row, in order, and its results; bound: {}", self.bound(id)),
         };
