@@ -26,8 +26,8 @@ impl Lowering<'_> {
     pub(super) fn limit(&mut self, limit: &Limit) -> Result<NodeId, Problem> {
         match (order::numbers(limit), limit.input.as_ref()) {
             (Some((skip, fetch)), LogicalPlan::Sort(sort)) => self.top(sort, skip, fetch),
-            // Rows without columns have no order, and need none.
-            (Some((skip, fetch)), input) if input.schema().fields().is_empty() => {
+            // Only rows of which nothing is wanted were left without an order, and need none.
+            (Some((skip, fetch)), _) => {
                 let any = Sort {
                     expr: Vec::new(),
                     input: limit.input.clone(),

@@ -218,7 +218,7 @@ fn texts_at_their_limits() {
     let nested = |levels: usize| {
         let mut sql = "SELECT k, v FROM facts".to_owned();
         for level in 0..levels {
-            sql = format!("SELECT k, v + {level} AS v FROM ({sql}) s{level} WHERE k > -{level}");
+            sql = format!("SELECT k, v + {level} AS v FROM ({sql}) s{level} WHERE k >= -{level}");
         }
         sql
     };
