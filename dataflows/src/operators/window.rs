@@ -334,13 +334,14 @@ impl Window {
         self.partitions.forget(&gone);
         let touched: Vec<u32> = changes.by_partition().map(|(partition, _)| partition).collect();
         for partition in touched {
-            let sequence = self.partitions.sequence(partition);
             if let Some(keep) = self.keep.filter(|_| self.prunes) {
-                let end = ranks::end(&self.partitions, sequence, &keep, 0);
+                let end = ranks::end(&self.partitions, self.partitions.sequence(partition), &keep, 0);
                 for slot in self.partitions.truncate(partition, end) {
                     self.results.clear(slot);
                 }
-            } else if sequence.len() == 0 {
+            }
+            // Also of those that are pruned: a view that closes its buckets lets go of them.
+            if self.partitions.sequence(partition).len() == 0 {
                 for call in &mut self.calls {
                     if let Call::Aggregate(slides) = call {
                         slides.reset(partition);
