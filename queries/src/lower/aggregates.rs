@@ -24,8 +24,13 @@ impl Lowering<'_> {
             .iter()
             .map(|key| position(key, below))
             .collect::<Result<Vec<_>, _>>()?;
+        let Some(fields) = schema.fields().get(keys.len()..) else {
+            return Err(
+                Problem::new("an aggregation groups by one column several times").hint("Group by each column once.")
+            );
+        };
         let mut calls = Vec::with_capacity(aggregate.aggr_expr.len());
-        for (call, field) in aggregate.aggr_expr.iter().zip(&schema.fields()[keys.len()..]) {
+        for (call, field) in aggregate.aggr_expr.iter().zip(fields) {
             let Expr::AggregateFunction(call) = call.clone().unalias() else {
                 return Err(Problem::not_maintained(text(call)));
             };
