@@ -61,6 +61,9 @@ pub(super) struct Fill {
     pub(super) reply: oneshot::Sender<Tick>,
 }
 
+/// Dataflows that are filled, what is to be with them, and how far each was closed from the start.
+pub(super) type Filled = (BTreeMap<FlowId, Running>, Box<Fill>, Vec<(FlowId, Closed)>);
+
 /// Dataflows on their way in.
 pub(super) struct Filling {
     pub(super) running: BTreeMap<FlowId, Running>,
@@ -146,7 +149,7 @@ impl Filling {
         } else {
             // The last of some ticks stands for all of them.
             let lot = self.missed.len().min(CATCH_UP_TICKS);
-            let last = self.missed.drain(..lot).last()?;
+            let last = self.missed.drain(..lot).next_back()?;
             TickInput::new(last, Vec::new(), flows.clone())
         };
         self.unanswered.insert(input.tick, Answers::of(&flows, workers));
@@ -190,7 +193,7 @@ impl Filling {
     }
 
     /// Returns the dataflows and what is to be with them.
-    pub(super) fn finish(self) -> Option<(BTreeMap<FlowId, Running>, Box<Fill>, Vec<(FlowId, Closed)>)> {
+    pub(super) fn finish(self) -> Option<Filled> {
         Some((self.running, self.fill?, self.closed))
     }
 }

@@ -89,11 +89,6 @@ const BOUNDS: &[Bound] = &[
         view: "SELECT k, n FROM (SELECT *, row_number() OVER (PARTITION BY k ORDER BY n DESC) AS r FROM s) WHERE r <= 3",
         named: "state: the rows of these ranks, in order",
     },
-    Bound {
-        source: LATE,
-        view: "SELECT count(*) AS n, sum(n) AS total FROM s",
-        named: "state: one group",
-    },
 ];
 
 #[tokio::test]

@@ -167,7 +167,7 @@ pub(crate) struct FileReader {
 }
 
 enum Current {
-    Text(TextFile),
+    Text(Box<TextFile>),
     Parquet(ParquetFile),
 }
 
@@ -213,7 +213,7 @@ impl FileReader {
                     self.files.push_front(Next::Text(path, decoder, latin1));
                     return Ok(None);
                 }
-                TextFile::open(path, *decoder, latin1).map(|file| Some(Current::Text(file)))
+                TextFile::open(path, *decoder, latin1).map(|file| Some(Current::Text(Box::new(file))))
             }
         }
     }

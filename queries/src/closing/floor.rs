@@ -248,8 +248,9 @@ pub(super) fn rising(physical: &Arc<dyn PhysicalExpr>, time_zone: &str) -> Optio
             }
             interval_us(length, true)?
         }
-        "date_trunc" => match length.downcast_ref::<Literal>()?.value().try_as_str()?? {
-            unit => match unit.to_lowercase().as_str() {
+        "date_trunc" => {
+            let unit = length.downcast_ref::<Literal>()?.value().try_as_str()??;
+            match unit.to_lowercase().as_str() {
                 "microsecond" | "millisecond" | "second" => 1_000_000,
                 "minute" => 60_000_000,
                 "hour" => HOUR_US,
@@ -259,8 +260,8 @@ pub(super) fn rising(physical: &Arc<dyn PhysicalExpr>, time_zone: &str) -> Optio
                 "quarter" => 92 * DAY_US + jump_us(time_zone),
                 "year" => 366 * DAY_US + jump_us(time_zone),
                 _ => return None,
-            },
-        },
+            }
+        }
         _ => return None,
     };
     let (column, size_us) = rising(time, time_zone)?;

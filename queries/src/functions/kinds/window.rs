@@ -16,6 +16,9 @@ use datafusion::physical_expr::expressions::Literal;
 use crate::problem::Problem;
 use crate::refusals;
 
+/// Builds a function for one call.
+pub(crate) type Build = fn(&[ScalarValue]) -> Result<Arc<dyn Running>, Problem>;
+
 /// A window function: how it is called, and what both engines run.
 pub(crate) struct Window {
     /// Its SQL name.
@@ -27,7 +30,7 @@ pub(crate) struct Window {
     /// The type of its result.
     pub(crate) output: DataType,
     /// Builds it for one call from the call's constants.
-    pub(crate) build: fn(&[ScalarValue]) -> Result<Arc<dyn Running>, Problem>,
+    pub(crate) build: Build,
 }
 
 impl Window {

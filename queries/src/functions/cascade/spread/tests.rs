@@ -118,7 +118,8 @@ fn a_cascade_is_a_naive_fixpoint() {
                 0 => None,
                 _ => Some(NAMES[random.random_range(0..NAMES.len())]),
             };
-            let (mut new_sources, mut new_links): (Vec<(Source, i64)>, Vec<(Link, i64)>) = (vec![], vec![]);
+            let mut new_sources: Vec<(Source, i64)> = vec![];
+            let mut new_links: Vec<(Link, i64)> = vec![];
             for _ in 0..random.random_range(0..4) {
                 if random.random_range(0..5) < 2 && !held_sources.is_empty() {
                     let at = random.random_range(0..held_sources.len());
