@@ -285,10 +285,10 @@ impl<'a> Case<'a> {
             if self.made.changes && change.chance(20) {
                 self.change(&mut change).await?;
             }
-            if count % 10 == 0 {
+            if count.is_multiple_of(10) {
                 self.observe();
             }
-            if self.made.taste.tame && count % 15 == 0 {
+            if self.made.taste.tame && count.is_multiple_of(15) {
                 self.plain().await?;
             }
         }
