@@ -297,7 +297,7 @@ fn texts_at_their_limits() {
         ),
         (
             "unions",
-            row("SELECT k FROM facts", " UNION ALL ", 10_000),
+            row("SELECT k FROM facts", " UNION ALL ", 6_000),
             "set operations in a row",
         ),
         (
