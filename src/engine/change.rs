@@ -41,7 +41,7 @@ pub enum ChangeError {
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Wrong(Vec<FileProblem>),
     /// The folder cannot be written to.
-    #[error("could not write to the deployment folder: {0}")]
+    #[error("could not write to the deployment folder, so a restart may find what ran before: {0}")]
     Unwritten(#[from] std::io::Error),
     /// It differs in what is fixed as long as the program runs.
     #[error("{}", .0.join("; "))]
@@ -73,7 +73,8 @@ impl Engine {
         task.await.unwrap_or_else(|_| Err(EngineError::Stopped.into()))
     }
 
-    /// Makes a change of the deployment folder, in the folder and in what runs, or in neither.
+    /// Makes a change of the deployment folder, in the folder and in what runs, or in neither; the file is
+    /// prepared before, and gets its name once the change runs. Should that last step fail, the change runs all the same.
     ///
     /// # Errors
     /// As [`change`](Self::change), and when the folder has mistakes or cannot be written to.

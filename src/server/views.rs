@@ -1,7 +1,7 @@
 //! `POST /views` and `DELETE /views/{view}`: changes what runs, while it runs.
 //!
-//! A change is made in the deployment folder, too, so that a restart finds what ran. Both
-//! take effect as a whole, or not at all.
+//! A change is made in the deployment folder, too, so that a restart finds what ran. It takes effect as a
+//! whole, or not at all; only should the file then refuse its new name, the change runs and the answer says so.
 
 use std::collections::HashMap;
 use std::sync::Arc;
