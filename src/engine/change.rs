@@ -41,7 +41,7 @@ pub enum ChangeError {
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Wrong(Vec<FileProblem>),
     /// The folder cannot be written to.
-    #[error("could not write to the deployment folder, so a restart may find what ran before: {0}")]
+    #[error("could not write to the deployment folder: {0}")]
     Unwritten(#[from] std::io::Error),
     /// It differs in what is fixed as long as the program runs.
     #[error("{}", .0.join("; "))]
