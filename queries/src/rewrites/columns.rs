@@ -34,7 +34,7 @@ pub(crate) fn rewrite(plan: LogicalPlan) -> Result<LogicalPlan> {
         LogicalPlan::EmptyRelation(empty) if empty.schema.fields().is_empty() => {
             changed(one_column(LogicalPlan::EmptyRelation(empty))?)
         }
-        LogicalPlan::SubqueryAlias(_) | LogicalPlan::Union(_)
+        LogicalPlan::SubqueryAlias(_) | LogicalPlan::Union(_) | LogicalPlan::Window(_)
             if plan
                 .inputs()
                 .iter()

@@ -54,6 +54,7 @@ fn answers_do_not_depend_on_the_order_rows_came_in() {
         "SELECT id, sum(weight) OVER (PARTITION BY kind ORDER BY value ROWS 1 PRECEDING) AS s, \
          max(weight) OVER (PARTITION BY kind ORDER BY value ROWS 1 PRECEDING) AS m FROM events",
         "SELECT id, count(*) OVER (ORDER BY weight RANGE BETWEEN 1 PRECEDING AND 1 FOLLOWING) AS n FROM events",
+        "SELECT r FROM (SELECT kind, rank() OVER () AS r, count(*) OVER (PARTITION BY kind) AS n FROM events) AS pruned",
         "SELECT id, kind FROM events ORDER BY kind DESC LIMIT 2",
         "SELECT id FROM events LIMIT 2",
         "SELECT DISTINCT ON (kind) kind, id FROM events ORDER BY kind, value DESC",
