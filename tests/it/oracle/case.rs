@@ -8,6 +8,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use dataflows::plan::{Operator, WindowFunction};
 use queries::Relations;
+use sangam::config::Deployment;
 use sangam::engine::{Changes, Engine, Operation, Snapshot};
 
 use super::bag::{Bag, Reader, nearly};
@@ -30,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) patience: Duration,
     /// For how long a case that fails is made smaller.
     pub(crate) shrinks: Option<Duration>,
+    /// The operator or function that a case must have to be played at all.
+    pub(crate) needs: Option<&'static str>,
 }
 
 /// What a case came to, for the statistics over all cases.
@@ -84,12 +87,18 @@ impl Tally {
     }
 }
 
-/// Runs the case of a seed. The error is the whole story of what was wrong.
+/// Runs the case of a seed, if it has what is needed. The error is the whole story of what was wrong.
 pub(crate) async fn run(seed: u64, settings: Settings) -> Result<Tally, String> {
     let mut dice = Dice::new(seed);
     let workers = 1 + (seed % 2) as usize;
     let dir = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
     let made = make(&mut dice, workers, dir.path());
+    if settings
+        .needs
+        .is_some_and(|kind| !kinds(&made.deployment).contains_key(kind))
+    {
+        return Ok(Tally::default());
+    }
     let mut taste = made.taste;
     let mut steps = Vec::new();
     let random = |books: &[Book], tick: u64, count: usize| {
@@ -208,25 +217,12 @@ impl<'a> Case<'a> {
             .map(|view| (view.view.name.clone(), Arc::clone(&view.view.schema)));
         let (names, schemas): (Vec<String>, Vec<SchemaRef>) = sources.chain(views).unzip();
         let count = names.len();
-        let mut tally = Tally {
+        let tally = Tally {
             views: deployment.views.len(),
             refused: made.refused.clone(),
+            kinds: kinds(deployment),
             ..Tally::default()
         };
-        for node in deployment.views.iter().flat_map(|view| &view.view.plan.nodes) {
-            *tally.kinds.entry(kind(&node.operator)).or_default() += 1;
-            if let Operator::Window { calls, .. } = &node.operator {
-                let running = calls
-                    .iter()
-                    .filter(|call| matches!(call.function, WindowFunction::Running { .. }));
-                *tally.kinds.entry("ewma").or_default() += running.count();
-            }
-            if let Operator::Aggregate { calls, .. } = &node.operator {
-                for call in calls {
-                    *tally.kinds.entry(call.function.name()).or_default() += 1;
-                }
-            }
-        }
         Case {
             made,
             engine,
@@ -723,6 +719,30 @@ impl<'a> Case<'a> {
     }
 }
 
+/// Counts the operators of a deployment's views by kind, and the functions they call by name.
+fn kinds(deployment: &Deployment) -> HashMap<&'static str, usize> {
+    let mut kinds = HashMap::new();
+    for node in deployment.views.iter().flat_map(|view| &view.view.plan.nodes) {
+        *kinds.entry(kind(&node.operator)).or_default() += 1;
+        match &node.operator {
+            Operator::Window { calls, .. } => {
+                let running = calls
+                    .iter()
+                    .filter(|call| matches!(call.function, WindowFunction::Running { .. }));
+                *kinds.entry("ewma").or_default() += running.count();
+            }
+            Operator::Aggregate { calls, .. } => {
+                for call in calls {
+                    *kinds.entry(call.function.name()).or_default() += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    kinds.retain(|_, count| *count > 0);
+    kinds
+}
+
 fn kind(operator: &Operator) -> &'static str {
     match operator {
         Operator::Get { .. } => "get",
@@ -735,6 +755,7 @@ fn kind(operator: &Operator) -> &'static str {
         Operator::Aggregate { keys, .. } if keys.is_empty() => "global aggregate",
         Operator::Aggregate { calls, .. } if calls.is_empty() => "distinct",
         Operator::Aggregate { .. } => "aggregate",
+        Operator::Join { band: Some(_), .. } => "join by time",
         Operator::Join { .. } => "join",
         Operator::Window { calls, .. } if calls.is_empty() => "top",
         Operator::Window { .. } => "window",
