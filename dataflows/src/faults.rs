@@ -48,6 +48,8 @@ pub enum Fault {
     ReopenedBucket,
     /// A join by time passes over the last pair of a batch.
     MissedPair,
+    /// One of the groups whose time is over stays.
+    StayingGroup,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

@@ -10,6 +10,7 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, IsNotNullExpr, IsNullExpr, Literal, NotExpr};
 
 use crate::functions;
 pub use crate::operators::release::times_of;
@@ -87,8 +88,8 @@ pub enum Operator {
     TemporalFilter {
         /// The bounds, all of which must hold.
         bounds: Vec<TemporalBound>,
-        /// Whether no row of the input is taken back before it has left by itself.
-        in_order: bool,
+        /// What is remembered of rows that are present, so that they leave.
+        memory: TemporalMemory,
     },
     /// Keeps a row while one of several conditions holds at the tick's `now()`.
     TemporalAny {
@@ -112,6 +113,9 @@ pub enum Operator {
         keys: Vec<usize>,
         /// The aggregates.
         calls: Vec<AggregateCall>,
+        /// Bounds over the keys' output columns, all of which look back: a group leaves once one of
+        /// them no longer holds, with all its rows. A filter below keeps rows of such groups out.
+        leaves: Vec<TemporalBound>,
     },
     /// Pairs rows with equal keys and emits the left's columns, then the right's; or says
     /// which left rows have a partner. Without keys every left row meets every right one.
@@ -323,6 +327,32 @@ impl PartialEq for Expression {
     }
 }
 
+impl Expression {
+    /// Tells whether it has a value on every row, being of kinds that always do: it compares columns and constants.
+    pub fn cannot_fail(&self) -> bool {
+        cannot_fail(&self.physical)
+    }
+}
+
+/// As [`Expression::cannot_fail`].
+pub(crate) fn cannot_fail(physical: &Arc<dyn PhysicalExpr>) -> bool {
+    use datafusion::logical_expr::Operator::*;
+    let is_plain = match physical.downcast_ref::<BinaryExpr>() {
+        Some(binary) => matches!(
+            binary.op(),
+            Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom | And | Or
+        ),
+        None => {
+            physical.is::<Column>()
+                || physical.is::<Literal>()
+                || physical.is::<NotExpr>()
+                || physical.is::<IsNullExpr>()
+                || physical.is::<IsNotNullExpr>()
+        }
+    };
+    is_plain && physical.children().into_iter().all(cannot_fail)
+}
+
 /// A comparison of a timestamp column with `now()`: `column <comparison> now() + offset`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemporalBound {
@@ -345,6 +375,17 @@ pub enum TemporalComparison {
     Greater,
     /// `column >= now() + offset`: present until the time has passed.
     GreaterOrEqual,
+}
+
+/// What a temporal filter remembers of the rows that are present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TemporalMemory {
+    /// Each, by what it holds: any may be taken back before it leaves.
+    Content,
+    /// Each, as it came: none is taken back before it has left by itself.
+    Arrival,
+    /// None: they leave with their group, further up.
+    Groups,
 }
 
 /// Bounds and flags that must hold together.
@@ -428,8 +469,8 @@ impl Operator {
     pub fn keeps_state(&self) -> bool {
         use Operator::*;
         match self {
-            TemporalFilter { .. }
-            | Close { .. }
+            TemporalFilter { memory, .. } => *memory != TemporalMemory::Groups,
+            Close { .. }
             | TemporalAny { .. }
             | Aggregate { .. }
             | Join { .. }

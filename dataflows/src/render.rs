@@ -23,7 +23,7 @@ use crate::operators::unnest::{Unnest, unnest};
 use crate::operators::window::Window;
 use crate::operators::{Rows, SharedCell};
 use crate::parts::{Part, Parts};
-use crate::plan::{AggregateCall, Node, NodeId, Operator, Plan};
+use crate::plan::{AggregateCall, Node, NodeId, Operator, Plan, TemporalMemory};
 use crate::update::{Tick, Updates};
 
 /// Checks what only rendering would find out, so that no worker ever meets it.
@@ -90,11 +90,11 @@ pub(crate) fn render<'scope>(
                     shared,
                 )
             }
-            Operator::TemporalFilter { bounds, in_order } => {
-                let operator = Temporal::new(bounds.clone(), *in_order, Arc::clone(&node.schema), shared);
-                let route = match in_order {
-                    true => Route::Here,
-                    false => Route::ByColumns((0..node.schema.fields().len()).collect()),
+            Operator::TemporalFilter { bounds, memory } => {
+                let operator = Temporal::new(bounds.clone(), *memory, Arc::clone(&node.schema), shared);
+                let route = match memory {
+                    TemporalMemory::Arrival | TemporalMemory::Groups => Route::Here,
+                    TemporalMemory::Content => Route::ByColumns((0..node.schema.fields().len()).collect()),
                 };
                 ticked(scope, &name, vec![(input(0), route)], shared, true, Box::new(operator))
             }
@@ -107,7 +107,7 @@ pub(crate) fn render<'scope>(
                 let lists = Unnest::new(lists.clone(), *absent, Arc::clone(&node.schema));
                 unnest(&name, input(0), lists, shared)
             }
-            Operator::Aggregate { keys, calls } => {
+            Operator::Aggregate { keys, calls, leaves } => {
                 let reads = &plan.nodes[node.inputs[0]];
                 let schema = Arc::clone(&node.schema);
                 let operator = Aggregate::new(
@@ -117,8 +117,10 @@ pub(crate) fn render<'scope>(
                     schema,
                     reads.append_only,
                     first_worker,
-                )?;
+                )?
+                .leaving(leaves, shared);
                 let (operator, every_tick) = releasing(Box::new(operator), plan, id, shared);
+                let every_tick = every_tick || !leaves.is_empty();
                 let route = Route::ByColumns(keys.clone());
                 ticked(scope, &name, vec![(input(0), route)], shared, every_tick, operator)
             }

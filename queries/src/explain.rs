@@ -8,7 +8,8 @@ use std::fmt::Write;
 
 use arrow::compute::SortOptions;
 use dataflows::plan::{
-    AbsentList, AggregateFunction as Function, JoinKind, Keep, NodeId, Operator, Plan, Ranking, WindowCall,
+    AbsentList, AggregateFunction as Function, JoinKind, Keep, NodeId, Operator, Plan, Ranking, TemporalMemory,
+    WindowCall,
 };
 
 use crate::catalog::{Catalog, Relation};
@@ -145,15 +146,22 @@ impl Explaining<'_> {
                     .collect();
                 (format!("project: {}", columns.join(", ")), vec![])
             }
-            Operator::TemporalFilter { bounds, in_order } => {
+            Operator::TemporalFilter { bounds, memory } => {
                 let bounds: Vec<String> = bounds.iter().map(|bound| temporal_bound(bound, &name)).collect();
+                let state = match memory {
+                    TemporalMemory::Content => Some(""),
+                    TemporalMemory::Arrival => Some(", as they came"),
+                    TemporalMemory::Groups => None,
+                };
+                let state = state.map(|how| {
+                    format!(
+                        "state: rows that have yet to enter or leave{how}; bound: {}",
+                        self.bound(id)
+                    )
+                });
                 (
                     format!("temporal filter: {}", bounds.join(" AND ")),
-                    vec![format!(
-                        "state: rows that have yet to enter or leave{}; bound: {}",
-                        if *in_order { ", as they came" } else { "" },
-                        self.bound(id)
-                    )],
+                    state.into_iter().collect(),
                 )
             }
             Operator::TemporalAny { alternatives } => {
@@ -188,7 +196,11 @@ impl Explaining<'_> {
                 };
                 (format!("unnest: {}{kept}", lists.join("; ")), vec![])
             }
-            Operator::Aggregate { keys, calls } => {
+            Operator::Aggregate { keys, calls, leaves } => {
+                let whole = match leaves.is_empty() {
+                    true => "",
+                    false => ", and a group leaves as a whole",
+                };
                 let keys: Vec<String> = keys.iter().map(|key| name(*key)).collect();
                 let by = if keys.is_empty() {
                     "one group".to_owned()
@@ -196,14 +208,14 @@ impl Explaining<'_> {
                     format!("by {}", keys.join(", "))
                 };
                 if calls.is_empty() {
-                    let state = format!("state: a count for each distinct row; bound: {}", self.bound(id));
+                    let state = format!("state: a count for each distinct row; bound: {}{whole}", self.bound(id));
                     return (format!("distinct {}", keys.join(", ")), vec![state]);
                 }
                 let texts: Vec<String> = calls.iter().map(|call| call_text(call, &name)).collect();
                 let mut state = vec![if keys.is_empty() {
                     "state: one group".to_owned()
                 } else {
-                    format!("state: one entry a group; bound: {}", self.bound(id))
+                    format!("state: one entry a group; bound: {}{whole}", self.bound(id))
                 }];
                 let retracts = input.is_some_and(|input| !self.plan.nodes[input].append_only);
                 if calls.iter().any(|call| {
@@ -358,7 +370,7 @@ impl Explaining<'_> {
                 Some((around, node)) => around.name(node, column),
                 None => field.clone(),
             },
-            Operator::Aggregate { keys, calls } => match column.checked_sub(keys.len()) {
+            Operator::Aggregate { keys, calls, .. } => match column.checked_sub(keys.len()) {
                 None => below(keys[column]),
                 Some(call) => call_text(&calls[call], &below),
             },
@@ -502,7 +514,7 @@ impl Explaining<'_> {
                 Operator::TemporalFilter { bounds, .. } if !bounds.iter().any(leaves) => continue,
                 // It keeps no row for longer than it has still to enter or leave.
                 Operator::TemporalAny { .. } => continue,
-                Operator::Aggregate { keys, calls } if !keys.is_empty() && calls.is_empty() => {
+                Operator::Aggregate { keys, calls, .. } if !keys.is_empty() && calls.is_empty() => {
                     "DISTINCT keeps every distinct row"
                 }
                 Operator::Aggregate { keys, .. } if !keys.is_empty() => "a group is kept for every key ever seen",

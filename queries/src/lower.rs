@@ -4,6 +4,7 @@ mod aggregates;
 mod band;
 mod constants;
 mod held;
+mod leaving;
 mod recursive;
 mod temporal;
 mod unnest;
@@ -68,6 +69,7 @@ pub(crate) fn lower(plan: &LogicalPlan, catalog: &Catalog, session: &SessionStat
         root,
     };
     windows::keep_ranks(&mut plan);
+    leaving::let_groups_leave(&mut plan);
     Ok(Lowered {
         plan,
         key,
@@ -291,7 +293,7 @@ impl Lowering<'_> {
                     expression.field = field.clone();
                 }
             }
-            Operator::Aggregate { keys, calls } => {
+            Operator::Aggregate { keys, calls, .. } => {
                 for (call, field) in calls.iter_mut().zip(&schema.fields()[keys.len()..]) {
                     call.field = field.clone();
                 }
@@ -457,6 +459,14 @@ pub(crate) fn nullable(schema: &DFSchema) -> SchemaRef {
         })
         .collect();
     Arc::new(Schema::new(fields))
+}
+
+/// Returns how many operators read each.
+fn readers(plan: &Plan) -> Vec<usize> {
+    let mut readers = vec![0usize; plan.nodes.len()];
+    let read = plan.nodes.iter().flat_map(|node| &node.inputs);
+    read.for_each(|&input| readers[input] += 1);
+    readers
 }
 
 /// Tells whether an operator's batches are its inputs', names included.

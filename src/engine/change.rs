@@ -1,6 +1,6 @@
 //! Changes what runs: only what differs is touched, all else keeps its state and its subscribers.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use dataflows::workers::{FlowId, check};
 use tokio::sync::oneshot;
 
 use super::feed::Feed;
-use super::filling::{ChangeRequest, Fill, SLICE_ROWS};
+use super::filling::{ChangeRequest, Contents, Fill};
 use super::shared::SourceEntry;
 use super::topology::{FlowEntry, Topology};
 use super::wiring::{NewFlow, definitions, feeds, flows, source};
@@ -158,12 +158,12 @@ impl Engine {
             }
         };
         let through = snapshot.tick;
-        let slices = slices(snapshot);
-        changed.rows = slices.iter().flatten().map(|(_, rows)| rows.num_rows()).sum();
+        let contents = contents(snapshot);
+        changed.rows = contents.rows();
         let (reply, filled) = oneshot::channel();
         self.ask(ChangeRequest::Fill(Box::new(Fill {
             through,
-            slices,
+            contents,
             topology,
             sources: states,
             remove,
@@ -292,36 +292,17 @@ fn inputs(new: &[NewFlow]) -> Vec<String> {
     inputs
 }
 
-/// Divides what relations hold into steps of bounded size, the smallest relations first: a row that
-/// comes late meets all its partners at once.
-fn slices(snapshot: Snapshot) -> VecDeque<Vec<(Arc<str>, RecordBatch)>> {
+/// Lists what relations hold, the smallest first: a row that comes late meets all its partners at once.
+fn contents(snapshot: Snapshot) -> Contents {
     let mut relations: Vec<(String, Vec<RecordBatch>)> = snapshot
         .relations
         .into_iter()
         .map(|(name, (_, batches))| (name, batches))
         .collect();
     relations.sort_by_key(|(name, batches)| (batches.iter().map(RecordBatch::num_rows).sum::<usize>(), name.clone()));
-    let mut slices = VecDeque::new();
-    let mut slice: Vec<(Arc<str>, RecordBatch)> = Vec::new();
-    let mut room = SLICE_ROWS;
-    for (name, batches) in relations {
+    let batches = relations.into_iter().flat_map(|(name, batches)| {
         let name: Arc<str> = name.into();
-        for batch in batches {
-            let mut from = 0;
-            while from < batch.num_rows() {
-                let rows = room.min(batch.num_rows() - from);
-                slice.push((Arc::clone(&name), batch.slice(from, rows)));
-                from += rows;
-                room -= rows;
-                if room == 0 {
-                    slices.push_back(std::mem::take(&mut slice));
-                    room = SLICE_ROWS;
-                }
-            }
-        }
-    }
-    if !slice.is_empty() {
-        slices.push_back(slice);
-    }
-    slices
+        batches.into_iter().map(move |batch| (Arc::clone(&name), batch))
+    });
+    Contents::new(batches)
 }

@@ -181,6 +181,10 @@ impl Coordinator {
                 Some(wait) if open && room => after(wait),
                 _ => never(),
             };
+            let rested = match self.filling.as_ref().and_then(Filling::rest) {
+                Some(rest) => after(rest),
+                None => never(),
+            };
             select! {
                 recv(inbox.responses) -> response => match response {
                     Ok(Response::Completed(completed)) => {
@@ -202,6 +206,7 @@ impl Coordinator {
                     Err(_) => may_change = false,
                 },
                 recv(timer) -> _ => self.cut_timers(),
+                recv(rested) -> _ => {}
             }
             self.fill();
             self.let_go();

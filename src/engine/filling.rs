@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::Sender;
@@ -24,8 +25,14 @@ use super::source::SourceState;
 use super::topology::Topology;
 use super::wiring::NewFlow;
 
-/// Rows fed at a time: some milliseconds of work.
-pub(super) const SLICE_ROWS: usize = 8 * 1024;
+/// How long the others may have to wait for a slice.
+const SLICE_AIM: Duration = Duration::from_micros(500);
+
+/// Half of the time is for the others, but no rest is longer.
+const REST_MAX: Duration = Duration::from_millis(10);
+
+/// Rows fed at a time, at least and at most; the last may be fewer.
+const SLICE_ROWS: std::ops::RangeInclusive<usize> = 256..=8 * 1024;
 
 /// Ticks that may be set aside.
 pub(super) const MISSED_TICKS_MAX: usize = 64 * 1024;
@@ -50,8 +57,8 @@ pub(super) enum ChangeRequest {
 pub(super) struct Fill {
     /// The tick of the contents.
     pub(super) through: Tick,
-    /// The contents, a list of rows by relation for each step.
-    pub(super) slices: VecDeque<Vec<(Arc<str>, RecordBatch)>>,
+    /// The contents, in the order they are fed.
+    pub(super) contents: Contents,
     /// What runs afterwards.
     pub(super) topology: Arc<Topology>,
     /// What decides which rows enter the sources that are new.
@@ -59,6 +66,54 @@ pub(super) struct Fill {
     /// The dataflows that are to go then.
     pub(super) remove: Vec<FlowId>,
     pub(super) reply: oneshot::Sender<Tick>,
+}
+
+/// Rows of relations that are still to be fed.
+#[derive(Default)]
+pub(super) struct Contents {
+    batches: VecDeque<(Arc<str>, RecordBatch)>,
+    rows: usize,
+    is_begun: bool,
+}
+
+impl Contents {
+    pub(super) fn new(batches: impl Iterator<Item = (Arc<str>, RecordBatch)>) -> Self {
+        let batches: VecDeque<_> = batches.filter(|(_, rows)| rows.num_rows() > 0).collect();
+        Contents {
+            rows: batches.iter().map(|(_, rows)| rows.num_rows()).sum(),
+            batches,
+            is_begun: false,
+        }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Tells whether all was fed. Nothing at all is fed too: constants and empty groups are there from then on.
+    fn are_fed(&self) -> bool {
+        self.is_begun && self.rows == 0
+    }
+
+    /// Takes the next rows, `count` of them where there are as many.
+    fn take(&mut self, count: usize) -> Vec<(Arc<str>, RecordBatch)> {
+        self.is_begun = true;
+        let mut taken = Vec::new();
+        let mut room = count.min(self.rows);
+        self.rows -= room;
+        while room > 0
+            && let Some((name, batch)) = self.batches.front_mut()
+        {
+            let rows = room.min(batch.num_rows());
+            taken.push((Arc::clone(name), batch.slice(0, rows)));
+            *batch = batch.slice(rows, batch.num_rows() - rows);
+            room -= rows;
+            if batch.num_rows() == 0 {
+                self.batches.pop_front();
+            }
+        }
+        taken
+    }
 }
 
 /// Dataflows that are filled, what is to be with them, and how far each was closed from the start.
@@ -71,6 +126,11 @@ pub(super) struct Filling {
     missed: VecDeque<Tick>,
     unanswered: BTreeMap<Tick, Answers>,
     fill: Option<Box<Fill>>,
+    /// Rows of the next slice, and of each but the last at least.
+    slice_rows: usize,
+    least_rows: usize,
+    /// Until when nothing more is fed.
+    rests_until: Instant,
     /// How far they are closed from the start: of buckets below, rows have expired already.
     closed: Vec<(FlowId, Closed)>,
 }
@@ -87,6 +147,9 @@ impl Filling {
             missed: VecDeque::new(),
             unanswered: BTreeMap::new(),
             fill: None,
+            slice_rows: *SLICE_ROWS.start(),
+            least_rows: *SLICE_ROWS.start(),
+            rests_until: Instant::now(),
             closed: Vec::new(),
         }
     }
@@ -103,40 +166,38 @@ impl Filling {
     /// Tells whether the others must wait for a moment.
     pub(super) fn closes_doors(&self) -> bool {
         let is_near =
-            self.missed.len() <= CATCH_UP_TICKS && self.fill.as_ref().is_some_and(|fill| fill.slices.is_empty());
+            self.missed.len() <= CATCH_UP_TICKS && self.fill.as_ref().is_some_and(|fill| fill.contents.are_fed());
         is_near || self.missed.len() >= MISSED_TICKS_MAX && self.fill.is_some()
     }
 
     /// Starts to fill.
-    pub(super) fn begin(&mut self, mut fill: Box<Fill>, closed: Vec<(FlowId, Closed)>) {
+    pub(super) fn begin(&mut self, fill: Box<Fill>, closed: Vec<(FlowId, Closed)>) {
         self.closed = closed;
         self.missed.retain(|tick| *tick > fill.through);
-        if fill.slices.is_empty() {
-            // Constants and empty groups are there from the first tick on.
-            fill.slices.push_back(Vec::new());
-        }
-        // Each step is a tick of its own, the last of them that of the contents.
-        while fill.slices.len() as u64 >= fill.through {
-            let last = fill.slices.pop_back().unwrap_or_default();
-            match fill.slices.back_mut() {
-                Some(before) => before.extend(last),
-                None => break,
-            }
-        }
+        // Each slice is a tick of its own, the last of them that of the contents: so there must be
+        // as many ticks before it as slices can still come.
+        let enough = fill.contents.rows() as u64 / fill.through.max(1) + 1;
+        self.least_rows = (enough as usize).max(*SLICE_ROWS.start());
         self.fill = Some(fill);
+    }
+
+    /// Returns how long until the next slice, where that is all there is to wait for.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        let rest = self.rests_until.checked_duration_since(Instant::now())?;
+        (self.unanswered.is_empty() && self.fill.is_some()).then_some(rest)
     }
 
     /// Returns what is to be handed over next, if nothing is unanswered.
     pub(super) fn next(&mut self, workers: usize) -> Option<TickInput> {
         let fill = self.fill.as_mut()?;
-        if !self.unanswered.is_empty() || self.running.is_empty() {
+        if !self.unanswered.is_empty() || self.running.is_empty() || self.rests_until > Instant::now() {
             return None;
         }
         let flows: Vec<FlowId> = self.running.keys().copied().collect();
-        let input = if let Some(slice) = fill.slices.pop_front() {
-            let rows = slice.into_iter();
+        let input = if !fill.contents.are_fed() {
+            let rows = fill.contents.take(self.slice_rows.max(self.least_rows)).into_iter();
             TickInput {
-                tick: fill.through - fill.slices.len() as u64,
+                tick: fill.through - (fill.contents.rows() as u64).div_ceil(self.least_rows as u64),
                 inputs: rows
                     .map(|(relation, rows)| (relation, Updates::inserts(rows)))
                     .collect(),
@@ -177,6 +238,13 @@ impl Filling {
         };
         if let Some(answer) = answers.take(completed) {
             if answers.is_empty() {
+                let took = answers.started.elapsed().max(SLICE_AIM / 16);
+                let fit = self.slice_rows as f64 * SLICE_AIM.as_secs_f64() / took.as_secs_f64();
+                self.slice_rows =
+                    (fit as usize).clamp(*SLICE_ROWS.start(), (2 * self.slice_rows).min(*SLICE_ROWS.end()));
+                if self.fill.as_ref().is_some_and(|fill| !fill.contents.are_fed()) {
+                    self.rests_until = Instant::now() + took.min(REST_MAX);
+                }
                 self.unanswered.remove(&tick);
             }
             running.publish(tick, answer, shared, keeper);
@@ -188,7 +256,7 @@ impl Filling {
         let filled = self
             .fill
             .as_ref()
-            .is_some_and(|fill| fill.slices.is_empty() || self.running.is_empty());
+            .is_some_and(|fill| fill.contents.are_fed() || self.running.is_empty());
         filled && self.unanswered.is_empty() && (self.missed.is_empty() || self.running.is_empty())
     }
 

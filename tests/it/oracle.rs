@@ -44,7 +44,7 @@ const TICKS: usize = 50;
 const CASES_FAULTY: usize = 80;
 
 /// The bugs that are planted, and what each is planted in.
-const FAULTS: [(Fault, &str); 19] = [
+const FAULTS: [(Fault, &str); 20] = [
     (Fault::LostRetraction, "get"),
     (Fault::DoubledRow, "get"),
     (Fault::StaleMinimum, "min"),
@@ -64,6 +64,7 @@ const FAULTS: [(Fault, &str); 19] = [
     (Fault::LostState, "ewma"),
     (Fault::ReopenedBucket, "close"),
     (Fault::MissedPair, "join by time"),
+    (Fault::StayingGroup, "leaving groups"),
 ];
 
 /// One test, because planting a bug plants it for the whole process.

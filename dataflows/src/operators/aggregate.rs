@@ -1,5 +1,7 @@
 //! Grouped aggregation over columnar state.
 
+mod leaving;
+
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions};
@@ -8,14 +10,16 @@ use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{SortOptions, concat, filter, or};
 use arrow::datatypes::{DataType, SchemaRef};
 
+use super::SharedCell;
 use super::release::{Released, Times, split};
 use super::ticked::TickOperator;
 use crate::aggregates::{Accumulator, AggregateSpec, Unsupported, accumulator};
 use crate::faults::{self, Fault};
 use crate::group_index::GroupIndex;
 use crate::parts::Part;
-use crate::plan::{AggregateCall, AggregateFunction};
+use crate::plan::{AggregateCall, AggregateFunction, TemporalBound};
 use crate::update::{Tick, Updates};
+use leaving::Leaving;
 
 /// Groups rows and emits, for each group a tick touched, the old result taken back and the new one.
 ///
@@ -31,6 +35,7 @@ pub(crate) struct Aggregate {
     epoch: u64,
     /// Whether this worker owns the one group of an aggregation without keys.
     owns_global: bool,
+    leaving: Option<Leaving>,
     scratch: Scratch,
 }
 
@@ -129,8 +134,15 @@ impl Aggregate {
             index: GroupIndex::new(&types),
             groups: Vec::new(),
             epoch: 0,
+            leaving: None,
             scratch: Scratch::default(),
         })
+    }
+
+    /// Lets groups leave once one of the bounds, if there are any, no longer holds.
+    pub(crate) fn leaving(mut self, bounds: &[TemporalBound], shared: &SharedCell) -> Self {
+        self.leaving = (!bounds.is_empty()).then(|| Leaving::new(bounds.to_vec(), shared));
+        self
     }
 
     fn resize(&mut self, groups: usize) {
@@ -205,6 +217,32 @@ impl Aggregate {
         }
     }
 
+    /// Takes groups back, whatever rows they have.
+    fn let_go(&mut self, gone: &[u32]) -> Option<Part> {
+        if gone.is_empty() {
+            return None;
+        }
+        let columns = self.index.keys(gone).into_iter().chain(self.outputs(gone)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(gone.len()));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .expect("the planned types are those of keys and accumulators");
+        for state in self.calls.iter_mut().filter_map(|call| call.state.as_mut()) {
+            state.release(gone);
+        }
+        for &group in gone {
+            self.groups[group as usize].rows = 0;
+            self.index.remove(group);
+        }
+        Some(Part::whole(Updates::deletes(rows)))
+    }
+
+    /// Lets groups go whose time is over.
+    fn fire(&mut self, tick: Tick) -> Option<Part> {
+        let mut gone = self.leaving.as_mut()?.fire(tick);
+        gone.retain(|&group| self.rows(group) != 0);
+        self.let_go(&gone)
+    }
+
     /// Builds one batch: old results of changed groups at -1, new ones at +1.
     fn changes(&self, touched: &[u32], existed: &[bool], old: &[ArrayRef]) -> Option<Updates> {
         let new = self.outputs(touched);
@@ -274,7 +312,9 @@ impl TickOperator for Aggregate {
         vec![Part::whole(Updates::inserts(rows))]
     }
 
-    fn apply(&mut self, _tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part> {
+    fn apply(&mut self, tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part> {
+        // Timers first: of groups that leave now, no row comes any more.
+        let left = self.fire(tick);
         let parts = std::mem::take(&mut inputs[0]);
         let mut scratch = std::mem::take(&mut self.scratch);
         self.intern(&parts, &mut scratch);
@@ -298,8 +338,19 @@ impl TickOperator for Aggregate {
                 }
             }
         }
+        if let Some(leaving) = &mut self.leaving {
+            let new = scratch.touched.iter().zip(&scratch.existed);
+            let new = new.filter(|&(&group, &existed)| !existed && self.groups[group as usize].rows != 0);
+            let new: Vec<u32> = new.map(|(group, _)| *group).collect();
+            leaving.list(&new, &self.index);
+            leaving.tell();
+        }
         self.scratch = scratch;
-        changes.map(Part::whole).into_iter().collect()
+        left.into_iter().chain(changes.map(Part::whole)).collect()
+    }
+
+    fn is_due(&self, tick: Tick) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.is_due(tick))
     }
 
     fn release(&mut self, _input: usize, times: &Times, below: i64) -> Released {
@@ -310,23 +361,9 @@ impl TickOperator for Aggregate {
             .filter(|&group| self.rows(group) != 0)
             .collect();
         let (gone, least) = split(&held, &times.of(&self.index.key_column(position, &held)), below);
-        let mut parts = Vec::new();
-        if !gone.is_empty() {
-            let columns = self.index.keys(&gone).into_iter().chain(self.outputs(&gone)).collect();
-            let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)
-                .expect("the planned types are those of keys and accumulators");
-            parts.push(Part::whole(Updates::deletes(rows)));
-            for state in self.calls.iter_mut().filter_map(|call| call.state.as_mut()) {
-                state.release(&gone);
-            }
-            for group in gone {
-                self.groups[group as usize].rows = 0;
-                self.index.remove(group);
-            }
-        }
         Released {
             rows: None,
-            parts,
+            parts: self.let_go(&gone).into_iter().collect(),
             least,
         }
     }
@@ -342,6 +379,7 @@ impl TickOperator for Aggregate {
             .flat_map(|call| &call.state)
             .map(|state| state.bytes())
             .sum();
-        self.index.bytes() + self.groups.capacity() * size_of::<Group>() + accumulators
+        let leaving = self.leaving.as_ref().map_or(0, Leaving::bytes);
+        self.index.bytes() + self.groups.capacity() * size_of::<Group>() + accumulators + leaving
     }
 }

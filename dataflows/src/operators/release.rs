@@ -156,7 +156,7 @@ impl TickOperator for Releasing {
             }
             self.least[position] = self.least[position].min(incoming);
         }
-        if inputs.iter().any(|parts| !parts.is_empty()) {
+        if inputs.iter().any(|parts| !parts.is_empty()) || self.inner.is_due(tick) {
             out.extend(self.inner.apply(tick, inputs));
         }
         out
@@ -164,6 +164,10 @@ impl TickOperator for Releasing {
 
     fn reads_early(&self) -> bool {
         self.inner.reads_early()
+    }
+
+    fn is_due(&self, tick: Tick) -> bool {
+        self.inner.is_due(tick)
     }
 
     fn state_rows(&self) -> usize {

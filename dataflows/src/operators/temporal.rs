@@ -12,7 +12,7 @@ use arrow::datatypes::SchemaRef;
 use super::SharedCell;
 use super::ticked::TickOperator;
 use crate::parts::Part;
-use crate::plan::{TemporalBound, TemporalComparison};
+use crate::plan::{TemporalBound, TemporalComparison, TemporalMemory};
 use crate::update::{Tick, Updates};
 pub(crate) use any::TemporalAny;
 use by_content::ByContent;
@@ -24,7 +24,8 @@ use in_order::InOrder;
 /// within the widest interval.
 pub(crate) struct Temporal {
     bounds: Vec<TemporalBound>,
-    memory: Box<dyn Memory>,
+    /// None where rows leave further up.
+    memory: Option<Box<dyn Memory>>,
     shared: SharedCell,
     /// This operator's place among the dataflow's timers.
     due: usize,
@@ -48,26 +49,31 @@ trait Memory {
 
 /// A row is present at the ticks `enter..leave`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Span {
-    enter: Tick,
-    leave: Tick,
+pub(super) struct Span {
+    pub(super) enter: Tick,
+    pub(super) leave: Tick,
 }
 
 /// A tick that never comes.
-const NEVER: Tick = Tick::MAX;
+pub(super) const NEVER: Tick = Tick::MAX;
 
 impl Temporal {
-    /// With `in_order`, no row of the input is taken back before it has left by itself.
-    pub(crate) fn new(bounds: Vec<TemporalBound>, in_order: bool, schema: SchemaRef, shared: &SharedCell) -> Self {
+    pub(crate) fn new(
+        bounds: Vec<TemporalBound>,
+        memory: TemporalMemory,
+        schema: SchemaRef,
+        shared: &SharedCell,
+    ) -> Self {
         let due = {
             let mut shared = shared.borrow_mut();
             shared.due.push(None);
             shared.due.len() - 1
         };
         Temporal {
-            memory: match in_order {
-                true => Box::new(InOrder::new(bounds.clone())),
-                false => Box::new(ByContent::new(schema)),
+            memory: match memory {
+                TemporalMemory::Arrival => Some(Box::new(InOrder::new(bounds.clone()))),
+                TemporalMemory::Content => Some(Box::new(ByContent::new(schema))),
+                TemporalMemory::Groups => None,
             },
             bounds,
             shared: Rc::clone(shared),
@@ -88,8 +94,10 @@ impl Temporal {
                 kept.push(row as u32);
             }
         }
-        if !kept.is_empty() {
-            self.memory.remember(tick, updates, &spans, &kept);
+        if let Some(memory) = &mut self.memory
+            && !kept.is_empty()
+        {
+            memory.remember(tick, updates, &spans, &kept);
         }
         present
     }
@@ -115,7 +123,7 @@ fn spans_of(bounds: &[TemporalBound], rows: &RecordBatch) -> Vec<Span> {
 }
 
 impl TemporalBound {
-    fn span(&self, time: i64) -> Span {
+    pub(super) fn span(&self, time: i64) -> Span {
         // `time <comparison> now + offset` is `now <opposite> time - offset`.
         let edge = time.saturating_sub(self.offset_us);
         let at = |tick: i64| Tick::try_from(tick).unwrap_or(0);
@@ -143,7 +151,8 @@ impl TemporalBound {
 impl TickOperator for Temporal {
     fn apply(&mut self, tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part> {
         // Timers first: rows of this tick are judged by this tick's `now()` themselves.
-        let mut changes: Vec<Part> = self.memory.fire(tick).into_iter().map(Part::whole).collect();
+        let fired = self.memory.as_mut().map_or_else(Vec::new, |memory| memory.fire(tick));
+        let mut changes: Vec<Part> = fired.into_iter().map(Part::whole).collect();
         for part in std::mem::take(&mut inputs[0]) {
             let updates = part.into_updates();
             let rows = self.take(tick, &updates);
@@ -153,15 +162,15 @@ impl TickOperator for Temporal {
                 changes.push(Part::whole(updates).select(rows));
             }
         }
-        self.shared.borrow_mut().due[self.due] = self.memory.due();
+        self.shared.borrow_mut().due[self.due] = self.memory.as_ref().and_then(|memory| memory.due());
         changes
     }
 
     fn state_rows(&self) -> usize {
-        self.memory.rows()
+        self.memory.as_ref().map_or(0, |memory| memory.rows())
     }
 
     fn state_bytes(&self) -> usize {
-        self.memory.bytes()
+        self.memory.as_ref().map_or(0, |memory| memory.bytes())
     }
 }

@@ -33,6 +33,11 @@ pub(crate) trait TickOperator {
         Released::default()
     }
 
+    /// Tells whether it has something to do at this tick although nothing comes.
+    fn is_due(&self, _tick: Tick) -> bool {
+        false
+    }
+
     /// Tells whether a planted bug makes it apply ticks that are not complete.
     fn reads_early(&self) -> bool {
         false

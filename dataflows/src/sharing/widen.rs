@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::datatypes::Schema;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{BinaryExpr, Column, IsNotNullExpr, IsNullExpr, Literal, NotExpr};
+use datafusion::physical_expr::expressions::Column;
 
 use super::classes::{ClassId, Classes};
 use crate::plan::{Expression, JoinKind, Node, NodeId, Operator, Plan};
@@ -188,7 +188,7 @@ impl Side {
                         predicate.physical = moved(&predicate.physical, |column| chosen[column], below);
                     }
                 }
-                Operator::Filter { predicate } if unfiltered && never_fails(&predicate.physical) => {
+                Operator::Filter { predicate } if unfiltered && predicate.cannot_fail() => {
                     side.predicates.push(predicate.clone());
                 }
                 _ => return side,
@@ -205,25 +205,6 @@ impl Side {
 
 fn column(expression: &Expression) -> Option<usize> {
     expression.physical.downcast_ref::<Column>().map(Column::index)
-}
-
-/// Tells whether an expression has a value on every row: it compares columns and constants.
-fn never_fails(physical: &Arc<dyn PhysicalExpr>) -> bool {
-    use datafusion::logical_expr::Operator::*;
-    let is_plain = match physical.downcast_ref::<BinaryExpr>() {
-        Some(binary) => matches!(
-            binary.op(),
-            Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom | And | Or
-        ),
-        None => {
-            physical.downcast_ref::<Column>().is_some()
-                || physical.downcast_ref::<Literal>().is_some()
-                || physical.downcast_ref::<NotExpr>().is_some()
-                || physical.downcast_ref::<IsNullExpr>().is_some()
-                || physical.downcast_ref::<IsNotNullExpr>().is_some()
-        }
-    };
-    is_plain && physical.children().into_iter().all(never_fails)
 }
 
 fn columns_of(physical: &Arc<dyn PhysicalExpr>) -> Vec<usize> {

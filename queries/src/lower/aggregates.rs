@@ -40,7 +40,11 @@ impl Lowering<'_> {
         // A group's row is taken back whenever it changes; DISTINCT only ever adds to append-only rows.
         let append_only = calls.is_empty() && self.nodes[input].append_only;
         Ok(self.node(
-            Operator::Aggregate { keys, calls },
+            Operator::Aggregate {
+                keys,
+                calls,
+                leaves: Vec::new(),
+            },
             vec![input],
             schema,
             append_only,

@@ -25,7 +25,7 @@ pub(super) fn refused(nodes: &[Node], root: NodeId) -> Option<Problem> {
         found.map(problem)
     };
     let state = nodes.iter().find_map(|node| match &node.operator {
-        Operator::Aggregate { keys, calls } => {
+        Operator::Aggregate { keys, calls, .. } => {
             let mut columns = keys.clone();
             columns.extend(calls.iter().flat_map(|call| {
                 let order = call.order.iter().map(|(column, _)| *column);

@@ -1,6 +1,6 @@
 //! Lowers filters by time.
 
-use dataflows::plan::{NodeId, Operator};
+use dataflows::plan::{NodeId, Operator, TemporalMemory};
 use datafusion::logical_expr::Filter;
 
 use super::Lowering;
@@ -14,8 +14,11 @@ impl Lowering<'_> {
         let below = filter.input.schema();
         let (operator, leaves) = if let Some(bounds) = temporal::bounds(&filter.predicate, below) {
             let leaves = bounds.iter().any(leaves);
-            let in_order = expiry::in_order(&self.nodes, input, &bounds, self.catalog);
-            (Operator::TemporalFilter { bounds, in_order }, leaves)
+            let memory = match expiry::in_order(&self.nodes, input, &bounds, self.catalog) {
+                true => TemporalMemory::Arrival,
+                false => TemporalMemory::Content,
+            };
+            (Operator::TemporalFilter { bounds, memory }, leaves)
         } else {
             let alternatives = temporal::read(&filter.predicate, below)?;
             let leaves = alternatives

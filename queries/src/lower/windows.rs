@@ -13,7 +13,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 
-use super::{Lowering, NodeId, column_index, nullable, position, sort_options};
+use super::{Lowering, NodeId, column_index, nullable, position, readers, sort_options};
 use crate::functions::kinds;
 use crate::problem::Problem;
 use crate::refusals;
@@ -257,11 +257,7 @@ pub(crate) fn frame(frame: &WindowFrame) -> Result<Frame, Problem> {
 
 /// Tells windows which ranks the filters over them want.
 pub(super) fn keep_ranks(plan: &mut Plan) {
-    let mut readers = vec![0usize; plan.nodes.len()];
-    plan.nodes
-        .iter()
-        .flat_map(|node| &node.inputs)
-        .for_each(|&input| readers[input] += 1);
+    let readers = readers(plan);
     for id in 0..plan.nodes.len() {
         let Operator::Filter { predicate } = &plan.nodes[id].operator else {
             continue;

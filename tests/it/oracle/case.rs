@@ -731,7 +731,8 @@ fn kinds(deployment: &Deployment) -> HashMap<&'static str, usize> {
                     .filter(|call| matches!(call.function, WindowFunction::Running { .. }));
                 *kinds.entry("ewma").or_default() += running.count();
             }
-            Operator::Aggregate { calls, .. } => {
+            Operator::Aggregate { calls, leaves, .. } => {
+                *kinds.entry("leaving groups").or_default() += usize::from(!leaves.is_empty());
                 for call in calls {
                     *kinds.entry(call.function.name()).or_default() += 1;
                 }

@@ -9,12 +9,11 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::logical_expr::Operator as Comparison;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{BinaryExpr, Column, IsNotNullExpr, IsNullExpr, Literal, NotExpr};
+use datafusion::physical_expr::expressions::Column;
 
 use crate::operators::leaders::Contest;
-use crate::plan::{JoinKind, NodeId, Operator, Plan};
+use crate::plan::{JoinKind, NodeId, Operator, Plan, cannot_fail};
 
 /// Tells of pairs whether they are of use.
 pub(crate) struct Narrow {
@@ -60,9 +59,7 @@ impl Narrow {
                     Some(condition) => narrow.filters.push(condition),
                     None => break,
                 },
-                Operator::Project { expressions }
-                    if expressions.iter().all(|expression| cannot_fail(&expression.physical)) =>
-                {
+                Operator::Project { expressions } if expressions.iter().all(|expression| expression.cannot_fail()) => {
                     let place = |physical: &Arc<dyn PhysicalExpr>| places[physical.downcast_ref::<Column>()?.index()];
                     let moved = expressions.iter().map(|expression| place(&expression.physical));
                     places = moved.collect();
@@ -185,24 +182,4 @@ impl Condition {
                 .collect(),
         )
     }
-}
-
-/// Tells whether an expression is of kinds that succeed on every row.
-fn cannot_fail(expression: &Arc<dyn PhysicalExpr>) -> bool {
-    use Comparison::{And, Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq, Or};
-    let compares = |operator: &Comparison| {
-        matches!(
-            operator,
-            And | Or | Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom
-        )
-    };
-    let known = expression.downcast_ref::<Column>().is_some()
-        || expression.downcast_ref::<Literal>().is_some()
-        || expression.downcast_ref::<NotExpr>().is_some()
-        || expression.downcast_ref::<IsNullExpr>().is_some()
-        || expression.downcast_ref::<IsNotNullExpr>().is_some()
-        || expression
-            .downcast_ref::<BinaryExpr>()
-            .is_some_and(|binary| compares(binary.op()));
-    known && expression.children().into_iter().all(cannot_fail)
 }
