@@ -646,6 +646,15 @@ impl Views<'_> {
             shown.push((sql, name, ty));
         }
         let mut rest = self.filter(&from.inputs);
+        let time = shown.iter().find(|(sql, _, ty)| *ty == Ty::Time && keys.contains(sql));
+        if let Some((time, ..)) = time
+            && self.dice.chance(40)
+        {
+            // Groups of a time are mostly wanted while it is near.
+            let near = *self.dice.pick(&["20 minutes", "1 hour", "6 hours"]);
+            let how = if rest.is_empty() { "WHERE" } else { "AND" };
+            rest = format!("{rest} {how} {time} > now() - INTERVAL '{near}'");
+        }
         if !keys.is_empty() {
             let groups = if self.dice.chance(16) {
                 let (groups, _) = self.groupings(&keys);
