@@ -1,6 +1,7 @@
 //! Executes shared plans with DataFusion, over given rows at a given tick.
 
 mod checked;
+mod opaque;
 mod ordered;
 mod planner;
 mod table;
@@ -24,7 +25,7 @@ use datafusion::logical_expr::logical_plan::TableScanBuilder;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::combine_partial_final_agg::CombinePartialFinalAggregate;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
-use datafusion::physical_plan::{collect, execute_stream};
+use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures_util::StreamExt;
@@ -155,9 +156,15 @@ fn memory(name: &str, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Arc
 
 /// Executes an optimised logical plan.
 pub(crate) async fn execute(session: &SessionState, plan: &LogicalPlan) -> Result<Vec<RecordBatch>, QueryError> {
-    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(planner::Planner)]);
-    let physical = planner.create_physical_plan(plan, session).await.map_err(failed)?;
+    let physical = physical(session, plan).await.map_err(failed)?;
     collect(physical, session.task_ctx()).await.map_err(failed)
+}
+
+async fn physical(session: &SessionState, plan: &LogicalPlan) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(planner::Planner)]);
+    planner
+        .create_physical_plan(&opaque::opaque(plan.clone())?, session)
+        .await
 }
 
 /// Executes an optimised logical plan that may neither use nor return more than `bytes_max`.
@@ -166,8 +173,7 @@ pub(crate) async fn execute_within(
     plan: &LogicalPlan,
     bytes_max: usize,
 ) -> Result<Vec<RecordBatch>, QueryError> {
-    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(planner::Planner)]);
-    let physical = planner.create_physical_plan(plan, session).await.map_err(failed)?;
+    let physical = physical(session, plan).await.map_err(failed)?;
     let memory = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes_max)));
     let context = TaskContext::from(session).with_runtime(memory.build_arc().map_err(failed)?);
     let exceeded = |error: DataFusionError| match error.find_root() {

@@ -37,8 +37,13 @@ use dataflows::faults::{Fault, plant};
 
 use case::{Settings, Tally, run};
 
-const CASES: u64 = 500;
+const CASES: u64 = 2_000;
+
+/// Ticks of every fourth case, and of one that a planted bug is looked for in.
 const TICKS: usize = 50;
+
+/// Ticks of the others: what few ticks can show is better looked for in many views.
+const TICKS_SHORT: usize = 12;
 
 /// Cases within which a planted bug must be found, of those that have what it is planted in.
 const CASES_FAULTY: usize = 80;
@@ -80,7 +85,7 @@ fn views_are_right_at_every_tick() {
     let started = Instant::now();
     let (tally, spread) = all(first, cases);
     println!(
-        "{cases} cases of {TICKS} ticks in {:.0?}: {tally:#?}",
+        "{cases} cases of {TICKS_SHORT} or {TICKS} ticks in {:.0?}: {tally:#?}",
         started.elapsed()
     );
     if cases >= 100 {
@@ -103,8 +108,8 @@ fn all(first: u64, cases: u64) -> (Tally, Vec<u64>) {
     let next = AtomicU64::new(first);
     let failed = Mutex::new(None::<String>);
     let total = Mutex::new((Tally::default(), vec![0u64; 2]));
-    let settings = Settings {
-        ticks: TICKS,
+    let settings = |seed: u64| Settings {
+        ticks: if seed.is_multiple_of(4) { TICKS } else { TICKS_SHORT },
         patience: Duration::from_secs(60),
         shrinks: Some(Duration::from_secs(number("SANGAM_ORACLE_SHRINK").unwrap_or(120))),
         needs: None,
@@ -118,7 +123,7 @@ fn all(first: u64, cases: u64) -> (Tally, Vec<u64>) {
                         return;
                     }
                     let started = Instant::now();
-                    let result = one(seed, settings);
+                    let result = one(seed, settings(seed));
                     if started.elapsed() > Duration::from_secs(10) {
                         println!("case {seed} took {:.0?}", started.elapsed());
                     }

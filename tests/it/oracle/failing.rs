@@ -334,8 +334,8 @@ pub(crate) fn normal(json: &Json) -> String {
                 .collect();
             format!("{{{}}}", cells.join(", "))
         }
-        // The reader of JSON is off by a bit in the last place of some doubles.
-        Json::Number(number) => format!("{:.13e}", number.as_f64().unwrap_or(f64::NAN)),
+        // The reader of JSON is off by a bit in the last place of some doubles, which must not decide how one is rounded.
+        Json::Number(number) => format!("{:.9e}", number.as_f64().unwrap_or(f64::NAN)),
         other => other.to_string(),
     }
 }
