@@ -26,7 +26,7 @@ use super::topology::Topology;
 use super::wiring::NewFlow;
 
 /// How long the others may have to wait for a slice.
-const SLICE_AIM: Duration = Duration::from_micros(500);
+const SLICE_AIM: Duration = Duration::from_micros(300);
 
 /// Half of the time is for the others, but no rest is longer.
 const REST_MAX: Duration = Duration::from_millis(10);

@@ -162,10 +162,15 @@ pub(super) fn query(duration: Duration, ok: bool) {
 }
 
 pub(super) async fn scrape(State(server): State<Arc<Server>>) -> impl IntoResponse {
-    sample(&server.engine);
+    // Of a recorder of its own: what was dropped since the last scrape is in it no more.
+    let sampled = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&sampled, || {
+        describe();
+        sample(&server.engine);
+    });
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        server.metrics.handle.render(),
+        server.metrics.handle.render() + &sampled.handle().render(),
     )
 }
 

@@ -103,6 +103,12 @@ fn a_view_is_added_changed_and_dropped() {
         "longest",
     );
 
+    let metrics = program.get("/metrics").text().to_owned();
+    for (relation, stays) in [("recent", true), ("longest", false)] {
+        let rows = format!("sangam_relation_rows{{relation=\"{relation}\"}}");
+        assert_eq!(metrics.contains(&rows), stays, "{metrics}");
+    }
+
     let reply = program.ingest("visits", visits(360, 10));
     untouched.reach(reply["tick"].as_u64().expect("a tick"));
     let asked = program.query("SELECT * FROM recent", "application/json");
