@@ -2,6 +2,7 @@
 
 mod depth;
 mod dialect;
+mod size;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -31,7 +32,12 @@ pub(crate) fn statements(sql: &str) -> Result<VecDeque<Statement>> {
     }
     let mut parser = DFParserBuilder::new(tokens).with_dialect(&dialect).build()?;
     let mut statements = parser.parse_statements()?;
-    statements.iter_mut().try_for_each(depth::shallow)?;
+    for statement in &mut statements {
+        depth::shallow(statement)?;
+        if let Statement::Statement(statement) = statement {
+            size::bounded(statement)?;
+        }
+    }
     Ok(statements)
 }
 

@@ -78,6 +78,35 @@ fn mistakes() {
     assert_snapshot!(texts.map(|sql| format!("{sql}\n{}", refused(sql))).join("\n"));
 }
 
+/// Each level stands twice, or four times, in the next: planning must not even begin.
+#[test]
+fn texts_that_grow_once_written_out() {
+    let doubled = |levels: usize| {
+        let levels = (1..=levels).map(|level| {
+            let below = level - 1;
+            format!("t{level} AS (SELECT a.id FROM t{below} a JOIN t{below} b ON a.id = b.id)")
+        });
+        let levels: Vec<String> = levels.collect();
+        format!(
+            "WITH t0 AS (SELECT id FROM events), {} SELECT id FROM t{}",
+            levels.join(", "),
+            levels.len()
+        )
+    };
+    let grouped = |levels: usize| {
+        (0..levels).fold(
+            "SELECT kind AS a, value AS b, 1 AS n FROM events".to_owned(),
+            |below, _| format!("SELECT a, b, sum(n) AS n FROM ({below}) AS q GROUP BY CUBE (a, b)"),
+        )
+    };
+    for sql in [doubled(40), grouped(8)] {
+        assert!(refused(&sql).contains("written out, this reads more than 1000 relations"));
+    }
+    for sql in [doubled(5), grouped(3)] {
+        assert!(catalog().plan_view("v", &sql).is_ok());
+    }
+}
+
 #[test]
 fn several_problems_at_once() {
     assert_snapshot!(refused(
