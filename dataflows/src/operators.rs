@@ -89,6 +89,12 @@ impl Default for Closed {
 }
 
 impl Shared {
+    /// Gives an operator with timers its place in `due`.
+    pub(crate) fn timer(&mut self) -> usize {
+        self.due.push(None);
+        self.due.len() - 1
+    }
+
     /// Returns how far the view is closed at a tick.
     pub(crate) fn closed_at(&self, tick: Tick) -> Closed {
         let known = self.closed.iter().rev().find(|(since, _)| *since <= tick);

@@ -69,7 +69,6 @@ pub(super) struct Fill {
 }
 
 /// Rows of relations that are still to be fed.
-#[derive(Default)]
 pub(super) struct Contents {
     batches: VecDeque<(Arc<str>, RecordBatch)>,
     rows: usize,

@@ -64,11 +64,7 @@ impl Temporal {
         schema: SchemaRef,
         shared: &SharedCell,
     ) -> Self {
-        let due = {
-            let mut shared = shared.borrow_mut();
-            shared.due.push(None);
-            shared.due.len() - 1
-        };
+        let due = shared.borrow_mut().timer();
         Temporal {
             memory: match memory {
                 TemporalMemory::Arrival => Some(Box::new(InOrder::new(bounds.clone()))),

@@ -2,7 +2,7 @@
 //!
 //! `GROUP BY window_start … WHERE window_start > now() - INTERVAL '1 hour'` lets go of all rows of a
 //! group at once: then nobody need remember the rows, only when each group leaves, and what is
-//! computed of them never sees one taken back.
+//! computed of them sees none taken back but those that their source takes back.
 
 use std::sync::Arc;
 

@@ -38,13 +38,18 @@ struct WrittenOut {
     named: HashMap<String, usize>,
 }
 
+/// Returns a name as it is looked up, quoted or not.
+fn key(name: &impl ToString) -> String {
+    name.to_string().replace('"', "").to_lowercase()
+}
+
 fn place(query: &Query) -> usize {
     std::ptr::from_ref(query) as usize
 }
 
 impl WrittenOut {
     fn read(&mut self, relation: &ObjectName) {
-        let count = self.named.get(&relation.to_string().to_lowercase()).copied();
+        let count = self.named.get(&key(relation)).copied();
         self.add(count.unwrap_or(1));
     }
 
@@ -76,8 +81,7 @@ impl Visitor for WrittenOut {
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<DataFusionError> {
         for named in query.with.iter().flat_map(|with| &with.cte_tables) {
-            let name = named.alias.name.to_string().to_lowercase();
-            self.names.insert(place(&named.query), name);
+            self.names.insert(place(&named.query), key(&named.alias.name));
         }
         self.open.push(0);
         ControlFlow::Continue(())

@@ -30,11 +30,7 @@ pub(super) struct Leaving {
 
 impl Leaving {
     pub(super) fn new(bounds: Vec<TemporalBound>, shared: &SharedCell) -> Self {
-        let due = {
-            let mut shared = shared.borrow_mut();
-            shared.due.push(None);
-            shared.due.len() - 1
-        };
+        let due = shared.borrow_mut().timer();
         Leaving {
             bounds,
             by_tick: BTreeMap::new(),

@@ -68,11 +68,7 @@ impl Presence {
 impl TemporalAny {
     pub(crate) fn new(alternatives: Vec<TemporalAlternative>, schema: SchemaRef, shared: &SharedCell) -> Self {
         let types: Vec<DataType> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
-        let due = {
-            let mut shared = shared.borrow_mut();
-            shared.due.push(None);
-            shared.due.len() - 1
-        };
+        let due = shared.borrow_mut().timer();
         TemporalAny {
             alternatives,
             schema,
