@@ -142,6 +142,14 @@ impl Rows {
             .unwrap_or(Ordering::Equal)
     }
 
+    /// Returns the 8-byte values of a column, whatever they are where there is NULL; none of a column of another width.
+    pub(crate) fn words(&self, column: usize) -> &[u64] {
+        match &self.columns[column].values {
+            Values::Eight(values) => values,
+            _ => &[],
+        }
+    }
+
     /// Returns the 8-byte values of the only column when rows are one such column without any NULL.
     pub(crate) fn single_words(&self) -> Option<&[u64]> {
         match &self.columns[..] {

@@ -50,6 +50,8 @@ pub enum Fault {
     MissedPair,
     /// One of the groups whose time is over stays.
     StayingGroup,
+    /// Of rows that are equal one is told, and the others are forgotten.
+    ForgottenTwin,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(Fault::None as u8);

@@ -1,12 +1,13 @@
 //! The operators, one file each, over batches with diffs.
 //!
-//! `linear` filters and projects, `unnest` makes rows of lists, `temporal` lets rows go
+//! `linear` filters and projects, `unnest` makes rows of lists, `consolidate` one of equal rows, `temporal` lets rows go
 //! as time passes, `aggregate` groups, `join` pairs, `window` orders, `recursion` goes round, `table` runs
 //! table functions of others. Stateful ones run under `ticked`, which
 //! hands them each tick once its inputs are complete; `exchange` brings equal
 //! keys to one worker. `close` finishes a view's buckets of time, and `release` lets the operators below go of them.
 pub(crate) mod aggregate;
 pub(crate) mod close;
+pub(crate) mod consolidate;
 pub(crate) mod exchange;
 pub(crate) mod join;
 pub(crate) mod leaders;

@@ -96,6 +96,9 @@ pub enum Operator {
         /// The conditions, one of which must hold.
         alternatives: Vec<TemporalAlternative>,
     },
+    /// Makes one row of those of a tick that are equal. What is asked of the rows stays the same;
+    /// an operator above that makes many of each has fewer to do.
+    Consolidate,
     /// Emits a row for each element of a list, the other columns repeated. Where there are
     /// several lists, the longest says how many rows there are and NULL fills the others up.
     Unnest {
@@ -191,6 +194,13 @@ pub struct Band {
     pub low_us: i64,
     /// The largest distance.
     pub high_us: i64,
+}
+
+impl Band {
+    /// Tells whether the distance is bounded both ways.
+    pub fn has_ends(&self) -> bool {
+        self.low_us > i64::MIN && self.high_us < i64::MAX
+    }
 }
 
 /// One window function over the rows of a partition.
@@ -481,6 +491,7 @@ impl Operator {
             | Constant { .. }
             | Filter { .. }
             | Project { .. }
+            | Consolidate
             | Unnest { .. }
             | Union
             | Loop

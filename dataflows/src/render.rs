@@ -12,6 +12,7 @@ use crate::aggregates::{Unsupported, accumulator};
 use crate::faults::{self, Fault};
 use crate::operators::aggregate::{Aggregate, spec};
 use crate::operators::close::Close;
+use crate::operators::consolidate::Consolidate;
 use crate::operators::join::{Join, Narrow};
 use crate::operators::linear::{Stage, linear};
 use crate::operators::recursion::recursion;
@@ -102,6 +103,10 @@ pub(crate) fn render<'scope>(
                 let operator = TemporalAny::new(alternatives.clone(), Arc::clone(&node.schema), shared);
                 let route = Route::ByColumns((0..node.schema.fields().len()).collect());
                 ticked(scope, &name, vec![(input(0), route)], shared, true, Box::new(operator))
+            }
+            Operator::Consolidate => {
+                let operator = Consolidate::new(Arc::clone(&node.schema));
+                ticked(scope, &name, vec![(input(0), Route::Here)], shared, false, Box::new(operator))
             }
             Operator::Unnest { lists, absent } => {
                 let lists = Unnest::new(lists.clone(), *absent, Arc::clone(&node.schema));
@@ -253,6 +258,7 @@ fn title(operator: &Operator) -> &'static str {
         Operator::Constant { .. } => "constant",
         Operator::Filter { .. } | Operator::Project { .. } => "map",
         Operator::TemporalFilter { .. } | Operator::TemporalAny { .. } => "temporal filter",
+        Operator::Consolidate => "consolidate",
         Operator::Unnest { .. } => "unnest",
         Operator::Aggregate { calls, .. } if calls.is_empty() => "distinct",
         Operator::Aggregate { .. } => "aggregate",

@@ -181,6 +181,7 @@ impl Explaining<'_> {
                     )],
                 )
             }
+            Operator::Consolidate => ("consolidate: one of each of a tick's equal rows".to_owned(), vec![]),
             Operator::Unnest { lists, absent } => {
                 let lists: Vec<String> = lists
                     .iter()
@@ -358,6 +359,7 @@ impl Explaining<'_> {
             Operator::Filter { .. }
             | Operator::TemporalFilter { .. }
             | Operator::TemporalAny { .. }
+            | Operator::Consolidate
             | Operator::Close { .. } => below(column),
             Operator::Window { calls, .. } => {
                 let width = node.schema.fields().len() - calls.len();

@@ -477,6 +477,7 @@ fn passes_through(operator: &Operator) -> bool {
             | Operator::Filter { .. }
             | Operator::TemporalFilter { .. }
             | Operator::TemporalAny { .. }
+            | Operator::Consolidate
             | Operator::Union
             | Operator::Loop
             | Operator::Outer { .. }

@@ -1,5 +1,5 @@
-//! How far each view is closed, and what its joins by time may forget: both by the watermarks of
-//! its sources at the end of the tick before.
+//! How far each view is closed, by the watermarks of its sources at the end of the tick before; and what its joins by
+//! time may forget when a tick is done, by the watermarks at its own end.
 
 use std::sync::Arc;
 
@@ -140,14 +140,7 @@ impl Closings {
     /// Begins a tick, before any row of it is taken: returns what is closed from now on.
     pub(super) fn begin(&mut self, sources: &[SourceState]) -> Vec<(FlowId, Closed)> {
         let of = |waits: &Waits| self.watermark_us(waits, sources);
-        let of_joins: Vec<Option<i64>> = self.joins.iter().map(|joins| of(&joins.waits)).collect();
         let of_views: Vec<Option<i64>> = self.views.iter().map(|state| of(&state.waits)).collect();
-        for (joins, watermark_us) in self.joins.iter_mut().zip(of_joins) {
-            if watermark_us > joins.watermark_us {
-                joins.watermark_us = watermark_us;
-                joins.moved = true;
-            }
-        }
         let mut moved = Vec::new();
         for (state, watermark_us) in self.views.iter_mut().zip(of_views) {
             let Some(watermark_us) = watermark_us.filter(|us| Some(*us) > state.watermark_us) else {
@@ -163,8 +156,16 @@ impl Closings {
         moved
     }
 
-    /// Returns what the joins of some dataflows may forget from the tick on that was begun.
-    pub(super) fn passed(&mut self, flows: &[FlowId]) -> Vec<(FlowId, Arc<[Passed]>)> {
+    /// Returns what the joins of some dataflows may forget once the tick is done, all rows of which were taken: no
+    /// row of the next is late by less than what the watermark is now.
+    pub(super) fn passed(&mut self, flows: &[FlowId], sources: &[SourceState]) -> Vec<(FlowId, Arc<[Passed]>)> {
+        let of_joins: Vec<Option<i64>> = self.joins.iter().map(|joins| self.watermark_us(&joins.waits, sources)).collect();
+        for (joins, watermark_us) in self.joins.iter_mut().zip(of_joins) {
+            if watermark_us > joins.watermark_us {
+                joins.watermark_us = watermark_us;
+                joins.moved = true;
+            }
+        }
         let joins = self.joins.iter_mut();
         let told = joins.filter(|joins| joins.moved && flows.binary_search(&joins.flow).is_ok());
         let told = told.filter_map(|joins| {

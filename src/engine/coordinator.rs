@@ -519,7 +519,7 @@ impl Coordinator {
         }
         self.shared.arrived(tick, arrived);
         self.shared.acknowledged.store(tick, Ordering::SeqCst);
-        let passed = self.closings.passed(&flows);
+        let passed = self.closings.passed(&flows, &self.sources);
         self.send(TickInput {
             tick,
             inputs,

@@ -49,7 +49,7 @@ const TICKS_SHORT: usize = 12;
 const CASES_FAULTY: usize = 80;
 
 /// The bugs that are planted, and what each is planted in.
-const FAULTS: [(Fault, &str); 20] = [
+const FAULTS: [(Fault, &str); 21] = [
     (Fault::LostRetraction, "get"),
     (Fault::DoubledRow, "get"),
     (Fault::StaleMinimum, "min"),
@@ -65,6 +65,7 @@ const FAULTS: [(Fault, &str); 20] = [
     (Fault::ForgottenReader, "get"),
     (Fault::ForgottenAlternative, "temporal any"),
     (Fault::ShortList, "unnest"),
+    (Fault::ForgottenTwin, "consolidate"),
     (Fault::StaleTable, "table function"),
     (Fault::LostState, "ewma"),
     (Fault::ReopenedBucket, "close"),

@@ -120,13 +120,13 @@ impl Join {
                 on.iter().map(|(left, _)| *left).collect(),
                 left,
                 true,
-                band.map(|band| band.left),
+                band.map(|band| (band.left, band.has_ends())),
             ),
             right: Side::new(
                 on.iter().map(|(_, right)| *right).collect(),
                 right,
                 kind.pairs(),
-                band.map(|band| band.right),
+                band.map(|band| (band.right, band.has_ends())),
             ),
             band,
             passed: None,
@@ -149,19 +149,28 @@ impl Join {
         self
     }
 
-    /// Forgets what the watermark has passed, now and then: it looks at every row held.
-    fn forget_passed(&mut self, tick: Tick) -> Vec<u32> {
-        let Some(band) = self.band else { return Vec::new() };
-        let passed = self.passed.as_ref();
-        let Some(passed) = passed.and_then(|(node, shared)| shared.borrow().passed_at(tick, *node)) else {
-            return Vec::new();
+    /// Returns the times before which the rows of each side meet none to come, once a tick is over.
+    fn over_after(&self, tick: Tick) -> [Option<i64>; 2] {
+        let (Some(band), Some((node, shared))) = (self.band, &self.passed) else {
+            return [None; 2];
         };
-        let often = (band.high_us.saturating_sub(band.low_us) / LOOKS).max(LOOKS_APART_US);
+        let Some(passed) = shared.borrow().passed_at(tick, *node) else {
+            return [None; 2];
+        };
         // A left row's partners are at most `high` after it; a right row's at most `low` before.
-        let over = [
+        [
             (band.high_us < i64::MAX && passed.right > i64::MIN).then(|| passed.right.saturating_sub(band.high_us)),
             (band.low_us > i64::MIN && passed.left > i64::MIN).then(|| passed.left.saturating_add(band.low_us)),
-        ];
+        ]
+    }
+
+    /// Forgets what the watermark has passed, now and then: it looks at every row held.
+    fn forget_passed(&mut self, over: [Option<i64>; 2]) -> Vec<u32> {
+        let Some(band) = self.band else { return Vec::new() };
+        let often = match band.has_ends() {
+            true => (band.high_us.saturating_sub(band.low_us) / LOOKS).max(LOOKS_APART_US),
+            false => LOOKS_APART_US,
+        };
         let mut groups = Vec::new();
         let sides = [&mut self.left, &mut self.right].into_iter().zip(&mut self.forgotten);
         for ((side, forgotten), over) in sides.zip(over) {
@@ -273,7 +282,7 @@ impl Join {
     fn pair_by_time(&self, which: Which, band: Band, delta: &Delta, out: &mut Vec<Part>) {
         let (own, other) = (self.side(which), self.other(which));
         let Some(timed) = &own.timed else { return };
-        let times = timed.times(&delta.columns);
+        let times = delta.times(timed);
         let mut pairs = Pairs::default();
         let mut flush = |pairs: &mut Pairs| {
             self.drop_useless(which, delta, pairs);
@@ -286,20 +295,17 @@ impl Join {
             }
         };
         for (row, (&group, &diff)) in delta.groups.iter().zip(&delta.diffs).enumerate() {
-            if times.is_null(row) {
-                continue;
-            }
-            let at = times.value(row);
+            let at = times[row];
             let (from, to) = match which {
                 Which::Left => (at.saturating_add(band.low_us), at.saturating_add(band.high_us)),
                 Which::Right => (at.saturating_sub(band.high_us), at.saturating_sub(band.low_us)),
             };
-            for (slot, count) in other.within(group, from, to) {
+            other.within(group, from, to, |slot, count| {
                 pairs.push(row as u32, slot, diff * count);
                 if pairs.rows.len() >= OUTPUT_ROWS {
                     flush(&mut pairs);
                 }
-            }
+            });
         }
         if faults::active(Fault::MissedPair) {
             pairs.rows.pop();
@@ -465,17 +471,25 @@ impl TickOperator for Join {
     fn apply(&mut self, tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part> {
         let mut out = Vec::new();
         let mut touched = Vec::new();
+        let over = self.over_after(tick);
         for (which, parts) in [Which::Left, Which::Right].into_iter().zip(inputs) {
             let parts = std::mem::take(parts);
-            let deltas: Vec<Delta> = parts.into_iter().map(|part| self.delta(which, part)).collect();
-            for delta in &deltas {
+            let mut deltas: Vec<Delta> = parts.into_iter().map(|part| self.delta(which, part)).collect();
+            for delta in &mut deltas {
+                touched.extend_from_slice(&delta.groups);
+                if let Some(timed) = &self.side(which).timed {
+                    delta.pass_over_timeless(timed);
+                }
                 self.meet(which, delta, &mut out);
+            }
+            if let (Which::Right, [_, Some(over)], Some(timed)) = (which, over, &self.right.timed) {
+                // All that they could meet was there: they need not even be kept.
+                deltas.iter_mut().for_each(|delta| delta.pass_over(timed, over));
             }
             let turned = self.settle(which, &deltas);
             self.turn(which, &turned, &mut out);
-            touched.extend(deltas.into_iter().flat_map(|delta| delta.groups));
         }
-        touched.extend(self.forget_passed(tick));
+        touched.extend(self.forget_passed(over));
         for group in std::mem::take(&mut self.uncounted) {
             self.right.totals[group as usize] = 0;
             touched.push(group);

@@ -87,9 +87,10 @@ fn of_inputs(plan: &Plan, id: NodeId, bucket: &Bucket, time_zone: &str) -> Vec<O
     };
     let width = || plan.nodes[node.inputs[0]].schema.fields().len();
     match &node.operator {
-        Operator::Filter { .. } | Operator::TemporalFilter { .. } | Operator::TemporalAny { .. } => {
-            vec![at(bucket.column)]
-        }
+        Operator::Filter { .. }
+        | Operator::TemporalFilter { .. }
+        | Operator::TemporalAny { .. }
+        | Operator::Consolidate => vec![at(bucket.column)],
         Operator::Project { expressions } => vec![through(plan, id, &expressions[bucket.column], bucket)],
         Operator::Unnest { lists, .. } => {
             let is_element = lists.iter().any(|list| list.column == bucket.column);

@@ -33,7 +33,7 @@ pub(super) enum Floor {
         /// That column.
         schema: SchemaRef,
     },
-    /// The first edge of the windows that a function finds for a floor.
+    /// The first edge of the windows that a function finds for a floor, or the coarsest time in the same ones.
     Edge {
         of: Arc<Floor>,
         function: Arc<dyn PhysicalExpr>,
@@ -56,8 +56,9 @@ impl Floor {
                 number(&expression.evaluate(&batch).ok()?.into_array(1).ok()?)
             }
             Floor::Edge { of, function } => {
-                let function = function.downcast_ref::<ScalarFunctionExpr>()?;
-                time_windows::first_edge(function.fun(), of.at(watermark_us)?)
+                let function = function.downcast_ref::<ScalarFunctionExpr>()?.fun();
+                let at = of.at(watermark_us)?;
+                time_windows::first_edge(function, at).or_else(|| time_windows::grain_of(function, at))
             }
             Floor::Past(of) => of.at(watermark_us)?.checked_add(1),
             Floor::Least(floors) => {
@@ -134,6 +135,7 @@ pub(super) fn floor(catalog: &Catalog, plan: &Plan, id: NodeId, column: usize) -
         | Operator::TemporalFilter { .. }
         | Operator::TemporalAny { .. }
         | Operator::Close { .. }
+        | Operator::Consolidate
         // Where a list stood, its elements stand, and none is less than the list's floor.
         | Operator::Unnest { .. } => below(0, column),
         Operator::Project { expressions } => mapped(catalog, plan, node.inputs[0], &expressions[column].physical),
@@ -187,6 +189,19 @@ fn mapped(catalog: &Catalog, plan: &Plan, input: NodeId, physical: &Arc<dyn Phys
             },
             size_us: timed.size_us.saturating_add(size_us),
             is_bucket: true,
+        });
+    }
+    if let Some(function) = physical.downcast_ref::<ScalarFunctionExpr>()
+        && time_windows::grain_of(function.fun(), 0).is_some()
+    {
+        let timed = mapped(catalog, plan, input, function.args().first()?)?;
+        // By how much it is coarser, the windows over it know.
+        return Some(Timed {
+            floor: Floor::Edge {
+                of: Arc::new(timed.floor),
+                function: Arc::clone(physical),
+            },
+            ..timed
         });
     }
     let (column, size_us) = rising(physical, catalog.time_zone())?;

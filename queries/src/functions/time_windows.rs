@@ -17,6 +17,7 @@
 //! batch and queries run the same.
 
 mod edges;
+mod grain;
 mod session;
 
 use std::sync::Arc;
@@ -32,7 +33,8 @@ use super::calls::{self, alias_of, relation};
 use super::date_bin;
 use crate::problem::Problem;
 
-pub(crate) use edges::{edge_size_us, first_edge, is_edge};
+pub(crate) use edges::{edge_size_us, first_edge, grain_of_edges, is_edge};
+pub(crate) use grain::grain_of;
 pub(crate) use session::LAST as SESSION_LAST;
 
 /// The columns that are added.

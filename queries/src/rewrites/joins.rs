@@ -3,12 +3,13 @@
 //!
 //! A condition beside the equalities is a filter over the pairs; which rows have no pair left is
 //! asked by joining them with the pairs, all columns equal, as `EXCEPT` would. The pairs stand
-//! twice in the plan then and are computed once: `lower` sees that they are the same.
+//! twice in the plan then and are computed once: `lower` sees that they are the same. Where a
+//! row has one pair at most, it is the pair itself.
 
 use std::sync::Arc;
 
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, JoinConstraint, JoinType, NullEquality, ScalarValue, TableReference};
+use datafusion::common::{Column, Dependency, JoinConstraint, JoinType, NullEquality, ScalarValue, TableReference};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::count::count;
 use datafusion::logical_expr::{Aggregate, Expr, Filter, Join, LogicalPlan, Projection, SubqueryAlias, Union, lit};
@@ -158,6 +159,10 @@ fn padded(join: Join) -> Result<LogicalPlan> {
 /// `EXISTS` and its kin with a condition over both sides.
 fn present(join: Join) -> Result<LogicalPlan> {
     let pairs = pairs(&join)?;
+    if join.join_type == JoinType::LeftSemi && pairs_once(&join) {
+        let columns = columns_of(&join.schema);
+        return restore(pairs, &join.schema, columns);
+    }
     let asked = among(&join.left, &pairs, join.join_type)?;
     match join.join_type {
         // Its last column goes by another name.
@@ -167,6 +172,26 @@ fn present(join: Join) -> Result<LogicalPlan> {
         }
         _ => Ok(asked),
     }
+}
+
+/// Tells whether the right has one row at most for each key, as an aggregation by nothing else does.
+fn pairs_once(join: &Join) -> bool {
+    let mut made = &join.right;
+    loop {
+        made = match made.as_ref() {
+            LogicalPlan::SubqueryAlias(alias) => &alias.input,
+            LogicalPlan::Projection(projection) => &projection.input,
+            LogicalPlan::Filter(filter) => &filter.input,
+            LogicalPlan::Aggregate(_) => break,
+            _ => return false,
+        };
+    }
+    let schema = join.right.schema();
+    let place = |key: &Expr| schema.index_of_column(key.try_as_col()?).ok();
+    let keys: Vec<usize> = join.on.iter().filter_map(|(_, key)| place(key)).collect();
+    schema.functional_dependencies().iter().any(|known| {
+        known.mode == Dependency::Single && known.source_indices.iter().all(|column| keys.contains(column))
+    })
 }
 
 /// `NOT IN`: nothing at all once the subquery holds a NULL, and everything while it is empty.

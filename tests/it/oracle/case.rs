@@ -752,6 +752,7 @@ fn kind(operator: &Operator) -> &'static str {
         Operator::Project { .. } => "project",
         Operator::TemporalFilter { .. } => "temporal",
         Operator::TemporalAny { .. } => "temporal any",
+        Operator::Consolidate => "consolidate",
         Operator::Unnest { .. } => "unnest",
         Operator::Aggregate { keys, .. } if keys.is_empty() => "global aggregate",
         Operator::Aggregate { calls, .. } if calls.is_empty() => "distinct",

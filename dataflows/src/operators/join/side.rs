@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use hashbrown::HashTable;
 
 use crate::columns::{Incoming, NO_SLOT, Rows};
@@ -34,61 +34,54 @@ pub(super) struct Side {
     pub(super) totals: Vec<i64>,
     pub(super) next: Vec<u32>,
     pub(super) counts: Vec<i64>,
+    /// What lets a row leave its chain; none before the first does.
+    links: Option<Links>,
     /// What finds a row to take back; none before the first is.
     found: Option<Found>,
-    /// Rows by their time, where pairs are found by it.
+    /// What finds rows by their time, where pairs are found by it.
     pub(super) timed: Option<Timed>,
+}
+
+/// Where the rows of a side stand in their chains.
+#[derive(Default)]
+struct Links {
+    previous: Vec<u32>,
+    group_of: Vec<u32>,
 }
 
 /// Finds the rows of a side by what they hold.
 #[derive(Default)]
 struct Found {
-    previous: Vec<u32>,
     hashes: Vec<u64>,
-    group_of: Vec<u32>,
     /// Rows of long chains, by hash.
     long: HashTable<u32>,
 }
 
-/// Rows by group and time.
+/// The time of rows, none of which is NULL.
 pub(super) struct Timed {
     /// Position of the time's column.
-    column: usize,
-    order: BTreeSet<(u32, i64, u32)>,
-    /// The time of each slot.
-    times: Vec<Option<i64>>,
+    pub(super) column: usize,
+    /// Rows by group and time, where both ends of what is looked for are known: it pays for what it
+    /// costs where a few rows are wanted of many.
+    order: Option<BTreeSet<(u32, i64, u32)>>,
 }
 
-impl Timed {
-    /// Returns the times of rows.
-    pub(super) fn times<'a>(&self, columns: &'a [ArrayRef]) -> &'a TimestampMicrosecondArray {
-        columns[self.column].as_primitive()
-    }
-
-    fn link(&mut self, group: u32, slot: u32, time: Option<i64>) {
-        self.times.resize(self.times.len().max(slot as usize + 1), None);
-        self.times[slot as usize] = time;
-        self.order.extend(time.map(|time| (group, time, slot)));
-    }
-
-    fn unlink(&mut self, group: u32, slot: u32) {
-        if let Some(time) = self.times[slot as usize].take() {
-            self.order.remove(&(group, time, slot));
-        }
-    }
-}
-
-impl Found {
+impl Links {
     fn resize(&mut self, slots: usize) {
         if self.previous.len() < slots {
             self.previous.resize(slots, NO_SLOT);
-            self.hashes.resize(slots, 0);
             self.group_of.resize(slots, NO_SLOT);
         }
     }
 
     fn bytes(&self) -> usize {
-        self.previous.capacity() * (4 + 8 + 4) + self.long.capacity() * 5
+        (self.previous.capacity() + self.group_of.capacity()) * 4
+    }
+}
+
+impl Found {
+    fn bytes(&self) -> usize {
+        self.hashes.capacity() * 8 + self.long.capacity() * 5
     }
 
     fn insert(&mut self, slot: u32) {
@@ -105,7 +98,8 @@ impl Found {
 }
 
 impl Side {
-    pub(super) fn new(keys: Vec<usize>, schema: &SchemaRef, keeps_rows: bool, time: Option<usize>) -> Self {
+    /// Holds no rows; `time` is a column of times to find them by, and whether they stand in its order.
+    pub(super) fn new(keys: Vec<usize>, schema: &SchemaRef, keeps_rows: bool, time: Option<(usize, bool)>) -> Self {
         let types: Vec<DataType> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
         Side {
             keys,
@@ -117,12 +111,11 @@ impl Side {
             totals: Vec::new(),
             next: Vec::new(),
             counts: Vec::new(),
-            // Rows that are too old to meet any are forgotten without being taken back, and found for that.
-            found: time.map(|_| Found::default()),
-            timed: time.map(|column| Timed {
+            links: None,
+            found: None,
+            timed: time.map(|(column, ordered)| Timed {
                 column,
-                order: BTreeSet::new(),
-                times: Vec::new(),
+                order: ordered.then(BTreeSet::new),
             }),
         }
     }
@@ -163,26 +156,43 @@ impl Side {
         slots.map(|slot| (slot, self.counts[slot as usize]))
     }
 
-    /// Returns the slots under a key from one time to another, and how often each row is there.
-    pub(super) fn within(&self, group: u32, from: i64, to: i64) -> impl Iterator<Item = (u32, i64)> + '_ {
-        let timed = self.timed.as_ref().filter(|_| group != NO_SLOT && from <= to);
-        let rows = timed.map(|timed| timed.order.range((group, from, 0)..=(group, to, u32::MAX)));
-        let slots = rows.into_iter().flatten().map(|(_, _, slot)| *slot);
-        slots.map(|slot| (slot, self.counts[slot as usize]))
+    /// Shows the slots under a key from one time to another, and how often each row is there.
+    pub(super) fn within(&self, group: u32, from: i64, to: i64, mut see: impl FnMut(u32, i64)) {
+        let Some(timed) = self.timed.as_ref().filter(|_| group != NO_SLOT && from <= to) else {
+            return;
+        };
+        if let Some(order) = &timed.order {
+            for &(_, _, slot) in order.range((group, from, 0)..=(group, to, u32::MAX)) {
+                see(slot, self.counts[slot as usize]);
+            }
+            return;
+        }
+        let times = self.rows.words(timed.column);
+        for (slot, count) in self.chain(group) {
+            if (from..=to).contains(&(times[slot as usize] as i64)) {
+                see(slot, count);
+            }
+        }
     }
 
-    /// Forgets, without a word, the rows before a time and those without any; returns their groups.
+    /// Forgets, without a word, the rows before a time; returns their groups.
     pub(super) fn forget_before(&mut self, time: i64) -> Vec<u32> {
         let Some(timed) = &self.timed else { return Vec::new() };
-        let is_over = |slot: &u32| timed.times[*slot as usize].is_none_or(|at| at < time);
-        let Some(found) = &self.found else { return Vec::new() };
-        let over: Vec<u32> = self.held().into_iter().filter(is_over).collect();
-        let groups: Vec<u32> = over.iter().map(|&slot| found.group_of[slot as usize]).collect();
-        for (&slot, &group) in over.iter().zip(&groups) {
+        let times = self.rows.words(timed.column);
+        let is_over = |slot: &u32| self.counts[*slot as usize] != 0 && (times[*slot as usize] as i64) < time;
+        let over: Vec<u32> = (0..self.counts.len() as u32).filter(is_over).collect();
+        if over.is_empty() {
+            return Vec::new();
+        }
+        let mut links = self.links.take().unwrap_or_else(|| self.linked());
+        for &slot in &over {
+            let group = links.group_of[slot as usize];
             self.totals[group as usize] -= self.counts[slot as usize];
             self.counts[slot as usize] = 0;
-            self.unlink(slot);
+            self.unlink(&mut links, slot);
         }
+        let groups = over.iter().map(|&slot| links.group_of[slot as usize]).collect();
+        self.links = Some(links);
         groups
     }
 
@@ -214,29 +224,36 @@ impl Side {
         deltas.iter().for_each(|delta| self.add(delta));
         let takes_back = |delta: &&Delta| delta.diffs.iter().any(|diff| *diff < 0);
         for delta in deltas.iter().filter(takes_back) {
+            let mut links = self.links.take().unwrap_or_else(|| self.linked());
             if self.found.is_none() {
-                self.found = Some(self.index());
+                self.found = Some(self.index(&links));
             }
-            self.retract(delta);
+            self.retract(&mut links, delta);
+            self.links = Some(links);
         }
     }
 
-    /// Makes every row be found by what it holds.
-    fn index(&self) -> Found {
-        let mut found = Found::default();
-        found.resize(self.next.len());
-        let mut hashes = Vec::new();
+    /// Makes every row know its place.
+    fn linked(&self) -> Links {
+        let mut links = Links::default();
+        links.resize(self.next.len());
         for (group, &(head, _)) in self.heads.iter().enumerate() {
             let (mut slot, mut before) = (head, NO_SLOT);
             while slot != NO_SLOT {
-                found.previous[slot as usize] = before;
-                found.group_of[slot as usize] = group as u32;
+                links.previous[slot as usize] = before;
+                links.group_of[slot as usize] = group as u32;
                 (before, slot) = (slot, self.next[slot as usize]);
             }
         }
-        let held: Vec<u32> = (0..self.next.len() as u32)
-            .filter(|&slot| found.group_of[slot as usize] != NO_SLOT)
-            .collect();
+        links
+    }
+
+    /// Makes every row be found by what it holds.
+    fn index(&self, links: &Links) -> Found {
+        let mut found = Found::default();
+        found.hashes.resize(self.next.len(), 0);
+        let mut hashes = Vec::new();
+        let held = self.held();
         for slots in held.chunks(INDEXED_ROWS) {
             hash_keys(&self.rows.gather(slots), slots.len(), &mut hashes);
             for (&slot, &hash) in slots.iter().zip(&hashes) {
@@ -244,7 +261,7 @@ impl Side {
             }
         }
         for slot in held {
-            let (_, length) = self.heads[found.group_of[slot as usize] as usize];
+            let (_, length) = self.heads[links.group_of[slot as usize] as usize];
             if length > CHAIN_INDEXED {
                 found.insert(slot);
             }
@@ -261,25 +278,26 @@ impl Side {
                 slots.push(self.link(batch.groups[row], hash.unwrap_or_default(), diff));
             }
         }
-        if let Some(timed) = &mut self.timed {
-            let times = timed.times(&batch.columns);
-            for (&row, &slot) in rows.iter().zip(&slots) {
-                let row = row as usize;
-                let time = times.is_valid(row).then(|| times.value(row));
-                timed.link(batch.groups[row], slot, time);
-            }
-        }
         let incoming = self.rows.incoming(&batch.columns);
         self.rows.write(&incoming, &rows, &slots);
+        if let Some(Timed {
+            column,
+            order: Some(order),
+        }) = &mut self.timed
+        {
+            let times = self.rows.words(*column);
+            let placed = rows.iter().zip(&slots);
+            order.extend(placed.map(|(&row, &slot)| (batch.groups[row as usize], times[slot as usize] as i64, slot)));
+        }
     }
 
-    fn retract(&mut self, batch: &Delta) {
+    fn retract(&mut self, links: &mut Links, batch: &Delta) {
         let incoming = self.rows.incoming(&batch.columns);
         for (row, &diff) in batch.diffs.iter().enumerate() {
             let group = batch.groups[row];
             let mut owed = -diff;
             while owed > 0 && group != NO_SLOT {
-                let Some(slot) = self.find(group, batch.hashes[row], &incoming, row as u32) else {
+                let Some(slot) = self.find(links, group, batch.hashes[row], &incoming, row as u32) else {
                     tracing::error!(row, "a join was told to take back a row it does not hold");
                     break;
                 };
@@ -288,7 +306,7 @@ impl Side {
                 self.counts[slot as usize] -= taken;
                 self.totals[group as usize] -= taken;
                 if self.counts[slot as usize] == 0 {
-                    self.unlink(slot);
+                    self.unlink(links, slot);
                 }
             }
         }
@@ -307,14 +325,17 @@ impl Side {
         self.counts[at] = count;
         self.heads[group as usize] = (slot, length + 1);
         self.totals[group as usize] += count;
-        if let Some(found) = &mut self.found {
-            found.resize(self.next.len());
-            found.previous[at] = NO_SLOT;
-            found.hashes[at] = hash;
-            found.group_of[at] = group;
+        if let Some(links) = &mut self.links {
+            links.resize(self.next.len());
+            links.previous[at] = NO_SLOT;
+            links.group_of[at] = group;
             if head != NO_SLOT {
-                found.previous[head as usize] = slot;
+                links.previous[head as usize] = slot;
             }
+        }
+        if let Some(found) = &mut self.found {
+            found.hashes.resize(self.next.len(), 0);
+            found.hashes[at] = hash;
             if length + 1 == CHAIN_INDEXED + 1 {
                 let mut slot = slot;
                 while slot != NO_SLOT {
@@ -328,16 +349,19 @@ impl Side {
         slot
     }
 
-    fn unlink(&mut self, slot: u32) {
+    fn unlink(&mut self, links: &mut Links, slot: u32) {
         let at = slot as usize;
-        let Some(found) = &mut self.found else { return };
-        let group = found.group_of[at] as usize;
-        if let Some(timed) = &mut self.timed {
-            timed.unlink(group as u32, slot);
+        let group = links.group_of[at] as usize;
+        if let Some(Timed {
+            column,
+            order: Some(order),
+        }) = &mut self.timed
+        {
+            order.remove(&(group as u32, self.rows.words(*column)[at] as i64, slot));
         }
-        let (previous, next) = (found.previous[at], self.next[at]);
+        let (previous, next) = (links.previous[at], self.next[at]);
         let (head, length) = self.heads[group];
-        if length > CHAIN_INDEXED {
+        if let Some(found) = self.found.as_mut().filter(|_| length > CHAIN_INDEXED) {
             found.remove(slot);
             if length == CHAIN_INDEXED + 1 {
                 let mut other = head;
@@ -353,20 +377,20 @@ impl Side {
             self.next[previous as usize] = next;
         }
         if next != NO_SLOT {
-            found.previous[next as usize] = previous;
+            links.previous[next as usize] = previous;
         }
         self.heads[group] = (if head == slot { next } else { head }, length - 1);
         self.rows.free(slot);
     }
 
-    fn find(&self, group: u32, hash: u64, incoming: &Incoming, row: u32) -> Option<u32> {
+    fn find(&self, links: &Links, group: u32, hash: u64, incoming: &Incoming, row: u32) -> Option<u32> {
         let found = self.found.as_ref()?;
         let (head, length) = self.heads[group as usize];
         let matches = |slot: u32| found.hashes[slot as usize] == hash && self.rows.equals(incoming, row, slot);
         if length > CHAIN_INDEXED {
             return found
                 .long
-                .find(hash, |&slot| found.group_of[slot as usize] == group && matches(slot))
+                .find(hash, |&slot| links.group_of[slot as usize] == group && matches(slot))
                 .copied();
         }
         let mut slot = head;
@@ -385,12 +409,14 @@ impl Side {
             + self.totals.capacity() * 8
             + self.next.capacity() * 4
             + self.counts.capacity() * 8
+            + self.links.as_ref().map_or(0, Links::bytes)
             + self.found.as_ref().map_or(0, Found::bytes)
             // A node of the tree is about two thirds full.
             + self
                 .timed
                 .as_ref()
-                .map_or(0, |timed| timed.order.len() * 24 * 3 / 2 + timed.times.capacity() * 16)
+                .and_then(|timed| timed.order.as_ref())
+                .map_or(0, |order| order.len() * 24 * 3 / 2)
     }
 }
 
@@ -398,8 +424,35 @@ impl Side {
 pub(super) struct Delta {
     pub(super) columns: Vec<ArrayRef>,
     pub(super) diffs: Vec<i64>,
-    /// [`NO_SLOT`] where a NULL in the key means the row pairs with nothing.
+    /// [`NO_SLOT`] where a NULL in the key, or for a time, means the row pairs with nothing.
     pub(super) groups: Vec<u32>,
     /// Empty where rows need not be found.
     pub(super) hashes: Vec<u64>,
+}
+
+impl Delta {
+    /// Returns the times of rows; of those that belong to no key they mean nothing.
+    pub(super) fn times(&self, timed: &Timed) -> &[i64] {
+        self.columns[timed.column].as_primitive::<TimestampMicrosecondType>().values()
+    }
+
+    /// Lets rows without a time belong to no key.
+    pub(super) fn pass_over_timeless(&mut self, timed: &Timed) {
+        let Some(nulls) = self.columns[timed.column].nulls() else { return };
+        for (row, group) in self.groups.iter_mut().enumerate() {
+            if nulls.is_null(row) {
+                *group = NO_SLOT;
+            }
+        }
+    }
+
+    /// Lets rows that come and are before a time belong to no key.
+    pub(super) fn pass_over(&mut self, timed: &Timed, time: i64) {
+        let times = self.columns[timed.column].as_primitive::<TimestampMicrosecondType>().values();
+        for ((group, diff), at) in self.groups.iter_mut().zip(&self.diffs).zip(times) {
+            if *diff > 0 && *at < time {
+                *group = NO_SLOT;
+            }
+        }
+    }
 }

@@ -9,6 +9,8 @@ use datafusion::common::plan_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
+use super::grain;
+
 /// Builds the function from a time to the starts of all windows of `size` that cover it, one every `slide`.
 pub(super) fn hop_starts(slide_ns: i64, size_ns: i64, offset_ns: i64) -> ScalarUDF {
     edges("hop_starts", slide_ns, size_ns, offset_ns)
@@ -32,6 +34,17 @@ pub(crate) fn edge_size_us(function: &ScalarUDF) -> Option<i64> {
 /// Returns the first edge from which on those of a time, and of all later ones, are.
 pub(crate) fn first_edge(function: &ScalarUDF, at: i64) -> Option<i64> {
     Some(function.inner().downcast_ref::<Edges>()?.of(at)?.0)
+}
+
+/// Returns the function from a time to the coarsest one that has the same edges; none where it is another function.
+pub(crate) fn grain_of_edges(function: &ScalarUDF) -> Option<ScalarUDF> {
+    let edges = function.inner().downcast_ref::<Edges>()?;
+    // Both ends of every window are multiples of it.
+    let (mut grain, mut rest) = (edges.size, edges.every);
+    while rest != 0 {
+        (grain, rest) = (rest, grain % rest);
+    }
+    Some(grain::grain(grain, edges.size, edges.offset))
 }
 
 fn edges(name: &'static str, every_ns: i64, size_ns: i64, offset_ns: i64) -> ScalarUDF {
@@ -155,6 +168,30 @@ mod tests {
         assert_eq!(all(&gaps, 1_000_000), Some(vec![1_000_000]));
         assert_eq!(all(&gaps, 3_000_000), Some(vec![]));
         assert_eq!(all(&gaps, i64::MIN), None);
+    }
+
+    #[test]
+    fn the_coarsest_time_has_the_same_edges() {
+        let functions = [
+            hop_starts(2 * SECOND, 5 * SECOND, 0),
+            hop_starts(6 * SECOND, 4 * SECOND, SECOND),
+            hop_starts(2 * SECOND, 10 * SECOND, -3 * SECOND),
+            cumulate_ends(2 * SECOND, 6 * SECOND, SECOND),
+        ];
+        for function in &functions {
+            let grain = grain_of_edges(function).unwrap();
+            let mut coarser = 0;
+            for at in (-20_000_000..20_000_000).step_by(250_000) {
+                let coarse = grain::grain_of(&grain, at).unwrap();
+                assert_eq!(all(function, at), all(function, coarse), "{at} {coarse}");
+                assert!(coarse <= at);
+                coarser += usize::from(coarse < at);
+            }
+            assert!(coarser > 100);
+            for at in [i64::MIN, i64::MIN + 1, i64::MAX - 1, i64::MAX] {
+                assert_eq!(all(function, at), all(function, grain::grain_of(&grain, at).unwrap()));
+            }
+        }
     }
 
     #[test]
