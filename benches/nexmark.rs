@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench nexmark`. Persons, auctions and bids are three files, a query reads those it needs, ticks are
 //! of 40,000 events; each run has a process of its own and one worker. Processor time is counted per million events
-//! of all three files, parsing included. `SANGAM_BENCH_EVENTS=2000000` is another size; a word picks queries.
+//! of all three files, parsing included. `SANGAM_BENCH_EVENTS=1000000` is another size; a word picks queries.
 
 #[path = "support/auction_rivals.rs"]
 mod auction_rivals;
@@ -22,7 +22,7 @@ use rounds::number;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const EVENTS: usize = 1_000_000;
+const EVENTS: usize = 2_000_000;
 /// How much of the hand-written program's processor time a view may take.
 const CEILINGS: [(&str, f64); 7] = [
     ("q0", 1.5),

@@ -32,8 +32,10 @@ pub const INPUT_BYTES_MAX: usize = 1 << 30;
 /// piece is refused as a whole, so that garbage cannot fill the memory.
 pub const REJECTED_MAX: usize = 100_000;
 
-/// Rows split before their values are read; keeps both in the cache.
-const SEGMENT_ROWS: usize = 4096;
+/// Rows split, and bytes of theirs, before their values are read: each column reads all of them again, so that
+/// both must stay in the cache nearest to the core.
+const SEGMENT_ROWS: usize = 256;
+const SEGMENT_BYTES: usize = 32 * 1024;
 
 /// How the bytes of a source are to be read.
 ///
@@ -395,7 +397,7 @@ impl Decoder {
             ranges.clear();
             let segment_start = at;
             while ranges.len() < SEGMENT_ROWS.min(rows_max - rows) {
-                if at - segment_start > INPUT_BYTES_MAX / 4 {
+                if at - segment_start > SEGMENT_BYTES {
                     break;
                 }
                 match self.rows.next(text, at, last, &mut self.cells) {

@@ -11,6 +11,7 @@ mod column;
 mod decoded;
 mod durations;
 mod error;
+mod fixed;
 mod format;
 mod formats;
 mod lists;

@@ -4,17 +4,18 @@
 //! and in CSV. A value that does not fit marks its row; the column goes on.
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
-    Int16Builder, Int32Builder, Int64Builder, ListArray, StringBuilder, TimestampMicrosecondBuilder,
-};
+use arrow::array::{ArrayRef, BinaryBuilder, BooleanBuilder, ListArray, StringBuilder};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cast_utils::Parser;
-use arrow::datatypes::{DataType, FieldRef, Float32Type, Float64Type, TimeUnit};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, FieldRef, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    TimeUnit, TimestampMicrosecondType,
+};
 
 use crate::cells::{Cell, Kind};
 use crate::decoded::quoted;
 use crate::error::ConfigError;
+use crate::fixed::{Fixed, Room};
 use crate::lists::Elements;
 use crate::times::Times;
 
@@ -34,21 +35,20 @@ pub(crate) struct ColumnBuilder {
     nulls: Nulls,
     times: Times,
     values: Values,
-    /// Texts in the last two batches, and their bytes: the next is likely as large, and to grow by copying is dear.
-    before: [(usize, usize); 2],
 }
 
 enum Values {
-    Text(StringBuilder),
-    Int16(Int16Builder),
-    Int32(Int32Builder),
-    Int64(Int64Builder),
-    Float32(Float32Builder),
-    Float64(Float64Builder),
+    /// Texts, and the room for how many of them and for their bytes.
+    Text(StringBuilder, Room, Room),
+    Int16(Fixed<Int16Type>),
+    Int32(Fixed<Int32Type>),
+    Int64(Fixed<Int64Type>),
+    Float32(Fixed<Float32Type>),
+    Float64(Fixed<Float64Type>),
     Boolean(BooleanBuilder),
-    Date(Date32Builder),
-    Timestamp(TimestampMicrosecondBuilder),
-    Decimal(Decimal128Builder, u8, i8),
+    Date(Fixed<Date32Type>),
+    Timestamp(Fixed<TimestampMicrosecondType>),
+    Decimal(Fixed<Decimal128Type>, u8, i8),
     Binary(BinaryBuilder),
     List(Box<Lists>),
 }
@@ -90,22 +90,18 @@ impl Lists {
 impl ColumnBuilder {
     pub(crate) fn new(field: &FieldRef, nulls: Nulls, times: Times) -> Result<ColumnBuilder, ConfigError> {
         let values = match field.data_type() {
-            DataType::Utf8 => Values::Text(StringBuilder::new()),
-            DataType::Int16 => Values::Int16(Int16Builder::new()),
-            DataType::Int32 => Values::Int32(Int32Builder::new()),
-            DataType::Int64 => Values::Int64(Int64Builder::new()),
-            DataType::Float32 => Values::Float32(Float32Builder::new()),
-            DataType::Float64 => Values::Float64(Float64Builder::new()),
+            DataType::Utf8 => Values::Text(StringBuilder::new(), Room::default(), Room::default()),
+            own @ DataType::Int16 => Values::Int16(Fixed::new(own)),
+            own @ DataType::Int32 => Values::Int32(Fixed::new(own)),
+            own @ DataType::Int64 => Values::Int64(Fixed::new(own)),
+            own @ DataType::Float32 => Values::Float32(Fixed::new(own)),
+            own @ DataType::Float64 => Values::Float64(Fixed::new(own)),
             DataType::Boolean => Values::Boolean(BooleanBuilder::new()),
-            DataType::Date32 => Values::Date(Date32Builder::new()),
-            DataType::Timestamp(TimeUnit::Microsecond, _) => {
-                Values::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(field.data_type().clone()))
+            own @ DataType::Date32 => Values::Date(Fixed::new(own)),
+            own @ DataType::Timestamp(TimeUnit::Microsecond, _) => Values::Timestamp(Fixed::new(own)),
+            own @ DataType::Decimal128(precision, scale) if *scale >= 0 => {
+                Values::Decimal(Fixed::new(own), *precision, *scale)
             }
-            DataType::Decimal128(precision, scale) if *scale >= 0 => Values::Decimal(
-                Decimal128Builder::new().with_data_type(field.data_type().clone()),
-                *precision,
-                *scale,
-            ),
             DataType::Binary => Values::Binary(BinaryBuilder::new()),
             DataType::List(item) => Values::List(Box::new(Lists {
                 items: ColumnBuilder::new(item, nulls.clone(), times.clone())?,
@@ -126,7 +122,6 @@ impl ColumnBuilder {
             nulls,
             times,
             values,
-            before: [(0, 0); 2],
         })
     }
 
@@ -138,7 +133,6 @@ impl ColumnBuilder {
             nulls,
             times,
             values,
-            before: _,
         } = self;
         let mut column = Texts {
             field,
@@ -149,7 +143,7 @@ impl ColumnBuilder {
             nests: false,
         };
         match values {
-            Values::Text(builder) => {
+            Values::Text(builder, ..) => {
                 column.text = true;
                 let strict = !column.nulls.delimited;
                 column.each(cells, |cell| match (cell, strict) {
@@ -163,27 +157,23 @@ impl ColumnBuilder {
                     }
                 });
             }
-            Values::Int16(builder) => column.each_parsed(cells, integer::<i16>, |v| builder.append_option(v)),
-            Values::Int32(builder) => column.each_parsed(cells, integer::<i32>, |v| builder.append_option(v)),
-            Values::Int64(builder) => column.each_parsed(cells, bigint, |v| builder.append_option(v)),
-            Values::Float32(builder) => column.each_parsed(cells, float32, |v| builder.append_option(v)),
-            Values::Float64(builder) => column.each_parsed(cells, float64, |v| builder.append_option(v)),
+            Values::Int16(builder) => column.each_parsed(cells, integer::<i16>, |v| builder.append(v)),
+            Values::Int32(builder) => column.each_parsed(cells, integer::<i32>, |v| builder.append(v)),
+            Values::Int64(builder) => column.each_parsed(cells, bigint, |v| builder.append(v)),
+            Values::Float32(builder) => column.each_parsed(cells, float32, |v| builder.append(v)),
+            Values::Float64(builder) => column.each_parsed(cells, float64, |v| builder.append(v)),
             Values::Boolean(builder) => {
                 let strict = !column.nulls.delimited;
                 column.each_parsed(cells, |text| boolean(text, strict), |v| builder.append_option(v));
             }
             Values::Date(builder) => {
-                column.each_parsed(cells, |text| times.date(text), |v| builder.append_option(v));
+                column.each_parsed(cells, |text| times.date(text), |v| builder.append(v));
             }
             Values::Timestamp(builder) => {
-                column.each_parsed(cells, |text| times.instant(text), |v| builder.append_option(v));
+                column.each_parsed(cells, |text| times.instant(text), |v| builder.append(v));
             }
             Values::Decimal(builder, precision, scale) => {
-                column.each_parsed(
-                    cells,
-                    |text| decimal(text, *precision, *scale),
-                    |v| builder.append_option(v),
-                );
+                column.each_parsed(cells, |text| decimal(text, *precision, *scale), |v| builder.append(v));
             }
             Values::Binary(builder) => column.each_parsed(cells, hexadecimal, |v| builder.append_option(v)),
             Values::List(lists) => {
@@ -196,24 +186,20 @@ impl ColumnBuilder {
     /// Returns what was appended, and starts anew.
     pub(crate) fn finish(&mut self) -> ArrayRef {
         match &mut self.values {
-            Values::Text(builder) => {
+            Values::Text(builder, texts, bytes) => {
                 let now = (builder.offsets_slice().len(), builder.values_slice().len());
-                let texts = builder.finish();
-                self.before = [self.before[1], now];
-                // The smaller of both: a batch keeps the room that was made for it.
-                let [one, other] = self.before;
-                *builder = StringBuilder::with_capacity(one.0.min(other.0), one.1.min(other.1));
-                Arc::new(texts)
+                let next = StringBuilder::with_capacity(texts.after(now.0), bytes.after(now.1));
+                Arc::new(std::mem::replace(builder, next).finish())
             }
-            Values::Int16(builder) => Arc::new(builder.finish()),
-            Values::Int32(builder) => Arc::new(builder.finish()),
-            Values::Int64(builder) => Arc::new(builder.finish()),
-            Values::Float32(builder) => Arc::new(builder.finish()),
-            Values::Float64(builder) => Arc::new(builder.finish()),
+            Values::Int16(builder) => builder.finish(),
+            Values::Int32(builder) => builder.finish(),
+            Values::Int64(builder) => builder.finish(),
+            Values::Float32(builder) => builder.finish(),
+            Values::Float64(builder) => builder.finish(),
             Values::Boolean(builder) => Arc::new(builder.finish()),
-            Values::Date(builder) => Arc::new(builder.finish()),
-            Values::Timestamp(builder) => Arc::new(builder.finish()),
-            Values::Decimal(builder, ..) => Arc::new(builder.finish()),
+            Values::Date(builder) => builder.finish(),
+            Values::Timestamp(builder) => builder.finish(),
+            Values::Decimal(builder, ..) => builder.finish(),
             Values::Binary(builder) => Arc::new(builder.finish()),
             Values::List(lists) => Arc::new(ListArray::new(
                 Arc::clone(&lists.item),

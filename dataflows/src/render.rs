@@ -106,7 +106,14 @@ pub(crate) fn render<'scope>(
             }
             Operator::Consolidate => {
                 let operator = Consolidate::new(Arc::clone(&node.schema));
-                ticked(scope, &name, vec![(input(0), Route::Here)], shared, false, Box::new(operator))
+                ticked(
+                    scope,
+                    &name,
+                    vec![(input(0), Route::Here)],
+                    shared,
+                    false,
+                    Box::new(operator),
+                )
             }
             Operator::Unnest { lists, absent } => {
                 let lists = Unnest::new(lists.clone(), *absent, Arc::clone(&node.schema));

@@ -159,7 +159,11 @@ impl Closings {
     /// Returns what the joins of some dataflows may forget once the tick is done, all rows of which were taken: no
     /// row of the next is late by less than what the watermark is now.
     pub(super) fn passed(&mut self, flows: &[FlowId], sources: &[SourceState]) -> Vec<(FlowId, Arc<[Passed]>)> {
-        let of_joins: Vec<Option<i64>> = self.joins.iter().map(|joins| self.watermark_us(&joins.waits, sources)).collect();
+        let of_joins: Vec<Option<i64>> = self
+            .joins
+            .iter()
+            .map(|joins| self.watermark_us(&joins.waits, sources))
+            .collect();
         for (joins, watermark_us) in self.joins.iter_mut().zip(of_joins) {
             if watermark_us > joins.watermark_us {
                 joins.watermark_us = watermark_us;

@@ -59,7 +59,10 @@ impl TickOperator for Consolidate {
         }
         let (distinct, diffs): (Vec<u32>, Vec<i64>) = (0..).zip(sums).filter(|(_, sum)| *sum != 0).unzip();
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), index.keys(&distinct));
-        vec![Part::whole(Updates::new(rows.expect("rows of this schema went in"), diffs))]
+        vec![Part::whole(Updates::new(
+            rows.expect("rows of this schema went in"),
+            diffs,
+        ))]
     }
 
     fn state_rows(&self) -> usize {

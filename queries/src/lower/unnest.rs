@@ -8,7 +8,7 @@ use datafusion::common::{Column, DFSchema, NullHandling};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, Unnest};
 
-use super::{Lowering, column_expression, moved, nullable};
+use super::{Lowering, column_expression, moved, nullable, text};
 use crate::functions::time_windows;
 use crate::problem::Problem;
 
@@ -48,7 +48,8 @@ impl Lowering<'_> {
     /// Of a tick's rows many are in the same windows, and once the time is as coarse as the windows have it, they are
     /// equal but for what else is read of them: one of each is enough to be told once for every window.
     fn in_windows(&mut self, unnest: &Unnest) -> Result<Option<NodeId>, Problem> {
-        let (LogicalPlan::Projection(made), [(list, _)]) = (unnest.input.as_ref(), &unnest.list_type_columns[..]) else {
+        let (LogicalPlan::Projection(made), [(list, _)]) = (unnest.input.as_ref(), &unnest.list_type_columns[..])
+        else {
             return Ok(None);
         };
         let Expr::ScalarFunction(edges) = made.expr[*list].clone().unalias() else {
@@ -56,7 +57,8 @@ impl Lowering<'_> {
         };
         let schema = nullable(&made.schema);
         let mut others = schema.fields().iter().enumerate().filter(|(column, _)| column != list);
-        let (Some(grain), Some((time, rest))) = (time_windows::grain_of_edges(&edges.func), edges.args.split_first()) else {
+        let (Some(grain), Some((time, rest))) = (time_windows::grain_of_edges(&edges.func), edges.args.split_first())
+        else {
             return Ok(None);
         };
         if self.around.is_some() || others.any(|(_, field)| field.data_type().is_nested()) {
@@ -65,7 +67,7 @@ impl Lowering<'_> {
         let input = self.plan(&made.input)?;
         let below = made.input.schema();
         let coarse = Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(grain), vec![time.clone()]));
-        let name = time.schema_name().to_string();
+        let name = text(time);
         let mut expressions = Vec::with_capacity(made.expr.len());
         for (column, (expression, field)) in made.expr.iter().zip(schema.fields()).enumerate() {
             expressions.push(match column == *list {

@@ -12,7 +12,7 @@ pub(super) struct Known {
     keys: Vec<Key>,
 }
 
-/// A key as it was written, between its quotes, and its slot if it is declared.
+/// A key as it was written, from the comma or brace before it to the colon after it, and its slot if it is declared.
 struct Key {
     text: Vec<u8>,
     /// Its first 16 bytes, and which bits of them there are.
@@ -24,7 +24,8 @@ struct Key {
 impl Known {
     /// Expects one more key. Its name was read as a string: what ended it then, ends it again.
     pub(super) fn push(&mut self, name: &str, slot: Option<usize>) {
-        let text = format!("\"{name}\"").into_bytes();
+        let before = if self.keys.is_empty() { '{' } else { ',' };
+        let text = format!("{before}\"{name}\":").into_bytes();
         let mut head = [0; 16];
         let length = text.len().min(16);
         head[..length].copy_from_slice(&text[..length]);
@@ -63,17 +64,8 @@ impl Known {
     fn object(&self, bytes: &[u8], start: usize, cells: &mut Cells) -> Option<usize> {
         let mut row = cells.last_row();
         let mut at = start;
-        let mut before = b'{';
         for key in &self.keys {
-            if *bytes.get(at)? != before {
-                return None;
-            }
-            before = b',';
-            at = after_blank(bytes, key.after(bytes, after_blank(bytes, at + 1))?);
-            if *bytes.get(at)? != b':' {
-                return None;
-            }
-            at = after_blank(bytes, at + 1);
+            at = after_blank(bytes, key.after(bytes, at)?);
             let (begin, end, kind) = match bytes.get(at)? {
                 b'"' => {
                     let end = plain_until(bytes, at + 1);
@@ -85,30 +77,56 @@ impl Known {
                 b'{' | b'[' => return None,
                 first => {
                     let kind = if *first == b'n' { Kind::Missing } else { Kind::Bare };
-                    (at, scalar(bytes, at).ok()?, kind)
+                    let end = after_digits(bytes, at).map_or_else(|| scalar(bytes, at).ok(), Some)?;
+                    (at, end, kind)
                 }
             };
             if let Some(slot) = key.slot {
                 row.set(slot, begin, end, kind);
             }
-            at = after_blank(bytes, end + usize::from(kind == Kind::Quoted));
+            at = end + usize::from(kind == Kind::Quoted);
         }
+        let at = after_blank(bytes, at);
         (*bytes.get(at)? == b'}').then_some(at + 1)
     }
 }
 
 impl Key {
-    /// What follows the key, if it stands there.
+    /// What follows the key and its colon, if it and what is before it stand at `at`, spaces aside.
     #[inline]
     fn after(&self, bytes: &[u8], at: usize) -> Option<usize> {
         let rest = bytes.get(at..)?;
-        let matches = match rest.first_chunk() {
-            Some(head) if u128::from_le_bytes(*head) & self.mask != self.head => false,
-            Some(_) if self.text.len() <= 16 => true,
-            _ => rest.starts_with(&self.text),
-        };
-        matches.then_some(at + self.text.len())
+        if let Some(head) = rest.first_chunk()
+            && u128::from_le_bytes(*head) & self.mask == self.head
+            && (self.text.len() <= 16 || rest.get(16..)?.starts_with(&self.text[16..]))
+        {
+            return Some(at + self.text.len());
+        }
+        self.after_spaced(bytes, at)
     }
+
+    /// The same where there may be spaces, or the end of the input is near.
+    fn after_spaced(&self, bytes: &[u8], at: usize) -> Option<usize> {
+        let at = after_blank(bytes, at);
+        if *bytes.get(at)? != self.text[0] {
+            return None;
+        }
+        let name = &self.text[1..self.text.len() - 1];
+        let at = after_blank(bytes, at + 1);
+        let colon = after_blank(bytes, at + name.len());
+        (bytes.get(at..)?.starts_with(name) && *bytes.get(colon)? == b':').then_some(colon + 1)
+    }
+}
+
+/// What follows a plain whole number, as most are; none of any other value.
+#[inline]
+fn after_digits(bytes: &[u8], at: usize) -> Option<usize> {
+    let mut end = at;
+    while bytes.get(end)?.is_ascii_digit() {
+        end += 1;
+    }
+    let is_whole = end > at && (bytes[at] != b'0' || end == at + 1) && matches!(bytes[end], b',' | b'}');
+    is_whole.then_some(end)
 }
 
 /// The first place from `at` on that holds no space within a line. Mostly there is none.

@@ -433,12 +433,16 @@ pub(super) struct Delta {
 impl Delta {
     /// Returns the times of rows; of those that belong to no key they mean nothing.
     pub(super) fn times(&self, timed: &Timed) -> &[i64] {
-        self.columns[timed.column].as_primitive::<TimestampMicrosecondType>().values()
+        self.columns[timed.column]
+            .as_primitive::<TimestampMicrosecondType>()
+            .values()
     }
 
     /// Lets rows without a time belong to no key.
     pub(super) fn pass_over_timeless(&mut self, timed: &Timed) {
-        let Some(nulls) = self.columns[timed.column].nulls() else { return };
+        let Some(nulls) = self.columns[timed.column].nulls() else {
+            return;
+        };
         for (row, group) in self.groups.iter_mut().enumerate() {
             if nulls.is_null(row) {
                 *group = NO_SLOT;
@@ -448,7 +452,9 @@ impl Delta {
 
     /// Lets rows that come and are before a time belong to no key.
     pub(super) fn pass_over(&mut self, timed: &Timed, time: i64) {
-        let times = self.columns[timed.column].as_primitive::<TimestampMicrosecondType>().values();
+        let times = self.columns[timed.column]
+            .as_primitive::<TimestampMicrosecondType>()
+            .values();
         for ((group, diff), at) in self.groups.iter_mut().zip(&self.diffs).zip(times) {
             if *diff > 0 && *at < time {
                 *group = NO_SLOT;
