@@ -1,5 +1,7 @@
 //! The grammar of JSON values (RFC 8259, to the letter): where each one ends.
 
+use wide::u8x16;
+
 /// How deep objects and arrays may stand in each other.
 const DEPTH_MAX: usize = 64;
 
@@ -107,28 +109,18 @@ pub(crate) fn string(bytes: &[u8], at: usize) -> Result<(Text, usize), Fault> {
 }
 
 /// The first place from `at` on that is no plain character of a string: a quote, a backslash, a control character
-/// or the end. As long as there is none, 32 bytes are looked at together, and then eight.
+/// or the end. Sixteen bytes are looked at together.
 #[inline]
 pub(crate) fn plain_until(bytes: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let is_plain = |byte: u8| (byte >= 0x20) & (byte != b'"') & (byte != b'\\');
-    while let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>)
-        && block.iter().fold(true, |plain, byte| plain & is_plain(*byte))
-    {
-        at += 32;
-    }
-    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let word = u64::from_le_bytes(*eight);
-        // A byte's highest bit is set where it is below a bound; borrows spoil only the bytes above the first such.
-        let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGHS;
-        let quote = below(word ^ (ONES * u64::from(b'"')), 1);
-        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
-        let found = quote | backslash | below(word, 0x20);
-        if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
+    let [quote, backslash, last_control] = [b'"', b'\\', 0x1f].map(u8x16::splat);
+    while let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<16>) {
+        let block = u8x16::from(*block);
+        let special = block.simd_eq(quote) | block.simd_eq(backslash) | block.simd_eq(block.min(last_control));
+        let special = special.to_bitmask();
+        if special != 0 {
+            return at + special.trailing_zeros() as usize;
         }
-        at += 8;
+        at += 16;
     }
     while bytes
         .get(at)

@@ -2,6 +2,8 @@
 //!
 //! Whatever is not so (an escape, something nested, another order, a fault) is left to the reader of any JSON.
 
+use wide::u8x16;
+
 use crate::cells::{Cells, Kind};
 use crate::format::ROW_BYTES_MAX;
 use crate::formats::json::grammar::{plain_until, scalar};
@@ -118,15 +120,14 @@ impl Key {
     }
 }
 
-/// What follows a plain whole number, as most are; none of any other value.
+/// What follows a plain whole number of less than 16 digits, as most are; none of any other value.
 #[inline]
 fn after_digits(bytes: &[u8], at: usize) -> Option<usize> {
-    let mut end = at;
-    while bytes.get(end)?.is_ascii_digit() {
-        end += 1;
-    }
-    let is_whole = end > at && (bytes[at] != b'0' || end == at + 1) && matches!(bytes[end], b',' | b'}');
-    is_whole.then_some(end)
+    let block = bytes.get(at..)?.first_chunk::<16>()?;
+    let values = u8x16::from(*block) - u8x16::splat(b'0');
+    let digits = values.simd_eq(values.min(u8x16::splat(9))).to_bitmask().trailing_ones() as usize;
+    let is_whole = digits > 0 && (block[0] != b'0' || digits == 1);
+    (is_whole && matches!(block.get(digits), Some(b',' | b'}'))).then_some(at + digits)
 }
 
 /// The first place from `at` on that holds no space within a line. Mostly there is none.
