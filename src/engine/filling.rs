@@ -32,7 +32,7 @@ const SLICE_AIM: Duration = Duration::from_micros(300);
 const REST_MAX: Duration = Duration::from_millis(10);
 
 /// Rows fed at a time, at least and at most; the last may be fewer.
-const SLICE_ROWS: std::ops::RangeInclusive<usize> = 256..=8 * 1024;
+const SLICE_ROWS: std::ops::RangeInclusive<usize> = 1024..=8 * 1024;
 
 /// Ticks that may be set aside.
 pub(super) const MISSED_TICKS_MAX: usize = 64 * 1024;
