@@ -1,14 +1,17 @@
-//! Gives the float keys of aggregates and joins one form: `0.0` for `-0.0`, one NaN.
+//! Gives the float keys of aggregates and joins one form: `0.0` for `-0.0`, one NaN; and both keys of a join one type.
 //!
-//! Both engines compare keys by their bytes then; aggregates see to their arguments themselves. `DISTINCT` and `UNION` are
+//! DataFusion reads a subquery before it knows what the inputs of a `UNION` around it are cast to, so that a key may be
+//! of microseconds there and of nanoseconds here. Both engines compare keys by their bytes then; aggregates see to their arguments themselves. `DISTINCT` and `UNION` are
 //! aggregates without calls by now.
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
-use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, LogicalPlan, RecursiveQuery};
+use datafusion::logical_expr::type_coercion::binary::comparison_coercion;
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, LogicalPlan, RecursiveQuery, cast};
 
 use super::{changed, column_of, named_as, restore};
 use crate::functions::canonical::canonical;
@@ -57,6 +60,9 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                 on.push(if is_bare_float(l, &left)? && is_bare_float(r, &right)? {
                     touched = true;
                     (canonical(l.clone()), canonical(r.clone()))
+                } else if let Some(common) = common_type(&l.get_type(&left)?, &r.get_type(&right)?) {
+                    touched = true;
+                    (cast(l.clone(), common.clone()), cast(r.clone(), common))
                 } else {
                     (l.clone(), r.clone())
                 });
@@ -96,6 +102,14 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             }))
         }
         other => Ok(Transformed::no(other)),
+    }
+}
+
+/// Returns the type that two plain ones are compared in; none where they are one.
+fn common_type(left: &DataType, right: &DataType) -> Option<DataType> {
+    match left == right || left.is_nested() || right.is_nested() {
+        true => None,
+        false => comparison_coercion(left, right),
     }
 }
 

@@ -43,6 +43,17 @@ fn filters_are_not_estimated() {
     assert_eq!(answer(&catalog, sql, &rows, TICK), "| id |\n| -1 |");
 }
 
+/// DataFusion leaves the key of the subquery at microseconds while the union's are cast to nanoseconds.
+#[test]
+fn keys_are_compared_in_one_type() {
+    let catalog = catalog_in("Asia/Kolkata");
+    let rows = readings(&catalog, &[("a", 0, Some(7.0))]);
+    let sql = "SELECT q.ph AS ph FROM (SELECT at, ph FROM readings UNION ALL \
+               SELECT TIMESTAMP '2026-01-01T06:00:00Z', max(ph) FROM readings) AS q \
+               WHERE EXISTS (SELECT 1 FROM readings s WHERE s.at = q.at)";
+    assert_eq!(answer(&catalog, sql, &rows, TICK), "| ph  |\n| 7.0 |");
+}
+
 #[test]
 fn sums_of_doubles_are_exact() {
     let catalog = catalog();
