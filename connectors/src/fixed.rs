@@ -43,19 +43,18 @@ impl<T: ArrowPrimitiveType> Fixed<T> {
     }
 }
 
-/// What the last two batches took: the next is likely as large, and to grow by copying is dear.
+/// What the last batch took: the next is likely as large, and to grow by copying is dear.
 #[derive(Default)]
 pub(crate) struct Room {
-    before: usize,
     last: usize,
 }
 
 impl Room {
-    /// Returns the room to make after a batch that took so much: a little more than the last two did, where they are
-    /// alike. Else the smaller, for a batch keeps the room that was made for it.
+    /// Returns the room to make after a batch that took so much: a little more than it and the one before did, where
+    /// they are alike. Else the smaller, for a batch keeps the room that was made for it.
     pub(crate) fn after(&mut self, took: usize) -> usize {
-        (self.before, self.last) = (self.last, took);
-        let (less, more) = (self.before.min(took), self.before.max(took));
+        let before = std::mem::replace(&mut self.last, took);
+        let (less, more) = (before.min(took), before.max(took));
         match more <= less + less / 2 {
             true => more + more / 16,
             false => less,

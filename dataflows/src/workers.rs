@@ -59,7 +59,7 @@ pub struct TickInput {
     pub flows: Vec<FlowId>,
     /// How far dataflows are closed from now on; those it says nothing of stay where they were.
     pub closed: Vec<(FlowId, Closed)>,
-    /// What the rows to come of joins by time are not below, of dataflows it concerns.
+    /// What the rows of later ticks are not below, in joins by time of dataflows it concerns.
     pub passed: Vec<(FlowId, Arc<[Passed]>)>,
     /// Set while these dataflows are filled with what stood before they were installed: `inputs`
     /// is part of what their relations held at this tick, and for them alone. Of what came

@@ -156,8 +156,8 @@ impl Closings {
         moved
     }
 
-    /// Returns what the joins of some dataflows may forget once the tick is done, all rows of which were taken: no
-    /// row of the next is late by less than what the watermark is now.
+    /// Returns what the joins of some dataflows may forget once the tick is done, all rows of which were taken:
+    /// a row of a later tick that is before the watermark as it is now would be late.
     pub(super) fn passed(&mut self, flows: &[FlowId], sources: &[SourceState]) -> Vec<(FlowId, Arc<[Passed]>)> {
         let of_joins: Vec<Option<i64>> = self
             .joins

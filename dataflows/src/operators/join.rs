@@ -1,8 +1,8 @@
 //! Equi-joins over columnar state: one group index for both sides, rows in columns, chains by key.
 //!
 //! A tick takes the left's changes first and then the right's: each meets the
-//! other side as it stands, then becomes part of its own. Where the times of a pair
-//! must be near each other, a key's rows are found in their order. Where a side's rows
+//! other side as it stands, then becomes part of its own. Where it is known how far the times of a pair
+//! may be apart, both ways, a key's rows are found in their order. Where a side's rows
 //! show whether the other has any, they are told again when that has changed.
 
 mod narrow;

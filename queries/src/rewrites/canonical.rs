@@ -1,8 +1,8 @@
 //! Gives the float keys of aggregates and joins one form: `0.0` for `-0.0`, one NaN; and both keys of a join one type.
 //!
-//! DataFusion reads a subquery before it knows what the inputs of a `UNION` around it are cast to, so that a key may be
-//! of microseconds there and of nanoseconds here. Both engines compare keys by their bytes then; aggregates see to their arguments themselves. `DISTINCT` and `UNION` are
-//! aggregates without calls by now.
+//! Both engines compare keys by their bytes then; aggregates see to their arguments themselves. `DISTINCT` and `UNION` are
+//! aggregates without calls by now. DataFusion reads a subquery before it knows what the inputs of a `UNION` around it
+//! are cast to, so that a key may be of microseconds there and of nanoseconds here.
 
 use std::sync::Arc;
 
@@ -57,15 +57,16 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             let mut touched = false;
             let mut on = Vec::with_capacity(join.on.len());
             for (l, r) in &join.on {
-                on.push(if is_bare_float(l, &left)? && is_bare_float(r, &right)? {
+                let (mut l, mut r) = (l.clone(), r.clone());
+                if let Some(common) = common_type(&l.get_type(&left)?, &r.get_type(&right)?) {
                     touched = true;
-                    (canonical(l.clone()), canonical(r.clone()))
-                } else if let Some(common) = common_type(&l.get_type(&left)?, &r.get_type(&right)?) {
+                    (l, r) = (cast(l, common.clone()), cast(r, common));
+                }
+                if is_bare_float(&l, &left)? && is_bare_float(&r, &right)? {
                     touched = true;
-                    (cast(l.clone(), common.clone()), cast(r.clone(), common))
-                } else {
-                    (l.clone(), r.clone())
-                });
+                    (l, r) = (canonical(l), canonical(r));
+                }
+                on.push((l, r));
             }
             let join = Join { on, ..join };
             if touched {
