@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use arrow::json::LineDelimitedWriter;
-use connectors::{Read, Setting};
+use connectors::{Batch, Read, Setting};
 use sangam::engine::Engine;
 
 use super::rounds::{processor_seconds, resident_bytes};
@@ -84,7 +84,7 @@ impl House {
             let file = File::create(house.file(name)).expect("a file");
             // Columns without a value are left out, as the time of arrival is.
             let mut writer = LineDelimitedWriter::new(BufWriter::new(file));
-            while let Read::Rows(decoded) = reader.read(i64::MAX).expect("rows") {
+            while let Read::Rows(Batch { decoded, .. }) = reader.read(i64::MAX).expect("rows") {
                 writer.write(&decoded.rows).expect("lines");
             }
             writer.finish().expect("lines");

@@ -1,5 +1,5 @@
-//! Brings rows in: sources that read bytes or make rows up, and the formats that
-//! decode them.
+//! Brings rows in, and changes out: sources that read bytes or make rows up, the formats that
+//! decode them, and sinks.
 //!
 //! `sources` holds the one list of connectors and what they all do; `format` is
 //! how a source's bytes are declared and decoded, with one file a format in
@@ -15,6 +15,7 @@ mod fixed;
 mod format;
 mod formats;
 mod lists;
+mod sinks;
 mod sources;
 mod times;
 mod values;
@@ -23,9 +24,10 @@ pub use column::{Column, schema};
 pub use decoded::{Decoded, RAW_BYTES_MAX, Rejected, TAKEN_BACK};
 pub use error::{ConfigError, ReadError};
 pub use format::{Decoder, Encoding, Envelope, FormatConfig, FormatKind, INPUT_BYTES_MAX, REJECTED_MAX, ROW_BYTES_MAX};
+pub use sinks::{Delivery, Sink, SinkError, SinkSetting};
 pub use sources::file::{FileConfig, Paths};
 pub use sources::http::HttpConfig;
 pub use sources::nexmark::{NexmarkConfig, Table};
 pub use sources::simulate::{Correlation, Diurnal, Entities, Model, Outages, SimulateConfig, Spikes, Walk};
-pub use sources::{ConnectorConfig, Read, Reader, SOURCES, Setting, SourceEntry};
+pub use sources::{Batch, ConnectorConfig, Position, Read, Reader, SOURCES, Setting, SourceEntry};
 pub use times::{TIME_MAX_US, TIME_MIN_US};

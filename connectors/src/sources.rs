@@ -7,7 +7,9 @@ pub(crate) mod http;
 pub(crate) mod nexmark;
 pub(crate) mod simulate;
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::Error as _;
@@ -129,11 +131,37 @@ pub struct Setting<'a> {
 #[derive(Debug)]
 pub enum Read {
     /// Some rows, in their order.
-    Rows(Decoded),
+    Rows(Batch),
     /// Nothing yet; ask again after this time.
     Wait(Duration),
     /// Nothing, and nothing will follow.
     End,
+}
+
+/// Rows that were read together, and what is to be logged with them.
+#[derive(Debug)]
+pub struct Batch {
+    /// The rows, and what could not become one.
+    pub decoded: Decoded,
+    /// Where to go on after these rows, as far as it has moved; logged in one write with them.
+    pub position: Position,
+    /// How the rows divide among partitions, in their order: each with how many of them. A partition without rows
+    /// is told once it is read from: until it has some, or counts as idle, it holds the watermark. Empty: the
+    /// source has no partitions.
+    pub partitions: Vec<(Arc<str>, usize)>,
+}
+
+/// Where reading goes on, by what the source knows it by: a partition's next offset, say.
+pub type Position = BTreeMap<String, i64>;
+
+impl From<Decoded> for Batch {
+    fn from(decoded: Decoded) -> Batch {
+        Batch {
+            decoded,
+            position: Position::new(),
+            partitions: Vec::new(),
+        }
+    }
 }
 
 /// Yields the rows of one source; blocks on files, never on time.
@@ -141,6 +169,22 @@ pub trait Reader: Send {
     /// Reads on. `now_us` is the time by the deployment's clock (`i64::MAX` under
     /// the event clock): what is made up for later stays unmade.
     fn read(&mut self, now_us: i64) -> Result<Read, ReadError>;
+
+    /// Goes on where an earlier run has logged that it was. Called at most once, before anything is read.
+    ///
+    /// A reader that gives no positions of its own yields the same rows in every run: whoever reads it passes over
+    /// those that were logged, and never calls this.
+    fn resume(&mut self, position: &Position) -> Result<(), ReadError> {
+        let _ = position;
+        Ok(())
+    }
+
+    /// Hears that the first `batches` batches it yielded since its start can be lost no more: now the other side
+    /// may forget them.
+    fn acknowledge(&mut self, batches: u64) -> Result<(), ReadError> {
+        let _ = batches;
+        Ok(())
+    }
 }
 
 impl ConnectorConfig {

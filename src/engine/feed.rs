@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::TimestampMicrosecondType;
-use connectors::{Decoded, Read, Reader, Rejected};
+use connectors::{Batch, Decoded, Read, Reader, Rejected};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use tokio::sync::oneshot;
 
@@ -61,7 +61,7 @@ pub(super) fn follow(mut feed: Feed, doors: &Doors, now_us: impl Fn() -> i64) {
             return;
         }
         match feed.reader.read(now_us()) {
-            Ok(Read::Rows(decoded)) => {
+            Ok(Read::Rows(Batch { decoded, .. })) => {
                 let sent = match (feed.speed, feed.time) {
                     (Some(speed), Some(time)) => {
                         let pace = pace.get_or_insert_with(|| Pace::new(speed));
@@ -209,7 +209,7 @@ pub(super) fn replay(feeds: Vec<Feed>, tick_rows: usize, doors: &Doors) {
 /// Reads on until there are rows; a follower's wait is its end here, for recorded data does not grow.
 fn next(feed: &mut Feed) -> Option<Decoded> {
     match feed.reader.read(i64::MAX) {
-        Ok(Read::Rows(decoded)) => Some(decoded),
+        Ok(Read::Rows(Batch { decoded, .. })) => Some(decoded),
         Ok(Read::Wait(_) | Read::End) => None,
         Err(error) => {
             tracing::error!(source = feed.name, %error, "source stopped");
@@ -223,7 +223,7 @@ fn whole(feed: &mut Feed) -> Option<Decoded> {
     let (mut batches, mut rejected) = (Vec::new(), Vec::new());
     loop {
         match feed.reader.read(i64::MAX) {
-            Ok(Read::Rows(decoded)) => {
+            Ok(Read::Rows(Batch { decoded, .. })) => {
                 batches.push(decoded.rows);
                 rejected.extend(decoded.rejected);
             }

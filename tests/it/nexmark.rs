@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::concat_batches;
-use connectors::{ConnectorConfig, HttpConfig, Read, Setting};
+use connectors::{Batch, ConnectorConfig, HttpConfig, Read, Setting};
 use queries::Relations;
 use sangam::config::{Deployment, Source};
 use sangam::engine::{Engine, Operation, Snapshot};
@@ -81,7 +81,7 @@ fn rows(deployment: &Deployment, name: &str) -> RecordBatch {
     let reader = source.connector.reader(&setting).expect("a connector that works");
     let mut reader = reader.expect("a connector that reads");
     let mut batches = Vec::new();
-    while let Read::Rows(decoded) = reader.read(i64::MAX).expect("rows") {
+    while let Read::Rows(Batch { decoded, .. }) = reader.read(i64::MAX).expect("rows") {
         assert!(decoded.rejected.is_empty());
         batches.push(decoded.rows);
     }

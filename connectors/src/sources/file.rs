@@ -183,7 +183,7 @@ impl Reader for FileReader {
                     },
                 },
                 Some(Current::Text(file)) => match file.read(self.follow) {
-                    Ok(Some(decoded)) => return Ok(Read::Rows(decoded)),
+                    Ok(Some(decoded)) => return Ok(Read::Rows(decoded.into())),
                     Ok(None) if self.follow => return Ok(Read::Wait(self.poll)),
                     Ok(None) => self.current = None,
                     Err(error) => {
@@ -192,7 +192,7 @@ impl Reader for FileReader {
                     }
                 },
                 Some(Current::Parquet(file)) => match file.read() {
-                    Ok(Some(decoded)) => return Ok(Read::Rows(decoded)),
+                    Ok(Some(decoded)) => return Ok(Read::Rows(decoded.into())),
                     Ok(None) => self.current = None,
                     Err(error) => {
                         self.current = None;

@@ -151,7 +151,7 @@ impl Reader for NexmarkReader {
             made += 1;
         };
         if made > 0 {
-            return Ok(Read::Rows(self.rows.take()));
+            return Ok(Read::Rows(self.rows.take().into()));
         }
         Ok(match waits_for {
             None => Read::End,

@@ -205,7 +205,7 @@ impl Reader for SimulateReader {
             }
         };
         if !rows.is_empty() {
-            return Ok(Read::Rows(self.plan.fill(&rows)));
+            return Ok(Read::Rows(self.plan.fill(&rows).into()));
         }
         Ok(match waits_for {
             None => Read::End,

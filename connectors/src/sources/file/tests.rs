@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Float64Type, TimeUnit, TimestampMicrosec
 use parquet::arrow::ArrowWriter;
 
 use super::*;
+use crate::sources::Batch;
 use crate::column::Column;
 use crate::sources::ConnectorConfig;
 
@@ -48,7 +49,7 @@ fn drain(reader: &mut dyn Reader) -> Result<(Vec<String>, Vec<String>), ReadErro
     let (mut stations, mut rejected) = (Vec::new(), Vec::new());
     loop {
         match reader.read(0)? {
-            Read::Rows(decoded) => {
+            Read::Rows(Batch { decoded, .. }) => {
                 assert!(decoded.rows.num_rows() <= BATCH_ROWS);
                 stations.extend(
                     decoded
@@ -102,7 +103,7 @@ fn plain_and_compressed_files() {
     let mut rows = 0;
     let error = loop {
         match reader.read(0) {
-            Ok(Read::Rows(decoded)) => rows += decoded.rows.num_rows(),
+            Ok(Read::Rows(Batch { decoded, .. })) => rows += decoded.rows.num_rows(),
             Ok(other) => panic!("{other:?}"),
             Err(error) => break error,
         }
@@ -220,7 +221,7 @@ fn parquet_is_cast_to_the_declared_columns() {
         ],
     );
     let mut reader = open(directory.path(), "path = \"a.parquet\"", "").unwrap();
-    let Read::Rows(decoded) = reader.read(0).unwrap() else {
+    let Read::Rows(Batch { decoded, .. }) = reader.read(0).unwrap() else {
         panic!("no rows")
     };
     assert_eq!(decoded.rows.schema(), crate::column::schema(&columns()));

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit, TimestampMicrosecon
 
 use crate::column::Column;
 use crate::format::FormatConfig;
-use crate::sources::{ConnectorConfig, Read, Setting};
+use crate::sources::{Batch, ConnectorConfig, Read, Setting};
 
 const NUMBERS: &[&str] = &[
     "id",
@@ -53,7 +53,7 @@ fn all(text: &str, names: &[&str]) -> RecordBatch {
     with(&columns, |setting| {
         let mut reader = config(text).reader(setting).expect("a good one").expect("it reads");
         let mut batches = Vec::new();
-        while let Ok(Read::Rows(decoded)) = reader.read(i64::MAX) {
+        while let Ok(Read::Rows(Batch { decoded, .. })) = reader.read(i64::MAX) {
             batches.push(decoded.rows);
         }
         arrow::compute::concat_batches(&batches[0].schema(), &batches).expect("one schema")
@@ -146,7 +146,7 @@ fn rows_come_when_their_time_has() {
             .reader(setting)
             .unwrap()
             .unwrap();
-        let Read::Rows(first) = reader.read(setting.start_us + 2_500_000).unwrap() else {
+        let Read::Rows(Batch { decoded: first, .. }) = reader.read(setting.start_us + 2_500_000).unwrap() else {
             panic!("no rows")
         };
         assert_eq!(first.rows.num_rows(), 3);

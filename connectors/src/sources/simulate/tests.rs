@@ -6,6 +6,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Float64Type, Int16Type, TimeUnit, TimestampMicrosecondType};
 
 use super::*;
+use crate::sources::Batch;
 use crate::column::{Column, schema};
 use crate::format::FormatConfig;
 use crate::sources::ConnectorConfig;
@@ -90,7 +91,7 @@ fn drain(reader: &mut dyn Reader, now_us: i64) -> (RecordBatch, Option<Duration>
     let mut batches = Vec::new();
     loop {
         match reader.read(now_us).unwrap() {
-            Read::Rows(decoded) => {
+            Read::Rows(Batch { decoded, .. }) => {
                 assert!(decoded.rejected.is_empty() && decoded.rows.num_rows() <= BATCH_ROWS);
                 batches.push(decoded.rows);
             }
