@@ -9,8 +9,8 @@ use arrow::datatypes::{DataType, Field, Float64Type, TimeUnit, TimestampMicrosec
 use parquet::arrow::ArrowWriter;
 
 use super::*;
-use crate::sources::Batch;
 use crate::column::Column;
+use crate::sources::Batch;
 use crate::sources::ConnectorConfig;
 
 fn columns() -> Vec<Column> {

@@ -6,9 +6,9 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Float64Type, Int16Type, TimeUnit, TimestampMicrosecondType};
 
 use super::*;
-use crate::sources::Batch;
 use crate::column::{Column, schema};
 use crate::format::FormatConfig;
+use crate::sources::Batch;
 use crate::sources::ConnectorConfig;
 use crate::sources::simulate::entities::texts;
 
