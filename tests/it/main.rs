@@ -1,5 +1,6 @@
 //! Tests from outside: one binary, because each links the whole of DataFusion.
 mod bounds;
+mod durable;
 mod front_door;
 mod nexmark;
 mod oracle;

@@ -33,6 +33,8 @@ pub struct Program {
     pub address: String,
     said: Arc<Mutex<String>>,
     agent: ureq::Agent,
+    /// Where it keeps what is to survive, unless it was told another folder.
+    _data: tempfile::TempDir,
 }
 
 /// An HTTP answer.
@@ -101,11 +103,17 @@ impl Program {
 
     /// The same with more arguments.
     pub fn start_with(dir: &Path, arguments: &[&str]) -> Program {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sangam"))
+        let data = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sangam"));
+        command
             .arg("run")
             .arg(dir)
             .args(["--listen", "127.0.0.1:0"])
-            .args(arguments)
+            .args(arguments);
+        if !arguments.contains(&"--data") {
+            command.arg("--data").arg(data.path());
+        }
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -124,6 +132,7 @@ impl Program {
             address: String::new(),
             said,
             agent,
+            _data: data,
         };
         let deadline = Instant::now() + PATIENCE;
         while program.address.is_empty() {
@@ -135,6 +144,12 @@ impl Program {
         }
         program.until("it is ready", || program.get("/readyz").status == 200);
         program
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it is gone");
     }
 
     /// Returns everything printed so far.
