@@ -4,7 +4,8 @@
 //! `sources` holds the one list of connectors and what they all do; `format` is
 //! how a source's bytes are declared and decoded, with one file a format in
 //! `formats`; those find the `cells` of each row, which `values`, `times` and `lists` read
-//! into the declared `column`s; what comes out is `decoded`: rows, and rejected
+//! into the declared `column`s; `messages` does so where bytes come in messages,
+//! with something beside them; what comes out is `decoded`: rows, and rejected
 //! rows with the reason. `error` is for declarations and files, never for rows.
 mod cells;
 mod column;
@@ -15,6 +16,7 @@ mod fixed;
 mod format;
 mod formats;
 mod lists;
+mod messages;
 mod sinks;
 mod sources;
 mod times;
