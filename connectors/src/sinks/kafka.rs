@@ -78,7 +78,7 @@ const OWNED: &Owned = &[
 ];
 
 /// How long a message may be on its way before it counts as lost, unless the options say otherwise.
-const MESSAGE_TIMEOUT_MS: &str = "30000";
+const MESSAGE_TIMEOUT_MS: &str = "15000";
 
 const DEFAULTS: &[(&str, &str)] = &[
     ("client.id", "sangam"),

@@ -1,13 +1,14 @@
 //! Rows from the topics of Kafka.
 //!
 //! `reader` polls messages and makes batches of them, `assignment` knows the partitions that are read and how far,
-//! `start` decides where reading begins, `context` hears what librdkafka has to tell beside messages, `beside` fills
-//! columns with what comes beside a message's value.
+//! `upkeep` takes partitions up and gives them away, `start` decides where reading begins, `context` hears what
+//! librdkafka has to tell beside messages, `beside` fills columns with what comes beside a message's value.
 mod assignment;
 mod beside;
 mod context;
 mod reader;
 mod start;
+mod upkeep;
 
 use std::collections::BTreeSet;
 

@@ -73,7 +73,6 @@ impl Broker {
             },
             running: None,
         };
-        broker.make_certificate();
         fs::write(broker.properties(), broker.settings()).expect("writing the broker's settings");
         let properties = broker.properties().display().to_string();
         let format = ["format", "-t", &cluster_id(), "-c", &properties, "--standalone"];
@@ -107,7 +106,7 @@ impl Broker {
 
     /// The certificate that vouches for the broker.
     pub fn certificate(&self) -> PathBuf {
-        self.folder().join("ca.pem")
+        libraries().join("ca.pem")
     }
 
     fn settings(&self) -> String {
@@ -119,7 +118,7 @@ impl Broker {
         } = self.ports;
         let (user, secret) = USER;
         let data = self.folder().join("data").display().to_string();
-        let store = self.folder().join("broker.p12").display().to_string();
+        let store = libraries().join("broker.p12").display().to_string();
         format!(
             "process.roles=broker,controller
 node.id=1
@@ -152,34 +151,6 @@ log.cleaner.backoff.ms=200
 log.cleaner.dedupe.buffer.size=4194304
 "
         )
-    }
-
-    fn make_certificate(&self) {
-        let store = self.folder().join("broker.p12").display().to_string();
-        let common = [
-            "-storetype",
-            "PKCS12",
-            "-keystore",
-            &store,
-            "-storepass",
-            "keystore",
-            "-alias",
-            "broker",
-        ];
-        run(Command::new("keytool").arg("-genkeypair").args(common).args([
-            "-keyalg",
-            "EC",
-            "-validity",
-            "30",
-            "-dname",
-            "CN=localhost",
-            "-ext",
-            "san=ip:127.0.0.1,dns:localhost",
-        ]));
-        let certificate = self.certificate().display().to_string();
-        run(Command::new("keytool")
-            .args(["-exportcert", "-rfc", "-file", &certificate])
-            .args(common));
     }
 
     /// Starts it (again) with what it has stored.
@@ -219,6 +190,11 @@ log.cleaner.dedupe.buffer.size=4194304
             );
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Whether it was started and not ended since.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
     }
 
     /// Ends it at once.
@@ -414,7 +390,8 @@ fn libraries() -> PathBuf {
         let home = std::env::var_os("HOME").expect("HOME, or SANGAM_CACHE");
         PathBuf::from(home).join(".cache/sangam")
     });
-    let folder = cache.join(format!("kafka-{VERSION}"));
+    // The second form of this folder, which holds a certificate, too.
+    let folder = cache.join(format!("kafka-{VERSION}-2"));
     if folder.is_dir() {
         return folder;
     }
@@ -430,11 +407,38 @@ fn libraries() -> PathBuf {
         .arg(&pom)
         .arg("dependency:copy-dependencies")
         .arg(format!("-DoutputDirectory={}", jars.display())));
+    make_certificate(&jars);
     // Somebody else may have been first, which is as good.
     if let Err(error) = fs::rename(&jars, &folder) {
         assert!(folder.is_dir(), "{}: {error}", folder.display());
     }
     folder
+}
+
+/// Makes a certificate that vouches for itself, and the store that the broker reads its key from.
+fn make_certificate(folder: &Path) {
+    let store = folder.join("broker.p12").display().to_string();
+    let certificate = folder.join("ca.pem").display().to_string();
+    let common = [
+        "-storetype",
+        "PKCS12",
+        "-keystore",
+        &store,
+        "-storepass",
+        "keystore",
+        "-alias",
+        "broker",
+    ];
+    let key = ["-keyalg", "EC", "-validity", "3650", "-dname", "CN=localhost"];
+    let hosts = ["-ext", "san=ip:127.0.0.1,dns:localhost"];
+    run(Command::new("keytool")
+        .arg("-genkeypair")
+        .args(common)
+        .args(key)
+        .args(hosts));
+    run(Command::new("keytool")
+        .args(["-exportcert", "-rfc", "-file", &certificate])
+        .args(common));
 }
 
 /// Runs a command to its end.

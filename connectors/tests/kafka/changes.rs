@@ -1,6 +1,4 @@
 //! Messages that are gone, and topics that are not what they were: nothing is passed over in silence.
-use std::time::Duration;
-
 use crate::broker::value;
 use crate::{broker, fresh, numbers, rows_of};
 
@@ -119,6 +117,34 @@ fn a_topic_that_is_created_anew_is_read_from_its_start() {
 }
 
 #[test]
+fn a_topic_that_is_created_anew_with_fewer_partitions() {
+    let topic = fresh("fewer");
+    broker().create_topic(&topic, 3, &[]);
+    let source = numbers(broker(), &topic, QUICK);
+    for partition in 0..3 {
+        let rows = rows_of([partition as usize]);
+        broker().write(&topic, partition, [value(&rows[0])]);
+    }
+    let mut run = source.read();
+    run.rows(3);
+    recreate(&topic);
+    write_numbers(&topic, 100, 103);
+    run.until("letters and rows", |run| run.rejected.len() == 3 && run.rows.len() == 6);
+    assert_eq!(run.rows[3..], rows_of(100..103));
+    run.rejected.sort();
+    for partition in 1..3 {
+        let gone = format!("{topic}/{partition} is there no more, since its topic was created anew with 1 partitions");
+        assert!(run.rejected[partition - 1].starts_with(&gone), "{:?}", run.rejected);
+    }
+    // That is told once, too.
+    drop(run.reader);
+    write_numbers(&topic, 103, 104);
+    let mut again = source.read_from(&run.position);
+    assert_eq!(again.rows(1), rows_of([103]));
+    assert_eq!(again.rejected, Vec::<String>::new());
+}
+
+#[test]
 fn a_topic_that_is_not_there_yet_is_waited_for() {
     let topic = fresh("late");
     let mut run = numbers(broker(), &topic, QUICK).read();
@@ -128,5 +154,4 @@ fn a_topic_that_is_not_there_yet_is_waited_for() {
     broker().create_topic(&topic, 1, &[]);
     write_numbers(&topic, 0, 3);
     assert_eq!(run.rows(3), rows_of(0..3));
-    std::thread::sleep(Duration::ZERO);
 }

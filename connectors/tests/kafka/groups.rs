@@ -172,6 +172,71 @@ fn members_come_and_go_as_the_broker_decides() {
     assert!(!other.rows.is_empty());
 }
 
+/// One that is not asked for messages for too long loses its partitions, and comes back.
+#[test]
+fn a_member_that_is_held_up_loses_its_partitions_to_the_others() {
+    let (topic, group) = (fresh("held"), fresh("group"));
+    broker().create_topic(&topic, 2, &[]);
+    let options = format!(
+        "group = \"{group}\"\noptions = {{ session.timeout.ms = 1000, heartbeat.interval.ms = 200, \
+         max.poll.interval.ms = 1500 }}"
+    );
+    let source = numbers(broker(), &topic, &options);
+    write_numbers(&topic, 0, 0, 5);
+    write_numbers(&topic, 1, 5, 10);
+    let mut held = source.read();
+    held.rows(10);
+    held.until("committed", |_| committed(&topic, &group, 2).values().eq(&[5, 5]));
+    let mut other = source.read();
+    other.until("all partitions", |other| other.partitions.len() == 2);
+    write_numbers(&topic, 0, 10, 12);
+    other.rows(2);
+    // It learns of it, and all is read once.
+    let before = held.batches;
+    held.until("a partition again", |held| {
+        other.step();
+        held.batches > before
+    });
+    write_numbers(&topic, 0, 12, 15);
+    write_numbers(&topic, 1, 15, 18);
+    held.until("the rest", |held| {
+        other.step();
+        held.rows.len() + other.rows.len() == 18
+    });
+    let mut all = [held.rows.clone(), other.rows.clone()].concat();
+    all.sort();
+    let mut expected = rows_of(0..18);
+    expected.sort();
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn members_hear_of_messages_that_are_gone() {
+    let (topic, group) = (fresh("gone"), fresh("group"));
+    broker().create_topic(&topic, 2, &[]);
+    for options in ["", ", partition.assignment.strategy = \"range\""] {
+        let source = member(&topic, &group, options);
+        write_numbers(&topic, 0, 0, 5);
+        write_numbers(&topic, 1, 5, 10);
+        let mut run = source.read();
+        run.rows(10);
+        drop(run.reader);
+        write_numbers(&topic, 0, 10, 20);
+        write_numbers(&topic, 1, 20, 22);
+        let next = run.position[&format!("{topic}/0")];
+        broker().delete_records(&topic, 0, next + 7);
+        let mut again = source.read_from(&run.position);
+        again.rows(5);
+        assert_eq!(again.rejected.len(), 1, "{:?}", again.rejected);
+        let gone = format!("from offset {next} to {} are gone", next + 6);
+        assert!(again.rejected[0].contains(&gone), "{:?}", again.rejected);
+        again.until("committed", |again| {
+            let logged = |partition| again.position[&format!("{topic}/{partition}")];
+            committed(&topic, &group, 2).values().eq(&[logged(0), logged(1)])
+        });
+    }
+}
+
 #[test]
 fn only_what_is_safe_is_committed() {
     let (topic, group) = (fresh("safe"), fresh("group"));

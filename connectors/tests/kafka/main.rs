@@ -7,8 +7,8 @@ mod security;
 mod sink;
 mod source;
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::broker::Broker;
 use crate::reading::Source;
@@ -17,6 +17,17 @@ use crate::reading::Source;
 fn broker() -> &'static Broker {
     static BROKER: OnceLock<Broker> = OnceLock::new();
     BROKER.get_or_init(Broker::start)
+}
+
+/// A broker that one test at a time may kill; it runs when it is handed out.
+fn mortal_broker() -> MutexGuard<'static, Broker> {
+    static BROKER: OnceLock<Mutex<Broker>> = OnceLock::new();
+    let broker = BROKER.get_or_init(|| Mutex::new(Broker::start()));
+    let mut broker = broker.lock().unwrap_or_else(PoisonError::into_inner);
+    if !broker.is_running() {
+        broker.restart();
+    }
+    broker
 }
 
 /// A name that no other test uses.

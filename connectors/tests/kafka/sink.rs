@@ -9,7 +9,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::broker::Broker;
 use crate::reading::{Run, Source};
-use crate::{broker, fresh};
+use crate::{broker, fresh, mortal_broker};
 
 fn setting(name: &str, key: Option<Vec<usize>>) -> SinkSetting {
     SinkSetting {
@@ -63,6 +63,29 @@ fn row(id: i64, v: Option<&str>, tick: u64, taken_back: bool) -> String {
     format!(r#"{{"id":{id},"v":{v},"h":"{{\"tick\":\"{tick}\"}}","__taken_back":{taken_back}}}"#)
 }
 
+/// Delivers as the engine does: again, as long as it may work another time.
+fn persist(sink: &mut dyn Sink, deliveries: &[Delivery]) {
+    let deadline = std::time::Instant::now() + crate::reading::SOON;
+    while let Err(error) = sink.deliver(deliveries) {
+        assert!(matches!(error, SinkError::Retry(_)), "{error}");
+        assert!(std::time::Instant::now() < deadline, "{error}");
+    }
+}
+
+/// Asks for the newest tick that is there, again, as long as it may work another time.
+fn asked(sink: &mut dyn Sink) -> Option<u64> {
+    let deadline = std::time::Instant::now() + crate::reading::SOON;
+    loop {
+        match sink.delivered() {
+            Ok(tick) => return tick,
+            Err(error) => {
+                assert!(matches!(error, SinkError::Retry(_)), "{error}");
+                assert!(std::time::Instant::now() < deadline, "{error}");
+            }
+        }
+    }
+}
+
 #[test]
 fn upserts_are_read_back_as_they_were() {
     for options in ["exactly_once = false", ""] {
@@ -70,12 +93,12 @@ fn upserts_are_read_back_as_they_were() {
         broker().create_topic(&topic, 1, &[]);
         let setting = setting(&fresh("sink"), Some(vec![0]));
         let mut sink = sink(&topic, options, &setting);
-        assert_eq!(sink.delivered().expect("an answer"), None);
+        assert_eq!(asked(sink.as_mut()), None);
         let first = delivery(&setting, 10, &[(1, "a", 1), (2, "b", 1)]);
         let second = delivery(&setting, 20, &[(1, "a", -1), (1, "c", 1), (2, "b", -1)]);
-        sink.deliver(&[first, second]).expect("delivered");
+        persist(sink.as_mut(), &[first, second]);
         let expected = (options.is_empty()).then_some(20);
-        assert_eq!(sink.delivered().expect("an answer"), expected);
+        assert_eq!(asked(sink.as_mut()), expected);
         let mut run = read_back(&topic, "envelope = \"upsert\"");
         run.rows(4);
         let rows = [
@@ -94,11 +117,13 @@ fn changes_are_read_back_as_they_were() {
     broker().create_topic(&topic, 1, &[]);
     let setting = setting(&fresh("sink"), None);
     let mut sink = sink(&topic, "", &setting);
-    sink.deliver(&[
-        delivery(&setting, 10, &[(1, "a", 2)]),
-        delivery(&setting, 20, &[(2, "b", 1), (1, "a", -1)]),
-    ])
-    .expect("delivered");
+    persist(
+        sink.as_mut(),
+        &[
+            delivery(&setting, 10, &[(1, "a", 2)]),
+            delivery(&setting, 20, &[(2, "b", 1), (1, "a", -1)]),
+        ],
+    );
     let mut run = read_back(&topic, "envelope = \"debezium\"");
     run.rows(4);
     let rows = [
@@ -118,7 +143,7 @@ fn what_is_told_again_after_a_crash_is_written_once() {
     let setting = setting(&fresh("sink"), Some(vec![0]));
     let tick = |tick: u64| delivery(&setting, tick, &[(tick as i64, "x", 1), (-(tick as i64), "y", 1)]);
     let mut one = sink(&topic, "", &setting);
-    one.deliver(&[tick(1)]).expect("delivered");
+    persist(one.as_mut(), &[tick(1)]);
     drop(one);
 
     // A crash in the middle of a transaction: another one under the same name has it taken back.
@@ -140,15 +165,15 @@ fn what_is_told_again_after_a_crash_is_written_once() {
     dying.flush(patience).expect("written");
 
     let mut two = sink(&topic, "", &setting);
-    assert_eq!(two.delivered().expect("an answer"), Some(1));
+    assert_eq!(asked(two.as_mut()), Some(1));
     // The engine tells again what it does not know to be there; also what is.
-    two.deliver(&[tick(1), tick(2)]).expect("delivered");
-    two.deliver(&[tick(1), tick(2)]).expect("delivered");
-    two.deliver(&[tick(3)]).expect("delivered");
+    persist(two.as_mut(), &[tick(1), tick(2)]);
+    persist(two.as_mut(), &[tick(1), tick(2)]);
+    persist(two.as_mut(), &[tick(3)]);
     drop(two);
     let mut three = sink(&topic, "", &setting);
-    three.deliver(&[tick(2), tick(3), tick(4)]).expect("delivered");
-    assert_eq!(three.delivered().expect("an answer"), Some(4));
+    persist(three.as_mut(), &[tick(2), tick(3), tick(4)]);
+    assert_eq!(asked(three.as_mut()), Some(4));
 
     let mut run = read_back(&topic, "envelope = \"upsert\"");
     run.rows(8);
@@ -168,11 +193,9 @@ fn one_program_at_a_time_writes_as_a_sink() {
     broker().create_topic(&topic, 1, &[]);
     let setting = setting(&fresh("sink"), Some(vec![0]));
     let mut old = sink(&topic, "", &setting);
-    old.deliver(&[delivery(&setting, 1, &[(1, "old", 1)])])
-        .expect("delivered");
+    persist(old.as_mut(), &[delivery(&setting, 1, &[(1, "old", 1)])]);
     let mut new = sink(&topic, "", &setting);
-    new.deliver(&[delivery(&setting, 2, &[(1, "new", 1)])])
-        .expect("delivered");
+    persist(new.as_mut(), &[delivery(&setting, 2, &[(1, "new", 1)])]);
     for tick in [2, 3] {
         let refused = old.deliver(&[delivery(&setting, tick, &[(1, "late", 1)])]);
         let Err(SinkError::Fatal(reason)) = refused else {
@@ -180,8 +203,7 @@ fn one_program_at_a_time_writes_as_a_sink() {
         };
         assert!(reason.starts_with("another program writes to topic"), "{reason}");
     }
-    new.deliver(&[delivery(&setting, 3, &[(1, "newer", 1)])])
-        .expect("delivered");
+    persist(new.as_mut(), &[delivery(&setting, 3, &[(1, "newer", 1)])]);
     let mut run = read_back(&topic, "envelope = \"upsert\"");
     run.rows(3);
     let rows = [("old", 1), ("new", 2), ("newer", 3)].map(|(v, tick)| row(1, Some(v), tick, false));
@@ -190,7 +212,7 @@ fn one_program_at_a_time_writes_as_a_sink() {
 
 #[test]
 fn a_sink_waits_for_its_broker() {
-    let mut own = Broker::start();
+    let mut own = mortal_broker();
     let topic = fresh("waiting");
     own.create_topic(&topic, 1, &[]);
     let setting = setting(&fresh("sink"), Some(vec![0]));
@@ -200,16 +222,12 @@ fn a_sink_waits_for_its_broker() {
     ] {
         let mut sink = config(&own, &topic, options).sink(&setting).expect("a sink");
         let tick = |tick: u64| delivery(&setting, tick, &[(tick as i64, "x", 1)]);
-        sink.deliver(&[tick(1)]).expect("delivered");
+        persist(sink.as_mut(), &[tick(1)]);
         own.kill();
         let refused = sink.deliver(&[tick(2)]);
         assert!(matches!(refused, Err(SinkError::Retry(_))), "{refused:?}");
         own.restart();
-        let deadline = std::time::Instant::now() + crate::reading::SOON;
-        while let Err(error) = sink.deliver(&[tick(2), tick(3)]) {
-            assert!(matches!(error, SinkError::Retry(_)), "{error}");
-            assert!(std::time::Instant::now() < deadline, "{error}");
-        }
+        persist(sink.as_mut(), &[tick(2), tick(3)]);
     }
 }
 

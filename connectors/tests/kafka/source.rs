@@ -4,9 +4,9 @@ use std::time::Duration;
 use connectors::Position;
 use rdkafka::producer::{BaseProducer, Producer};
 
-use crate::broker::{Broker, Message, value, write};
+use crate::broker::{Message, value, write};
 use crate::reading::Source;
-use crate::{broker, fresh, numbers, rows_of};
+use crate::{broker, fresh, mortal_broker, numbers, rows_of};
 
 fn write_numbers(topic: &str, partition: i32, from: usize, to: usize) {
     let rows = rows_of(from..to);
@@ -343,13 +343,13 @@ fn what_a_transaction_took_back_is_not_read() {
 /// A broker that goes and comes again is a pause, in which nothing is lost or doubled.
 #[test]
 fn a_broker_that_is_killed_and_started_again() {
-    let mut own = Broker::start();
+    let mut own = mortal_broker();
     let topic = fresh("killed");
     own.create_topic(&topic, 2, &[]);
     let source = numbers(&own, &topic, "");
     let mut run = source.read();
     let mut count = 0;
-    for round in 0..3 {
+    for round in 0..2 {
         for partition in 0..2 {
             let rows = rows_of(count..count + 100);
             own.write(&topic, partition, rows.iter().map(|row| value(row)));
@@ -369,8 +369,17 @@ fn a_broker_that_is_killed_and_started_again() {
     assert_eq!(run.sorted(), expected);
     assert_eq!(run.rejected, Vec::<String>::new());
 
-    // One that is started while there is no broker waits for it.
+    // It ends without a broker, too.
     own.kill();
+    let since = std::time::Instant::now();
+    drop(run.reader);
+    assert!(
+        since.elapsed() < Duration::from_secs(10),
+        "it took {:?}",
+        since.elapsed()
+    );
+
+    // One that is started while there is no broker waits for it.
     let mut late = source.read();
     for _ in 0..10 {
         assert!(!late.step());

@@ -16,7 +16,7 @@ use crate::sinks::kafka::encode::Encoder;
 use crate::sinks::{Delivery, Sink, SinkError};
 
 /// How long the brokers are waited for in one step.
-const STEP: Duration = Duration::from_secs(30);
+const STEP: Duration = Duration::from_secs(15);
 /// How long to wait at a time for room in the queue of messages.
 const ROOM: Duration = Duration::from_millis(20);
 

@@ -7,6 +7,9 @@ use crate::sources::Position;
 /// A partition: the place of its topic in the list, and its number.
 pub(super) type Key = (u32, i32);
 
+/// What is logged of a partition that is there no more.
+pub(super) const FORGOTTEN: i64 = -1;
+
 /// A partition that is read.
 #[derive(Debug, Clone)]
 pub(super) struct Partition {
@@ -97,7 +100,7 @@ impl Assignment {
 
     /// Takes up what an earlier run has logged.
     pub(super) fn recall(&mut self, position: &Position) {
-        for (name, &next) in position {
+        for (name, &next) in position.iter().filter(|(_, next)| **next != FORGOTTEN) {
             let Some((topic, partition)) = name.rsplit_once('/') else {
                 continue;
             };
@@ -148,6 +151,14 @@ impl Assignment {
             let Partition { next, identity, .. } = partition;
             self.known.insert(key, Known { next, identity });
         }
+    }
+
+    /// The partitions of a topic that are known and of a number past `count`.
+    pub(super) fn beyond(&self, topic: u32, count: usize) -> Vec<Key> {
+        let mut beyond: Vec<Key> = self.known.keys().copied().collect();
+        beyond.retain(|key| key.0 == topic && key.1 as usize >= count);
+        beyond.sort_unstable();
+        beyond
     }
 
     /// Forgets all that is known of a partition.
@@ -326,10 +337,12 @@ mod tests {
             ("a/0#identity".into(), 77),
             ("other/1".into(), 3),
             ("nothing".into(), 3),
+            ("b/1".into(), FORGOTTEN),
         ]));
         let known = assignment.known((0, 0)).unwrap();
         assert_eq!((known.next, known.identity), (7, Some(77)));
         assert!(assignment.knows_topic(0) && !assignment.knows_topic(1));
+        assert_eq!(assignment.beyond(0, 1), [(0, 1)]);
         assignment.begin((0, 0), 7, Some(77));
         assignment.begin((0, 1), 9, None);
         assert_eq!(assignment.known((0, 1)).unwrap().identity, None);
