@@ -4,6 +4,7 @@
 //! [`ConnectorConfig`]; the compiler lists the rest.
 pub(crate) mod file;
 pub(crate) mod http;
+pub(crate) mod kafka;
 pub(crate) mod nexmark;
 pub(crate) mod simulate;
 
@@ -30,6 +31,9 @@ pub const SOURCES: &[SourceEntry] = &[
         "reads files of CSV, JSON lines or Parquet, once or as they grow",
         |table| table.try_into().map(ConnectorConfig::File),
     ),
+    entry("kafka", "reads the topics of a Kafka cluster", |table| {
+        table.try_into().map(|config| ConnectorConfig::Kafka(Box::new(config)))
+    }),
     entry(
         "simulate",
         "makes up plausible readings from a declared model and a seed",
@@ -72,6 +76,8 @@ pub enum ConnectorConfig {
     Http(http::HttpConfig),
     /// Rows are read from files.
     File(file::FileConfig),
+    /// Rows are read from topics of Kafka.
+    Kafka(Box<kafka::KafkaConfig>),
     /// Rows are made up.
     Simulate(Box<simulate::SimulateConfig>),
     /// Rows are those of a benchmark.
@@ -197,6 +203,7 @@ impl ConnectorConfig {
         match self {
             ConnectorConfig::Http(_) => "http",
             ConnectorConfig::File(_) => "file",
+            ConnectorConfig::Kafka(_) => "kafka",
             ConnectorConfig::Simulate(_) => "simulate",
             ConnectorConfig::Nexmark(_) => "nexmark",
         }
@@ -212,6 +219,7 @@ impl ConnectorConfig {
         match self {
             ConnectorConfig::Http(config) => config.check(setting),
             ConnectorConfig::File(config) => config.check(setting),
+            ConnectorConfig::Kafka(config) => config.check(setting),
             ConnectorConfig::Simulate(config) => config.check(setting),
             ConnectorConfig::Nexmark(config) => config.check(setting),
         }
@@ -222,6 +230,7 @@ impl ConnectorConfig {
         match self {
             ConnectorConfig::Http(_) => Ok(None),
             ConnectorConfig::File(config) => Ok(Some(Box::new(config.reader(setting)?))),
+            ConnectorConfig::Kafka(config) => Ok(Some(Box::new(config.reader(setting)?))),
             ConnectorConfig::Simulate(config) => Ok(Some(Box::new(config.reader(setting)?))),
             ConnectorConfig::Nexmark(config) => Ok(Some(Box::new(config.reader(setting)?))),
         }
@@ -243,11 +252,11 @@ mod tests {
     fn errors_speak_to_newcomers() {
         assert_eq!(
             message("type = \"htp\""),
-            "unknown connector type \"htp\"; there are \"http\", \"file\", \"simulate\", \"nexmark\""
+            "unknown connector type \"htp\"; there are \"http\", \"file\", \"kafka\", \"simulate\", \"nexmark\""
         );
         assert_eq!(
             message(""),
-            "a connector needs a type; there are \"http\", \"file\", \"simulate\", \"nexmark\""
+            "a connector needs a type; there are \"http\", \"file\", \"kafka\", \"simulate\", \"nexmark\""
         );
         assert_eq!(message("type = 1"), "type of a connector must be a text");
         let unknown = message("type = \"file\"\npath = \"a\"\nfolow = true");

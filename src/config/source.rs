@@ -520,6 +520,11 @@ impl Check<'_, '_> {
                 "a snapshot of a source that makes its rows up",
                 "Snapshots come by connectors of type \"http\" and \"file\".",
             ),
+            Some(ConnectorConfig::Kafka(_)) => self.refuse(
+                &["snapshot"],
+                "a snapshot of a topic, which never ends",
+                "For a topic that keeps the newest message of each key, use envelope = \"upsert\".",
+            ),
             _ => {}
         }
     }
@@ -565,6 +570,13 @@ impl Check<'_, '_> {
             Some(ConnectorConfig::Nexmark(nexmark)) if !nexmark.is_bounded() => Some(("a benchmark", "`events`")),
             _ => None,
         };
+        if clock == Clock::Event && matches!(connector, Some(ConnectorConfig::Kafka(_))) {
+            self.refuse(
+                &["connector"],
+                "a topic under the event clock",
+                "Messages come when they come: use clock = \"wall\", or a recording in files.",
+            );
+        }
         if clock == Clock::Event
             && let Some((what, end)) = endless
         {
