@@ -118,6 +118,10 @@ impl Reader for KafkaReader {
         )))
     }
 
+    fn repeats(&self) -> bool {
+        false
+    }
+
     fn resume(&mut self, position: &Position) -> Result<(), ReadError> {
         self.assignment.recall(position);
         if let Some(member) = position.get(MEMBER_KEY) {
