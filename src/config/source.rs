@@ -207,6 +207,7 @@ pub(crate) fn build(
     }
     let connector = connector?;
     let setting = Setting {
+        name,
         columns: &columns,
         format: &format,
         time_column: time.map(|time| time.column),
