@@ -4,6 +4,7 @@
 //! [`ConnectorConfig`]; the compiler lists the rest.
 pub(crate) mod file;
 pub(crate) mod http;
+pub(crate) mod kafka;
 pub(crate) mod mqtt;
 pub(crate) mod mqtt_listener;
 pub(crate) mod nexmark;
@@ -32,11 +33,12 @@ pub const SOURCES: &[SourceEntry] = &[
         "reads files of CSV, JSON lines or Parquet, once or as they grow",
         |table| table.try_into().map(ConnectorConfig::File),
     ),
-    entry(
-        "mqtt",
-        "subscribes to topics of an MQTT broker",
-        |table| table.try_into().map(|config| ConnectorConfig::Mqtt(Box::new(config))),
-    ),
+    entry("kafka", "reads the topics of a Kafka cluster", |table| {
+        table.try_into().map(|config| ConnectorConfig::Kafka(Box::new(config)))
+    }),
+    entry("mqtt", "subscribes to topics of an MQTT broker", |table| {
+        table.try_into().map(|config| ConnectorConfig::Mqtt(Box::new(config)))
+    }),
     entry(
         "mqtt_listener",
         "takes messages that MQTT clients publish here, with no broker between",
@@ -88,6 +90,8 @@ pub enum ConnectorConfig {
     Http(http::HttpConfig),
     /// Rows are read from files.
     File(file::FileConfig),
+    /// Rows are read from topics of Kafka.
+    Kafka(Box<kafka::KafkaConfig>),
     /// Rows come from a broker.
     Mqtt(Box<mqtt::MqttConfig>),
     /// Rows come from MQTT clients.
@@ -215,6 +219,7 @@ impl ConnectorConfig {
         match self {
             ConnectorConfig::Http(_) => "http",
             ConnectorConfig::File(_) => "file",
+            ConnectorConfig::Kafka(_) => "kafka",
             ConnectorConfig::Mqtt(_) => "mqtt",
             ConnectorConfig::MqttListener(_) => "mqtt_listener",
             ConnectorConfig::Simulate(_) => "simulate",
@@ -232,6 +237,7 @@ impl ConnectorConfig {
         match self {
             ConnectorConfig::Http(config) => config.check(setting),
             ConnectorConfig::File(config) => config.check(setting),
+            ConnectorConfig::Kafka(config) => config.check(setting),
             ConnectorConfig::Mqtt(config) => config.check(setting),
             ConnectorConfig::MqttListener(config) => config.check(setting),
             ConnectorConfig::Simulate(config) => config.check(setting),
@@ -244,6 +250,7 @@ impl ConnectorConfig {
         match self {
             ConnectorConfig::Http(_) => Ok(None),
             ConnectorConfig::File(config) => Ok(Some(Box::new(config.reader(setting)?))),
+            ConnectorConfig::Kafka(config) => Ok(Some(Box::new(config.reader(setting)?))),
             ConnectorConfig::Mqtt(config) => Ok(Some(Box::new(config.reader(setting)?))),
             ConnectorConfig::MqttListener(config) => Ok(Some(Box::new(config.reader(setting)?))),
             ConnectorConfig::Simulate(config) => Ok(Some(Box::new(config.reader(setting)?))),
@@ -267,11 +274,11 @@ mod tests {
     fn errors_speak_to_newcomers() {
         assert_eq!(
             message("type = \"htp\""),
-            "unknown connector type \"htp\"; there are \"http\", \"file\", \"mqtt\", \"mqtt_listener\", \"simulate\", \"nexmark\""
+            "unknown connector type \"htp\"; there are \"http\", \"file\", \"kafka\", \"mqtt\", \"mqtt_listener\", \"simulate\", \"nexmark\""
         );
         assert_eq!(
             message(""),
-            "a connector needs a type; there are \"http\", \"file\", \"mqtt\", \"mqtt_listener\", \"simulate\", \"nexmark\""
+            "a connector needs a type; there are \"http\", \"file\", \"kafka\", \"mqtt\", \"mqtt_listener\", \"simulate\", \"nexmark\""
         );
         assert_eq!(message("type = 1"), "type of a connector must be a text");
         let unknown = message("type = \"file\"\npath = \"a\"\nfolow = true");

@@ -513,6 +513,12 @@ impl Check<'_, '_> {
                 "a snapshot of a source that makes its rows up",
                 "Snapshots come by connectors of type \"http\" and \"file\".",
             ),
+            Some(ConnectorConfig::Kafka(_) | ConnectorConfig::Mqtt(_) | ConnectorConfig::MqttListener(_)) => self
+                .refuse(
+                    &["snapshot"],
+                    "a snapshot of messages, which never end",
+                    "Snapshots come by connectors of type \"http\" and \"file\".",
+                ),
             _ => {}
         }
     }
@@ -565,6 +571,18 @@ impl Check<'_, '_> {
                 &["connector"],
                 format!("{what} without an end under the event clock"),
                 format!("Nothing would hold it back: give it {end}."),
+            );
+        }
+        if clock == Clock::Event
+            && matches!(
+                connector,
+                Some(ConnectorConfig::Mqtt(_) | ConnectorConfig::MqttListener(_))
+            )
+        {
+            self.refuse(
+                &["connector"],
+                "messages as they come under the event clock",
+                "It replays what was recorded: read a file, or leave `clock` out of deployment.toml.",
             );
         }
         connector

@@ -31,7 +31,11 @@ pub(crate) fn free_port() -> u16 {
 fn program(name: &str, package: &str) -> PathBuf {
     let places = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&places)
-        .chain(["/usr/sbin".into(), "/usr/local/sbin".into(), "/opt/homebrew/sbin".into()])
+        .chain([
+            "/usr/sbin".into(),
+            "/usr/local/sbin".into(),
+            "/opt/homebrew/sbin".into(),
+        ])
         .map(|place| place.join(name))
         .find(|path| path.is_file())
         .unwrap_or_else(|| panic!("this test needs the program {name}: on Debian, apt-get install {package}"))
@@ -65,7 +69,11 @@ impl Broker {
         let port = free_port();
         prepare(directory.path());
         // It runs as whoever runs the test, and queues without a bound, else it drops messages.
-        let access = if lines.contains("allow_anonymous") { "" } else { "allow_anonymous true" };
+        let access = if lines.contains("allow_anonymous") {
+            ""
+        } else {
+            "allow_anonymous true"
+        };
         let configuration = format!(
             "user root\nmax_queued_messages 0\nmax_inflight_messages 0\npersistence true\n\
              persistence_location {}/\nlog_dest stderr\nlog_type all\nlistener {port} 127.0.0.1\n{access}\n{lines}\n",
@@ -176,7 +184,18 @@ impl Publisher<'_> {
     pub(crate) fn spawn(&self, topic: &str, what: &[&str]) -> Child {
         let (port, qos) = (self.port.to_string(), self.qos.to_string());
         Command::new(program("mosquitto_pub", "mosquitto-clients"))
-            .args(["-h", "127.0.0.1", "-p", &port, "-q", &qos, "-V", self.version, "-t", topic])
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &port,
+                "-q",
+                &qos,
+                "-V",
+                self.version,
+                "-t",
+                topic,
+            ])
             .args(what)
             .args(self.more)
             .current_dir(self.directory)

@@ -41,7 +41,9 @@ fn nothing_is_answered_before_it_is_durable() {
             until("all are answered", || tap.sent(answer) == 50);
             if qos == 2 {
                 // Ids are free once that is logged, too.
-                until("the broker lets go", || broker.log().matches("Sending PUBREL to engine").count() == 50);
+                until("the broker lets go", || {
+                    broker.log().matches("Sending PUBREL to engine").count() == 50
+                });
                 let batches = source.batches;
                 while source.batches == batches {
                     source.read();
@@ -67,7 +69,11 @@ fn what_was_not_acknowledged_comes_again_to_the_next_run() {
             first.read_to(30);
             first.acknowledge();
             // The answers are on their way once the broker has heard them.
-            let answered = if qos == 1 { "Received PUBACK from engine" } else { "Received PUBCOMP from engine" };
+            let answered = if qos == 1 {
+                "Received PUBACK from engine"
+            } else {
+                "Received PUBCOMP from engine"
+            };
             first.follow("the broker hears", |_| broker.log().matches(answered).count() == 30);
             publish(broker.port, qos, "t", numbered(30..80));
             first.read_to(80);
@@ -80,7 +86,11 @@ fn what_was_not_acknowledged_comes_again_to_the_next_run() {
                 second = second.resume(&position);
             }
             second.follow("all come again", |source| source.rows.len() >= 60);
-            assert_eq!(second.sorted(), (30..90).collect::<Vec<i64>>(), "version {version}, qos {qos}");
+            assert_eq!(
+                second.sorted(),
+                (30..90).collect::<Vec<i64>>(),
+                "version {version}, qos {qos}"
+            );
             assert_eq!(second.read_for(Duration::from_millis(100)), 60);
         }
     }
@@ -152,7 +162,11 @@ fn a_cut_wire_brings_nothing_twice() {
             source.follow("all are answered on the new one", |_| tap.sent(answer) >= 60);
             publish(broker.port, qos, "t", numbered(60..70));
             source.follow("more come", |source| source.rows.len() >= 70);
-            assert_eq!(source.sorted(), (0..70).collect::<Vec<i64>>(), "version {version}, qos {qos}");
+            assert_eq!(
+                source.sorted(),
+                (0..70).collect::<Vec<i64>>(),
+                "version {version}, qos {qos}"
+            );
         }
     }
 }

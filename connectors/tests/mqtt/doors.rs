@@ -149,7 +149,9 @@ fn qos_2_is_known_again_after_a_restart() {
     source.read();
     let (mut raw, flags, _) = Raw::hello(port, &Hello { clean: true, ..KEPT });
     assert_eq!(flags, 0);
-    source.follow("its ids are forgotten", |source| source.position.values().all(|slot| *slot == 0));
+    source.follow("its ids are forgotten", |source| {
+        source.position.values().all(|slot| *slot == 0)
+    });
     raw.publish(2, true, 1, "t", &number(9));
     source.read_to(1);
 }
@@ -184,7 +186,14 @@ fn sources_share_a_port() {
     early.silent();
     both.read();
     assert_eq!(early.next().unwrap()[0], 0x20);
-    let (mut raw, _, _) = Raw::hello(port, &Hello { version: 5, client: "b", ..CLEAN });
+    let (mut raw, _, _) = Raw::hello(
+        port,
+        &Hello {
+            version: 5,
+            client: "b",
+            ..CLEAN
+        },
+    );
     raw.publish(1, false, 1, "one/K1", &number(1));
     raw.publish(1, false, 2, "two/K2", &number(2));
     raw.publish(1, false, 3, "two/K2/x", "lost?");
@@ -204,7 +213,10 @@ fn sources_share_a_port() {
     both.follow("it still reads", |source| source.numbers.len() == 3);
     assert_eq!(raw.answers(PUBACK, 1), [4]);
     let said = problem(&listen(port, "three", "username = \"u\""));
-    assert!(said.contains("is shared with another source, which declares it otherwise"), "{said}");
+    assert!(
+        said.contains("is shared with another source, which declares it otherwise"),
+        "{said}"
+    );
     drop(both);
     assert_eq!(raw.next().map(|packet| packet[0]), None);
     // The last one closes the door, and the next opens it again.

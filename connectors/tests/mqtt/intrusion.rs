@@ -21,7 +21,13 @@ fn listening(port: u16, more: &str) -> Source {
 #[track_caller]
 fn still_serves(source: &mut Source, port: u16) {
     let before = source.rows.len();
-    let (mut raw, _, code) = Raw::hello(port, &Hello { client: "honest", ..CLEAN });
+    let (mut raw, _, code) = Raw::hello(
+        port,
+        &Hello {
+            client: "honest",
+            ..CLEAN
+        },
+    );
     assert_eq!(code, 0);
     raw.publish(1, false, 1, "t", "{\"n\":1}");
     source.follow("an honest message comes", |source| source.rows.len() == before + 1);
@@ -47,7 +53,11 @@ fn garbage_ends_its_own_connection_only() {
     }
     still_serves(&mut source, port);
     // Garbage may be a message by chance, which no source wants.
-    assert!(source.rejected.iter().all(|said| said.starts_with("no source takes")), "{:?}", source.rejected);
+    assert!(
+        source.rejected.iter().all(|said| said.starts_with("no source takes")),
+        "{:?}",
+        source.rejected
+    );
 }
 
 #[test]
@@ -60,8 +70,16 @@ fn rules_that_are_broken_end_a_connection_with_a_reason() {
         ("too large", large[..10].to_vec(), 0x95),
         ("a topic with a wildcard", publish(5, 1, false, 1, "t/+", "{}"), 0x90),
         ("a topic of nothing", publish(5, 1, false, 1, "", "{}"), 0x90),
-        ("an alias that was not offered", packet(0x30, b"\x00\x01t\x03\x23\x00\x99{}"), 0x94),
-        ("an alias that stands for nothing", packet(0x30, b"\x00\x00\x03\x23\x00\x01{}"), 0x94),
+        (
+            "an alias that was not offered",
+            packet(0x30, b"\x00\x01t\x03\x23\x00\x99{}"),
+            0x94,
+        ),
+        (
+            "an alias that stands for nothing",
+            packet(0x30, b"\x00\x00\x03\x23\x00\x01{}"),
+            0x94,
+        ),
         ("what a broker sends", packet(0x20, b"\x00\x00\x00"), 0x82),
         ("an unknown property", packet(0x30, b"\x00\x01t\x02\x77\x00{}"), 0x81),
     ];
@@ -78,7 +96,10 @@ fn rules_that_are_broken_end_a_connection_with_a_reason() {
     let (mut raw, _, _) = Raw::hello(port, &five);
     raw.send(b"\x82\x07\x00\x05\x00\x00\x01t\x00");
     let refused = raw.next().unwrap();
-    assert_eq!((refused[0], refused[2], refused[3], refused.last()), (0x90, 0, 5, Some(&0x8f)));
+    assert_eq!(
+        (refused[0], refused[2], refused[3], refused.last()),
+        (0x90, 0, 5, Some(&0x8f))
+    );
     raw.send(b"\xa2\x06\x00\x06\x00\x00\x01t");
     assert_eq!(raw.next().unwrap(), [0xb0, 4, 0, 6, 0, 0x11]);
     let (mut raw, _, _) = Raw::hello(port, &CLEAN);

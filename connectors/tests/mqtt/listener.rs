@@ -3,7 +3,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rumqttc::v5;
-use rumqttc::{AsyncClient, Event, MqttOptions, Outgoing, Packet, QoS};
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 
 use crate::broker::{Publisher, free_port};
 use crate::certificates::{authority, signed};
@@ -65,9 +65,18 @@ fn a_password_is_asked_for() {
         };
         let right = &["-u", "u1", "-P", "p1"];
         publish_to(&mut source, with(right), 0..1).unwrap();
-        for wrong in [&["-u", "u1", "-P", "p2"][..], &["-u", "u2", "-P", "p1"], &["-u", "u1"], &[]] {
+        for wrong in [
+            &["-u", "u1", "-P", "p2"][..],
+            &["-u", "u2", "-P", "p1"],
+            &["-u", "u1"],
+            &[],
+        ] {
             let said = publish_to(&mut source, with(wrong), 1..2).unwrap_err();
-            assert!(said.contains("not authorised") || said.contains("Not authorized"), "{wrong:?}: {said}");
+            let said = said.to_lowercase();
+            assert!(
+                said.contains("user name or password") || said.contains("authori"),
+                "{wrong:?}: {said}"
+            );
         }
     }
     assert_eq!(source.numbers, [0, 0]);
@@ -98,7 +107,12 @@ fn tls_is_spoken_and_may_ask_for_certificates() {
     // What speaks no TLS is turned away, and disturbs nobody.
     assert!(publish_to(&mut source, with(port, &[]), 0..1).is_err());
     let port = free_port();
-    let mut source = open_as("mutual", &listen(port, &format!("{certificate}\nca = \"ca.crt\"")), path).unwrap();
+    let mut source = open_as(
+        "mutual",
+        &listen(port, &format!("{certificate}\nca = \"ca.crt\"")),
+        path,
+    )
+    .unwrap();
     source.read();
     let own = &["--cafile", "ca.crt", "--cert", "sensor.crt", "--key", "sensor.key"];
     publish_to(&mut source, with(port, own), 0..10).unwrap();
@@ -121,13 +135,13 @@ fn rumqttc_publishes_by_3_1_1() {
                 let payload = format!("{{\"n\":{n}}}");
                 client.publish("s/K1/r", qos, false, payload).await.unwrap();
             }
-            client.disconnect().await.unwrap();
+            // The event loop ends with its last client.
+            std::future::pending::<()>().await;
         });
         let mut answered = 0;
         loop {
             match events.poll().await.unwrap() {
                 Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) => answered += 1,
-                Event::Outgoing(Outgoing::Disconnect) => {}
                 _ => {}
             }
             if answered == 1000 {

@@ -8,7 +8,10 @@ use crate::tap::Tap;
 #[test]
 fn a_broker_may_come_later() {
     let mut broker = Broker::prepared("", |_| {});
-    let options = format!("type = \"mqtt\"\nurl = \"{}\"\ntopic = \"t/{{station}}\"\n", broker.url());
+    let options = format!(
+        "type = \"mqtt\"\nurl = \"{}\"\ntopic = \"t/{{station}}\"\n",
+        broker.url()
+    );
     let mut source = open(&options).unwrap();
     assert_eq!(source.read_for(Duration::from_millis(700)), 0);
     broker.run();
@@ -44,7 +47,11 @@ fn a_killed_broker_sends_what_it_had_saved() {
             broker.run();
             publish(broker.port, qos, "t", numbered(40..60));
             source.follow("all come", |source| source.rows.len() >= 60);
-            assert_eq!(source.sorted(), (0..60).collect::<Vec<i64>>(), "version {version}, qos {qos}");
+            assert_eq!(
+                source.sorted(),
+                (0..60).collect::<Vec<i64>>(),
+                "version {version}, qos {qos}"
+            );
             assert_eq!(source.read_for(Duration::from_millis(100)), 60);
         }
     }
@@ -90,11 +97,16 @@ fn a_broker_that_knows_no_version_5_is_spoken_to_in_3_1_1() {
             stream.write_all(b"\x20\x02\x00\x00").unwrap();
             let read = stream.read(&mut connect).unwrap();
             assert_eq!(connect[0], 0x82, "{read}");
-            stream.write_all(b"\x90\x03\x00\x01\x00\x30\x0a\x00\x01t{\"n\":5}").unwrap();
+            stream
+                .write_all(b"\x90\x03\x00\x01\x00\x30\x0a\x00\x01t{\"n\":5}")
+                .unwrap();
             return (levels, stream);
         }
     });
-    let mut source = open(&format!("type = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{port}\"\ntopic = \"t\"\n")).unwrap();
+    let mut source = open(&format!(
+        "type = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{port}\"\ntopic = \"t\"\n"
+    ))
+    .unwrap();
     source.read_to(1);
     assert_eq!(source.numbers, [5]);
     assert_eq!(broker.join().unwrap().0, [5, 4]);

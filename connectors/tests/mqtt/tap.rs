@@ -32,8 +32,13 @@ impl Tap {
                     continue;
                 };
                 client.set_nonblocking(false).unwrap();
-                let Ok(server) = TcpStream::connect(server) else { continue };
-                wires.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
+                let Ok(server) = TcpStream::connect(server) else {
+                    continue;
+                };
+                wires
+                    .lock()
+                    .unwrap()
+                    .extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
                 let (client_too, server_too) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 let sent = Arc::clone(&sent);
                 thread::spawn(move || pass(client, server, Some(&sent)));
