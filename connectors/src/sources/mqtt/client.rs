@@ -464,7 +464,12 @@ impl Run {
             qos => {
                 let digest = packet::digest(&publish);
                 let serial = match self.session.arrive(&publish, digest) {
-                    Arrival::New(serial) => serial,
+                    Arrival::New(serial, released) => {
+                        if let Some(answer) = released {
+                            answer.write(out);
+                        }
+                        serial
+                    }
                     Arrival::Again => return,
                     Arrival::Answer(answer, _) => return answer.write(out),
                 };

@@ -55,8 +55,9 @@ enum Phase {
 /// What is to be done about a message that came.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// It is new: hand it on under this serial.
-    New(u32),
+    /// It is new: hand it on under this serial. Some clients use the id of a message again that they have let go of
+    /// before they hear that they may; then that is to be answered first, or they wait for it for ever.
+    New(u32, Option<Answer>),
     /// It is on its way already.
     Again,
     /// It is durable already.
@@ -115,12 +116,13 @@ impl Session {
             unwanted: false,
             holders: Vec::new(),
         };
-        let before = self.entries.insert(publish.id, entry);
+        let before = self.entries.insert(publish.id, entry).map(|before| before.phase);
         // A side that began its ids anew waits for no answer to what it had sent before.
-        if before.is_none_or(|before| before.phase != Phase::Waiting) {
+        if before != Some(Phase::Waiting) {
             self.waiting += 1;
         }
-        Arrival::New(self.serial)
+        let released = before == Some(Phase::Releasing);
+        Arrival::New(self.serial, released.then_some(Answer::PubComp(publish.id)))
     }
 
     /// Says of the message that came last under this id who will log the id.
@@ -264,7 +266,7 @@ mod tests {
 
     fn serial(arrival: Arrival) -> u32 {
         match arrival {
-            Arrival::New(serial) => serial,
+            Arrival::New(serial, None) => serial,
             other => panic!("{other:?}"),
         }
     }
@@ -317,6 +319,21 @@ mod tests {
         assert_eq!(session.settle(done(7, first, true)), Some((Answer::PubComp(7), false)));
         assert!(matches!(session.release(7), Release::Answer(Answer::PubComp(7))));
         assert_eq!(session.len(), 0);
+    }
+
+    #[test]
+    fn an_id_that_is_used_too_early_is_answered_for_both() {
+        let mut session = Session::default();
+        let first = serial(arrive(&mut session, &publish(7, Qos::ExactlyOnce, "a", false)));
+        session.held_by(7, vec![Inbox::new()]);
+        session.settle(done(7, first, false));
+        assert!(matches!(session.release(7), Release::Log(..)));
+        let Arrival::New(second, released) = arrive(&mut session, &publish(7, Qos::AtLeastOnce, "b", false)) else {
+            panic!("not new");
+        };
+        assert_eq!(released, Some(Answer::PubComp(7)));
+        assert_eq!(session.settle(done(7, first, true)), None);
+        assert_eq!(session.settle(done(7, second, false)), Some((Answer::PubAck(7), false)));
     }
 
     #[test]

@@ -362,7 +362,12 @@ impl Served {
                 let digest = packet::digest(&publish);
                 let mut session = self.kept.session.borrow_mut();
                 let serial = match session.arrive(&publish, digest) {
-                    Arrival::New(serial) => serial,
+                    Arrival::New(serial, released) => {
+                        if let Some(answer) = released {
+                            answer.write(out);
+                        }
+                        serial
+                    }
                     Arrival::Again => return Ok(()),
                     Arrival::Answer(answer, true) => {
                         answer.write_unwanted(self.version, out);
