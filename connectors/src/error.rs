@@ -70,4 +70,13 @@ pub enum ReadError {
         /// Why.
         reason: String,
     },
+    /// What reads cannot be started.
+    #[error("could not start {what}")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }

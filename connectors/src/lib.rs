@@ -33,6 +33,11 @@ pub use sinks::{Delivery, SINKS, Sink, SinkConfig, SinkEntry, SinkError, SinkSet
 pub use sources::file::{FileConfig, Paths};
 pub use sources::http::HttpConfig;
 pub use sources::kafka::{KafkaConfig, MetadataColumns, Start, Topics};
+pub use sources::mqtt::metadata::MqttMetadata;
+pub use sources::mqtt::packet::{Qos, Version};
+pub use sources::mqtt::topic::TopicPatterns;
+pub use sources::mqtt::{MqttConfig, SessionKind};
+pub use sources::mqtt_listener::MqttListenerConfig;
 pub use sources::nexmark::{NexmarkConfig, Table};
 pub use sources::simulate::{Correlation, Diurnal, Entities, Model, Outages, SimulateConfig, Spikes, Walk};
 pub use sources::{Batch, ConnectorConfig, Position, Read, Reader, SOURCES, Setting, SourceEntry};

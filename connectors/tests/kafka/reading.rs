@@ -46,6 +46,7 @@ impl Source {
 
     pub fn setting(&self) -> Setting<'_> {
         Setting {
+            name: "readings",
             columns: &self.columns,
             format: &self.format,
             time_column: None,
