@@ -8,6 +8,7 @@
 //! `topology` is what runs and `shared` what everyone reads, `tables` shows it to SQL; `wiring` builds the
 //! parts, `change` replaces some while the others run, `filling` brings them up to where these are.
 mod alerts;
+mod audit;
 mod base;
 mod change;
 mod chunks;
@@ -51,7 +52,7 @@ use queries::Relations;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::config::{Clock, Deployment, ViewDef};
-use crate::log::{Durability, LogEvent};
+use crate::log::{Durability, LogError, LogEvent, LogStore};
 use clock::TickClock;
 use coordinator::{Arrival, Coordinator, Inbox, Recovered, Request};
 use feed::{Doors, Feed};
@@ -64,6 +65,7 @@ use topology::Topology;
 use wiring::feeds;
 
 pub use alerts::TRANSITIONS_MAX;
+pub use audit::{Audit, Audited};
 pub use change::{ChangeError, Changed};
 pub use coordinator::Accepted;
 pub use idempotency::IDEMPOTENCY_KEYS_MAX;
@@ -92,6 +94,8 @@ struct Inner {
     /// Held while the deployment is changed; the number of the next dataflow.
     changing: tokio::sync::Mutex<FlowId>,
     incarnation: u64,
+    /// The data folder.
+    kept: Option<(Arc<LogStore>, PathBuf)>,
 }
 
 /// What is known of a source, view or alert before any row is.
@@ -194,6 +198,22 @@ pub struct Data {
     pub durability: Durability,
     /// Sources whose rows may be forgotten where they are declared no more.
     pub forget: Vec<String>,
+    /// Whether sources are read. To look at what is there, they need not be.
+    pub reads: bool,
+}
+
+/// Why no backup was made.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// There is nothing to back up.
+    #[error("nothing of this deployment survives, so there is nothing to back up")]
+    NothingKept,
+    /// The name cannot be that of a folder.
+    #[error("\"{0}\" cannot be the name of a backup")]
+    Name(String),
+    /// It could not be written.
+    #[error(transparent)]
+    Log(#[from] LogError),
 }
 
 impl Engine {
@@ -231,7 +251,10 @@ impl Engine {
         let start_us = found
             .as_ref()
             .map_or(now_us, |(_, folder)| folder.store.identity().started_us);
-        let feeds = feeds(&deployment, 0, start_us)?;
+        let feeds = match &found {
+            Some((data, _)) if !data.reads => Vec::new(),
+            _ => feeds(&deployment, 0, start_us)?,
+        };
         let count = deployment
             .options
             .workers
@@ -276,6 +299,9 @@ impl Engine {
         };
         let (events, logged) = unbounded::<LogEvent>();
         let logged = if found.is_some() { logged } else { never() };
+        let kept = found
+            .as_ref()
+            .map(|(data, folder)| (Arc::clone(&folder.store), data.dir.clone()));
         let (log, recovered) = match found {
             Some((data, folder)) => {
                 let disk = Disk::start(&folder, data.durability, events)?;
@@ -350,8 +376,26 @@ impl Engine {
                 waiting: Arc::new(Semaphore::new(WAITING_ROWS_MAX)),
                 changing: tokio::sync::Mutex::new(next),
                 incarnation,
+                kept,
             }),
         })
+    }
+
+    /// Copies all that survives, as of one moment, into a folder of this name in the deployment's folder for
+    /// backups; returns the folder.
+    ///
+    /// # Errors
+    /// When nothing survives, the name is unfit or taken, or the disk is full.
+    pub fn backup(&self, name: &str) -> Result<PathBuf, BackupError> {
+        let is_fit = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+        if name.is_empty() || name.len() > 100 || !name.chars().all(is_fit) {
+            return Err(BackupError::Name(name.to_owned()));
+        }
+        let (store, data) = self.inner.kept.as_ref().ok_or(BackupError::NothingKept)?;
+        let deployment = self.deployment();
+        let to = deployment.dir.join(&deployment.options.backups).join(name);
+        store.backup(data, &to)?;
+        Ok(to)
     }
 
     /// Returns how each sink is doing.

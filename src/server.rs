@@ -15,6 +15,7 @@ pub mod metrics;
 mod page;
 mod socket;
 mod sql;
+mod upkeep;
 mod views;
 
 use std::future::Future;
@@ -66,6 +67,16 @@ pub const ENDPOINTS: &[(&str, &str, &str)] = &[
         "DELETE",
         "/views/{view}",
         "drops a view or alert that nothing else reads",
+    ),
+    (
+        "POST",
+        "/backup",
+        "copies all that survives into the deployment's folder for backups; ?name= names the copy",
+    ),
+    (
+        "POST",
+        "/verify",
+        "compares every view with the batch answer over what its inputs hold",
     ),
     ("GET", "/healthz", "200 while the process answers"),
     ("GET", "/readyz", "200 once every view has its first answer"),
@@ -147,6 +158,8 @@ fn router(server: Arc<Server>) -> Router {
         .route("/sql", post(sql::query))
         .route("/views", get(catalog::views).post(views::put))
         .route("/views/{view}", delete(views::remove))
+        .route("/backup", post(upkeep::backup))
+        .route("/verify", post(upkeep::verify))
         .route("/healthz", get(catalog::healthz))
         .route("/readyz", get(catalog::readyz))
         .route("/metrics", get(metrics::scrape))

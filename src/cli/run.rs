@@ -51,6 +51,7 @@ impl Run {
                 .unwrap_or_else(|| deployment.dir.join(&deployment.options.data)),
             durability: deployment.options.durability,
             forget: self.forget,
+            reads: true,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

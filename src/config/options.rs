@@ -32,6 +32,8 @@ pub struct Options {
     /// What acknowledged means: "sync" (default), it survives a power cut; "interval", it does 0.2 seconds later;
     /// "none", it is gone with the program.
     pub durability: Durability,
+    /// The folder that backups are made in, relative to the deployment's. Default ".sangam-backups".
+    pub backups: PathBuf,
     /// Bytes the log grows by before all that is retained is written down anew, and the log before goes.
     /// Default 67108864 (64 MiB).
     pub checkpoint_bytes: usize,
@@ -49,6 +51,7 @@ impl Default for Options {
             body_bytes_max: 16 << 20,
             data: ".sangam".into(),
             durability: Durability::Sync,
+            backups: ".sangam-backups".into(),
             checkpoint_bytes: 64 << 20,
         }
     }

@@ -17,7 +17,7 @@ use super::error::LogError;
 use super::store::sync_folder;
 
 /// The folder of checkpoints in the data folder.
-const FOLDER: &str = "checkpoint";
+pub(super) const FOLDER: &str = "checkpoint";
 
 /// Rows in one block, at most.
 const BLOCK_ROWS_MAX: usize = 32 * 1024;
@@ -161,12 +161,17 @@ impl Checkpoint {
 }
 
 impl Manifest {
-    /// Returns the files it names.
-    fn files(&self) -> impl Iterator<Item = &FileRef> {
+    /// Returns all its rows.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
         let sources = self.sources.values().flat_map(|source| &source.parts);
         let views = self.views.values().flat_map(|view| &view.parts);
         let tables = self.tables.values().flatten();
-        sources.chain(views).chain(tables).map(|part| &part.file)
+        sources.chain(views).chain(tables)
+    }
+
+    /// Returns the files it names.
+    pub(super) fn files(&self) -> impl Iterator<Item = &FileRef> {
+        self.parts().map(|part| &part.file)
     }
 
     /// Returns how many bytes its files have.

@@ -22,15 +22,15 @@ use super::record::{Record, Schemas, Told};
 pub const FORMAT: u32 = 1;
 
 /// The store's file in the data folder.
-const FILE: &str = "log.redb";
+pub(super) const FILE: &str = "log.redb";
 
 /// Memory for pages of the store; what is written is mostly never read again.
 const CACHE_BYTES: usize = 32 << 20;
 
-const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
-const SCHEMAS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("schemas");
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const OUTBOX: TableDefinition<'_, (&str, Tick), &[u8]> = TableDefinition::new("outbox");
+pub(super) const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
+pub(super) const SCHEMAS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("schemas");
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(super) const OUTBOX: TableDefinition<'_, (&str, Tick), &[u8]> = TableDefinition::new("outbox");
 
 /// What a data folder is, from its beginning on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -149,23 +149,14 @@ impl LogStore {
         let Some(value) = table.get(name).map_err(|error| fault(error.into()))? else {
             return Ok(None);
         };
-        let (bytes, checksum) = match value.value().split_last_chunk::<4>() {
-            Some((bytes, checksum)) => (bytes.to_vec(), u32::from_le_bytes(*checksum)),
-            None => {
-                return Err(LogError::damaged(
-                    &self.path,
-                    format!("its entry \"{name}\" is cut off"),
-                ));
-            }
-        };
-        if crc32fast::hash(&bytes) != checksum {
-            let what = format!("the checksum of its entry \"{name}\" does not match");
-            return Err(LogError::damaged(&self.path, what));
-        }
-        let value = serde_json::from_slice(&bytes);
+        let value = checked(value.value());
         value
             .map(Some)
-            .map_err(|error| LogError::damaged(&self.path, format!("its entry \"{name}\" cannot be read: {error}")))
+            .map_err(|what| LogError::damaged(&self.path, format!("its entry \"{name}\": {what}")))
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Returns the number of the first record and that of the last, if there are any, and their bytes in all.
@@ -324,6 +315,15 @@ impl LogStore {
         transaction.commit()?;
         Ok(())
     }
+}
+
+/// Reads a value that stands before its checksum.
+pub(super) fn checked<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let (bytes, checksum) = bytes.split_last_chunk::<4>().ok_or("it is cut off")?;
+    if crc32fast::hash(bytes) != u32::from_le_bytes(*checksum) {
+        return Err("its checksum does not match".to_owned());
+    }
+    serde_json::from_slice(bytes).map_err(|error| format!("it cannot be read: {error}"))
 }
 
 /// Opens the file; what a crash left half done is undone.
