@@ -220,6 +220,31 @@ fn what_was_stopped_in_peace_survives_a_power_cut() {
     place.check(&program);
 }
 
+/// Whatever a first start was interrupted at: the next one makes safe what that one left unsafe.
+#[test]
+fn a_first_start_that_dies_costs_nothing_later() {
+    let mut died = 0;
+    for n in [1, 2, 3, 5, 8, 12, 17, 23, 30, 40] {
+        let mut place = Place::new(n);
+        let mut program = place.spawn(&[("POWERCUT_KILL", &format!("any::{n}:after"))]);
+        if program.ready().is_ok() {
+            program.signal("KILL");
+        } else {
+            died += 1;
+        }
+        program.ended(PATIENCE);
+        let mut program = place.start(&[]);
+        place.post_all(&program, 2);
+        program.signal("KILL");
+        program.ended(PATIENCE);
+        place.disk.cut(Cut::Clean, &mut place.random);
+        let program = place.start(&[]);
+        println!("died at call {n} of its first start");
+        place.check(&program);
+    }
+    assert!(died > 4, "only {died} died before they were ready");
+}
+
 #[test]
 fn two_programs_on_one_folder_are_one_too_many() {
     let mut place = Place::new(4);

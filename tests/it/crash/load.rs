@@ -131,6 +131,8 @@ impl Hand {
             }
             if self.send(program) {
                 self.repeat(program);
+                // A rest now and then, so that ticks are of all sizes and the books stay thin.
+                std::thread::sleep(Duration::from_millis(self.random.random_range(0..8)));
             } else if !program.is_alive() {
                 return;
             }
