@@ -65,9 +65,11 @@ fn campaign(clock: Clock) {
     let (asked, resumed) = tally.resumed;
     assert!(resumed * 4 > asked, "only {resumed} of {asked} subscriptions went on by their token");
     assert!(
-        tally.posts > kills * 10 && tally.transitions > kills && tally.retries > 0,
+        tally.posts > kills * 10 && tally.transitions > kills && tally.retries > 0 && tally.rows > tally.checks * 50,
         "too little happened"
     );
+    let slowest = tally.start_ms.iter().max();
+    assert!(slowest < Some(&20_000), "a start of so few rows took {slowest:?} ms");
 }
 
 /// An engine that acknowledges before its log is safe: what its syncs do is nothing.

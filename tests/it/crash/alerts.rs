@@ -35,8 +35,9 @@ pub(super) struct Expected {
 
 impl Expected {
     /// Compares what stands at the end of a tick with what stood before it.
-    pub(super) fn tick<'a>(&mut self, tick: u64, gauges: impl Iterator<Item = &'a Value>) {
+    pub(super) fn tick(&mut self, tick: u64, gauges: &[Value]) {
         let now: BTreeMap<String, i64> = gauges
+            .iter()
             .map(|row| {
                 let gauge = row["gauge"].as_str().expect("a gauge").to_owned();
                 (gauge, row["level"].as_i64().expect("a level"))

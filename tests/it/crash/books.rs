@@ -103,7 +103,10 @@ impl Books {
                 let told = ["accepted", "late", "rejected"].map(|name| answer[name].as_u64().expect("a count"));
                 assert_eq!(told, counts, "accepted, late, rejected of {post:?}");
             }
-            self.high.tick(tick, self.rows("gauges"));
+            if of_tick.iter().any(|post| post.source == "gauges") {
+                let gauges: Vec<Value> = self.rows("gauges").cloned().collect();
+                self.high.tick(tick, &gauges);
+            }
         }
     }
 

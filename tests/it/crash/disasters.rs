@@ -295,7 +295,7 @@ fn damage_is_never_passed_over() {
         match program.ready() {
             Err(_) => {
                 let name = file.file_name().expect("a name").to_str().expect("UTF-8").to_lowercase();
-                told(&mut program, &[&name, "hint"]);
+                told(&mut program, &[name.as_str(), "hint"]);
                 found[usize::from(is_log)] += 1;
             }
             Ok(()) => {

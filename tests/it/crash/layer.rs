@@ -56,7 +56,7 @@ fn act(folder: &Path, words: &[&str]) {
         }
         ["cut", name, length] => told("cut", open(name).set_len(length.parse().expect("a length"))),
         ["sync", name] => told("sync", open(name).sync_data()),
-        ["sync folder", name] | ["names", name] => told("names", File::open(at(name)).expect(name).sync_all()),
+        ["names", name] => told("names", File::open(at(name)).expect(name).sync_all()),
         ["rename", from, to] => fs::rename(at(from), at(to)).expect(from),
         ["remove", name] => fs::remove_file(at(name)).expect(name),
         ["rmdir", name] => fs::remove_dir(at(name)).expect(name),

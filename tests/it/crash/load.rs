@@ -57,7 +57,8 @@ impl Post {
         let lines = self.rows.iter().map(Value::to_string);
         let lines = lines.chain(self.bad.iter().map(|line| (*line).to_owned()));
         let body = lines.collect::<Vec<_>>().join("\n");
-        let headers = [("content-type", "application/json"), ("idempotency-key", &*self.key())];
+        let key = self.key();
+        let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
         let reply = program.try_request("POST", &path, &headers, body.as_bytes()).ok()?;
         if reply.status == 200 {
             return Some(reply.json());
