@@ -55,7 +55,11 @@ fn campaign(clock: Clock) {
             tally.phases
         );
     }
-    assert!(tally.cuts * 4 > kills, "only {} of {kills} with a power cut", tally.cuts);
+    assert!(
+        tally.cuts * 4 > kills,
+        "only {} of {kills} with a power cut",
+        tally.cuts
+    );
     assert!(tally.lost.pages > 0, "no power cut took anything");
     assert!(
         tally.missed.len() * 2 < kills,
@@ -63,7 +67,10 @@ fn campaign(clock: Clock) {
         tally.missed
     );
     let (asked, resumed) = tally.resumed;
-    assert!(resumed * 4 > asked, "only {resumed} of {asked} subscriptions went on by their token");
+    assert!(
+        resumed * 4 > asked,
+        "only {resumed} of {asked} subscriptions went on by their token"
+    );
     assert!(
         tally.posts > kills * 10 && tally.transitions > kills && tally.retries > 0 && tally.rows > tally.checks * 50,
         "too little happened"
@@ -76,7 +83,9 @@ fn campaign(clock: Clock) {
 #[test]
 fn rows_acknowledged_before_they_are_safe_are_found_missing() {
     let mut campaign = Campaign::new(1, Clock::Event);
-    campaign.variables.push(("POWERCUT_IGNORE".to_owned(), "log.redb".to_owned()));
+    campaign
+        .variables
+        .push(("POWERCUT_IGNORE".to_owned(), "log.redb".to_owned()));
     let found = catch_unwind(AssertUnwindSafe(|| {
         for _ in 0..4 {
             campaign.round(&Plan::LoadedFor(300), Some(Cut::Clean));

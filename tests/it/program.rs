@@ -35,6 +35,8 @@ pub struct Program {
     lines: Mutex<Receiver<String>>,
     said: Arc<Mutex<String>>,
     agent: ureq::Agent,
+    /// Where it keeps what is to survive, unless it was told another folder.
+    _data: tempfile::TempDir,
 }
 
 /// An HTTP answer.
@@ -112,11 +114,17 @@ impl Program {
 
     /// Starts `sangam run` in an environment, and waits for nothing.
     pub fn spawn(dir: &Path, arguments: &[&str], variables: &[(String, String)]) -> Program {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sangam"))
+        let data = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sangam"));
+        command
             .arg("run")
             .arg(dir)
             .args(["--listen", "127.0.0.1:0"])
-            .args(arguments)
+            .args(arguments);
+        if !arguments.contains(&"--data") {
+            command.arg("--data").arg(data.path());
+        }
+        let mut child = command
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -137,6 +145,7 @@ impl Program {
             lines: Mutex::new(lines),
             said,
             agent,
+            _data: data,
         }
     }
 
@@ -164,16 +173,29 @@ impl Program {
             if !self.is_alive() {
                 return Err(self.ended(PATIENCE));
             }
-            assert!(Instant::now() < deadline, "waited in vain until it is ready; it said:\n{}", self.said());
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain until it is ready; it said:\n{}",
+                self.said()
+            );
             thread::sleep(PAUSE);
         }
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it is gone");
     }
 
     /// Tells whether the process runs.
     pub fn is_alive(&self) -> bool {
         // A process that ended is a zombie until it is waited for.
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X'])))
+        stat.is_ok_and(|stat| {
+            stat.rsplit_once(')')
+                .is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+        })
     }
 
     /// Returns everything printed so far.

@@ -57,7 +57,12 @@ impl Expected {
                 Some(_) => {}
             }
         }
-        let gone: Vec<String> = self.standing.keys().filter(|gauge| !now.contains_key(*gauge)).cloned().collect();
+        let gone: Vec<String> = self
+            .standing
+            .keys()
+            .filter(|gauge| !now.contains_key(*gauge))
+            .cloned()
+            .collect();
         for gauge in gone {
             if let Some((raised, level)) = self.standing.remove(&gauge) {
                 self.happens(tick, &gauge, "cleared", raised, level);
@@ -107,8 +112,10 @@ impl Watch {
     ///
     /// Returns how many transitions there are.
     pub(super) fn check(&mut self, program: &Program, expected: &Expected) -> usize {
-        let (now, rows): (Vec<Value>, Vec<Value>) =
-            program.sql(WITH_ROWS).into_iter().partition(|row| row["transition"] == "now");
+        let (now, rows): (Vec<Value>, Vec<Value>) = program
+            .sql(WITH_ROWS)
+            .into_iter()
+            .partition(|row| row["transition"] == "now");
         let stored = happened(&rows);
         let mut rows_now = BTreeMap::from([("high", BTreeSet::new()), ("rush", BTreeSet::new())]);
         for row in &now {
@@ -116,14 +123,21 @@ impl Watch {
                 Some("high") => ("high", "level"),
                 _ => ("rush", "n"),
             };
-            let number: i64 = row["row"].as_str().and_then(|text| text.parse().ok()).expect("a number");
+            let number: i64 = row["row"]
+                .as_str()
+                .and_then(|text| text.parse().ok())
+                .expect("a number");
             let name = if alert == "high" { "gauge" } else { "station" };
             let text = serde_json::json!({ name: row["key"], column: number }).to_string();
             rows_now.entry(alert).or_default().insert(text);
         }
         assert_eq!(rows.len(), stored.len(), "a transition is stored twice: {rows:#?}");
         for (place, event) in &self.told {
-            assert_eq!(stored.get(place), Some(event), "a transition that was told at {place:?} is gone");
+            assert_eq!(
+                stored.get(place),
+                Some(event),
+                "a transition that was told at {place:?} is gone"
+            );
         }
         let of = |name: &'static str| stored.iter().filter(move |((_, alert, _), _)| alert == name);
         for (place, event) in of("high") {
@@ -174,7 +188,10 @@ fn happened(rows: &[Value]) -> Happened {
                 raised: u64::try_from(raised.timestamp_micros()).expect("after 1970"),
                 row: json(text(row, "row")),
             };
-            ((tick.expect("a tick"), text(row, "alert"), json(text(row, "key"))), event)
+            (
+                (tick.expect("a tick"), text(row, "alert"), json(text(row, "key"))),
+                event,
+            )
         })
         .collect()
 }

@@ -156,7 +156,11 @@ impl Books {
                 None => answer(&relations),
                 Some(closing) => {
                     let mut ever = relations.clone();
-                    for book in self.books.iter().filter(|book| closing.sources.contains(&book.source.name)) {
+                    for book in self
+                        .books
+                        .iter()
+                        .filter(|book| closing.sources.contains(&book.source.name))
+                    {
                         let rows: Vec<&Value> = book.ever.iter().collect();
                         let schema = &book.source.schema;
                         ever.insert(book.source.name.clone(), (schema.clone(), vec![batch(schema, &rows)]));
@@ -187,12 +191,22 @@ impl Books {
     ///
     /// Its one source holds back what is late, so that no row comes into a bucket that is closed.
     fn closed(&self, closing: &Closing, tick: u64, rows: &[RecordBatch]) -> Vec<RecordBatch> {
-        assert!(closing.views.is_empty() && closing.unheld.is_empty(), "views over sources alone");
+        assert!(
+            closing.views.is_empty() && closing.unheld.is_empty(),
+            "views over sources alone"
+        );
         let watermark = |book: &Book| {
-            let clock_us = if tick > self.tick { book.clock_us } else { book.clock_before_us };
+            let clock_us = if tick > self.tick {
+                book.clock_us
+            } else {
+                book.clock_before_us
+            };
             Some(clock_us? - book.source.time.as_ref()?.lateness_us?)
         };
-        let sources = self.books.iter().filter(|book| closing.sources.contains(&book.source.name));
+        let sources = self
+            .books
+            .iter()
+            .filter(|book| closing.sources.contains(&book.source.name));
         let watermark_us: Option<Vec<i64>> = sources.map(watermark).collect();
         let watermark_us = watermark_us.and_then(|all| all.into_iter().min());
         let at = |bound: fn(&Closing, i64) -> Option<i64>| {
@@ -213,7 +227,9 @@ impl Book {
     /// Begins a tick: rows leave whose segment the clock had passed by `retain` before.
     fn begin(&mut self, tick: u64) {
         self.clock_before_us = self.clock_us;
-        let Some(now_us) = self.expiry_clock(tick, self.clock_us) else { return };
+        let Some(now_us) = self.expiry_clock(tick, self.clock_us) else {
+            return;
+        };
         if self.source.retain_us.is_some() {
             self.held
                 .retain(|held| held.leaves_us.is_none_or(|leaves| leaves > now_us));
@@ -233,7 +249,10 @@ impl Book {
             true => self.expiry_clock(tick, self.clock_us),
             false => None,
         };
-        let is_there = |held: &&Held| held.leaves_us.is_none_or(|leaves| now_us.is_none_or(|now| leaves > now));
+        let is_there = |held: &&Held| {
+            held.leaves_us
+                .is_none_or(|leaves| now_us.is_none_or(|now| leaves > now))
+        };
         self.held.iter().filter(is_there).map(|held| &held.row).collect()
     }
 

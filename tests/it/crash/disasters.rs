@@ -48,7 +48,11 @@ impl Place {
     fn spawn(&self, variables: &[(&str, &str)]) -> Program {
         self.disk.forget_calls();
         let mut all = self.disk.variables();
-        all.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        all.extend(
+            variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
         let data = self.data();
         Program::spawn(&self.folder, &["--data", data.to_str().expect("a path in UTF-8")], &all)
     }
@@ -64,7 +68,9 @@ impl Place {
     /// Sends the next rows; tells whether they were acknowledged. Rows that were not are sent again, by the same key.
     fn post(&mut self, program: &Program) -> bool {
         let ids = self.next * ROWS..(self.next + 1) * ROWS;
-        let rows = ids.clone().map(|id| format!("{{\"id\":{id},\"hand\":0,\"amount\":{}}}", id % 7));
+        let rows = ids
+            .clone()
+            .map(|id| format!("{{\"id\":{id},\"hand\":0,\"amount\":{}}}", id % 7));
         let body = rows.collect::<Vec<_>>().join("\n");
         let key = format!("post-{}", self.next);
         let headers = [("content-type", "application/json"), ("idempotency-key", &*key)];
@@ -114,7 +120,11 @@ fn told(program: &mut Program, words: &[&str]) {
 
 #[test]
 fn a_full_disk_is_told_and_loses_nothing() {
-    for point in ["write:log.redb:1:ENOSPC+", "truncate:log.redb:1:ENOSPC+", "write:checkpoint:1:ENOSPC+"] {
+    for point in [
+        "write:log.redb:1:ENOSPC+",
+        "truncate:log.redb:1:ENOSPC+",
+        "write:checkpoint:1:ENOSPC+",
+    ] {
         let mut place = Place::new(1);
         let switch = place.root.path().join("full");
         let text = switch.to_str().expect("a path in UTF-8").to_owned();
@@ -129,7 +139,11 @@ fn a_full_disk_is_told_and_loses_nothing() {
             program.said()
         );
         program.until("it says that no space is left", || program.said().contains("no space"));
-        assert!(program.said().to_lowercase().contains("hint"), "it said:\n{}", program.said());
+        assert!(
+            program.said().to_lowercase().contains("hint"),
+            "it said:\n{}",
+            program.said()
+        );
         fs::remove_file(&switch).expect("a file");
         // Either it goes on by itself, or it has stopped and does when it is started again.
         let mut waited = 0;
@@ -181,7 +195,12 @@ fn a_sync_that_fails_stops_it_and_loses_nothing() {
 
 #[test]
 fn a_checkpoint_that_fails_loses_nothing() {
-    for point in ["sync:checkpoint:1:EIO", "write:checkpoint:2:EIO", "write:checkpoint:1:short+", "rename:checkpoint:1:EIO"] {
+    for point in [
+        "sync:checkpoint:1:EIO",
+        "write:checkpoint:2:EIO",
+        "write:checkpoint:1:short+",
+        "rename:checkpoint:1:EIO",
+    ] {
         let mut place = Place::new(7);
         let mut program = place.start(&[("POWERCUT_FAIL", point)]);
         let taken = (0..80).take_while(|_| place.post(&program)).count();
@@ -251,7 +270,11 @@ fn two_programs_on_one_folder_are_one_too_many() {
     let program = place.start(&[]);
     place.post_all(&program, 3);
     let mut second = place.spawn(&[]);
-    assert!(second.ready().is_err(), "the second runs, too; it said:\n{}", second.said());
+    assert!(
+        second.ready().is_err(),
+        "the second runs, too; it said:\n{}",
+        second.said()
+    );
     told(&mut second, &["in use", "hint", "data"]);
     place.post_all(&program, 3);
     place.check(&program);
@@ -294,12 +317,21 @@ fn damage_is_never_passed_over() {
         let mut program = place.spawn(&[]);
         match program.ready() {
             Err(_) => {
-                let name = file.file_name().expect("a name").to_str().expect("UTF-8").to_lowercase();
+                let name = file
+                    .file_name()
+                    .expect("a name")
+                    .to_str()
+                    .expect("UTF-8")
+                    .to_lowercase();
                 told(&mut program, &[name.as_str(), "hint"]);
                 found[usize::from(is_log)] += 1;
             }
             Ok(()) => {
-                assert!(is_log, "byte {at} of {} was changed, and nobody said so", file.display());
+                assert!(
+                    is_log,
+                    "byte {at} of {} was changed, and nobody said so",
+                    file.display()
+                );
                 place.check(&program);
                 program.signal("KILL");
                 program.ended(PATIENCE);

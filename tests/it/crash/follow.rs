@@ -84,7 +84,9 @@ impl Follower {
     fn frame(&mut self, deadline: Instant) -> bool {
         let live = self.live.as_mut().expect("a connection");
         let deadline = deadline.min(Instant::now() + Duration::from_secs(60));
-        let Some(frame) = live.frame(deadline) else { return false };
+        let Some(frame) = live.frame(deadline) else {
+            return false;
+        };
         assert_ne!(frame["type"], "error", "{frame}");
         let id = frame["id"].as_str().expect("a frame has an id").to_owned();
         let waiting = self.waiting.entry(id).or_default();

@@ -116,7 +116,10 @@ impl Stage {
     /// Does it all, then the power is cut.
     fn cut_after(&mut self, script: &[&str], cut: Cut) -> Lost {
         let output = self.act(script, &[]);
-        assert!(said(&output).contains(&format!("done {}", script[script.len() - 1])), "{output:?}");
+        assert!(
+            said(&output).contains(&format!("done {}", script[script.len() - 1])),
+            "{output:?}"
+        );
         self.disk.cut(cut, &mut self.random)
     }
 
@@ -171,7 +174,15 @@ fn what_was_synced_is_there_and_what_was_not_is_gone() {
 fn names_are_safe_once_their_folder_is() {
     let mut stage = Stage::new();
     stage.cut_after(
-        &["create a", "append a x 9", "sync a", "create b", "append b y 9", "sync b", "names ."],
+        &[
+            "create a",
+            "append a x 9",
+            "sync a",
+            "create b",
+            "append b y 9",
+            "sync b",
+            "names .",
+        ],
         Cut::Clean,
     );
     stage.cut_after(&["rename a b", "create c", "mkdir d", "create d/e"], Cut::Clean);
@@ -186,9 +197,23 @@ fn names_are_safe_once_their_folder_is() {
     // The old file is gone and its inode free; a new one of the same name has nothing of it.
     stage.cut_after(&["remove b", "names .", "create b", "names ."], Cut::Clean);
     assert_eq!(stage.read("b").as_deref(), Some(""), "a safe name of unsafe bytes");
-    stage.cut_after(&["mkdir d", "names .", "create d/e", "append d/e x 3", "sync d/e"], Cut::Clean);
+    stage.cut_after(
+        &["mkdir d", "names .", "create d/e", "append d/e x 3", "sync d/e"],
+        Cut::Clean,
+    );
     assert!(stage.disk.folder().join("d").is_dir() && stage.read("d/e").is_none());
-    stage.cut_after(&["create d/e", "append d/e x 3", "sync d/e", "names d", "mkdir d/f", "names d", "rmdir d/f"], Cut::Clean);
+    stage.cut_after(
+        &[
+            "create d/e",
+            "append d/e x 3",
+            "sync d/e",
+            "names d",
+            "mkdir d/f",
+            "names d",
+            "rmdir d/f",
+        ],
+        Cut::Clean,
+    );
     assert_eq!(stage.read("d/e").as_deref(), Some("x3"));
     assert!(stage.disk.folder().join("d/f").is_dir());
     stage.cut_after(&["copy d/e g", "sync g", "names ."], Cut::Clean);
@@ -200,7 +225,10 @@ fn a_torn_cut_keeps_some_pages_and_not_others() {
     let mut stage = Stage::new();
     stage.cut_after(&["create a", "append a x 409600", "sync a", "names ."], Cut::Clean);
     let lost = stage.cut_after(&["put a 0 y 409600"], Cut::Torn(0.5));
-    assert!(lost.pages > 20 && lost.spared > 20 && lost.pages + lost.spared == 100, "{lost:?}");
+    assert!(
+        lost.pages > 20 && lost.spared > 20 && lost.pages + lost.spared == 100,
+        "{lost:?}"
+    );
     let bytes = fs::read(stage.disk.folder().join("a")).expect("a file");
     for page in bytes.chunks(4096) {
         assert!(page.iter().all(|byte| *byte == page[0]), "a page is one or the other");
@@ -230,14 +258,25 @@ fn a_process_dies_where_it_is_told_to() {
         let output = stage.act(&script, &[("POWERCUT_KILL", point)]);
         assert_eq!(output.status.signal(), Some(9), "{point}: {output:?}");
         assert_eq!(said(&output).matches("done ").count(), done, "{point}");
-        assert!(stage.disk.calls().lines().last().is_some_and(|line| line.starts_with("K ")), "{point}");
+        assert!(
+            stage
+                .disk
+                .calls()
+                .lines()
+                .last()
+                .is_some_and(|line| line.starts_with("K ")),
+            "{point}"
+        );
         assert_eq!(stage.read("log").as_deref(), Some(killed), "{point}: after the kill");
         stage.disk.cut(Cut::Clean, &mut stage.random);
         assert_eq!(stage.read("log").as_deref(), Some(cut), "{point}: after the cut");
         stage.cut_after(&["put log 0 x 8192", "cut log 8192", "sync log"], Cut::Clean);
     }
     let output = stage.act(&script, &[("POWERCUT_KILL", "sync:other:1:before")]);
-    assert!(output.status.success() && said(&output).contains("done sync log"), "{output:?}");
+    assert!(
+        output.status.success() && said(&output).contains("done sync log"),
+        "{output:?}"
+    );
 }
 
 #[test]
@@ -247,7 +286,10 @@ fn calls_fail_where_they_are_told_to() {
     let script = ["append log y 4096", "sync log", "append log z 4096", "sync log"];
     let fails = |stage: &Stage, what: &str| said(&stage.act(&script, &[("POWERCUT_FAIL", what)]));
     // After a sync that failed the next one says yes, and yet what was written before is not safe.
-    assert!(fails(&stage, "sync:log:1:EIO").contains("sync failed: Some(5)\ndone sync log\ndone append log z 4096\ndone sync"));
+    assert!(
+        fails(&stage, "sync:log:1:EIO")
+            .contains("sync failed: Some(5)\ndone sync log\ndone append log z 4096\ndone sync")
+    );
     assert_eq!(stage.read("log").as_deref(), Some("x8192 y4096 z4096"));
     stage.disk.cut(Cut::Clean, &mut stage.random);
     assert_eq!(stage.read("log").as_deref(), Some("x8192 04096 z4096"));
@@ -257,7 +299,9 @@ fn calls_fail_where_they_are_told_to() {
     assert!(!fails(&stage, "write:log:1:short").contains("failed:"));
     assert_eq!(stage.read("log").as_deref(), Some("x8192 04096 z4096 y4096 z4096"));
     let calls = stage.disk.calls();
-    let writes = calls.lines().filter(|line| line.starts_with("B ") && line.contains(" write "));
+    let writes = calls
+        .lines()
+        .filter(|line| line.starts_with("B ") && line.contains(" write "));
     assert_eq!(writes.count(), 3, "{calls}");
     // A switch turns it on and off.
     let switch = stage.disk.folder().with_file_name("switch");
@@ -306,10 +350,17 @@ fn an_embedded_store_keeps_what_it_committed() {
         let database = Database::create(stage.disk.folder().join("log.redb")).expect("a database that opens");
         let reading = database.begin_read().expect("a transaction");
         let rows = reading.open_table(ROWS).expect("a table");
-        let found: Vec<u64> = rows.iter().expect("rows").map(|row| row.expect("a row").0.value()).collect();
+        let found: Vec<u64> = rows
+            .iter()
+            .expect("rows")
+            .map(|row| row.expect("a row").0.value())
+            .collect();
         let (last, wanted) = (found.len() as u64, next + acknowledged);
         assert_eq!(found, (0..last).collect::<Vec<_>>(), "{point}");
-        assert!(last == wanted || last == wanted + 1, "{point}: {last} rows of {wanted} acknowledged");
+        assert!(
+            last == wanted || last == wanted + 1,
+            "{point}: {last} rows of {wanted} acknowledged"
+        );
         next = last;
         drop(rows);
         drop(reading);

@@ -182,7 +182,9 @@ impl Hand {
         if !self.random.random_bool(0.04) {
             return;
         }
-        let Some(post) = self.answered.choose(&mut self.random) else { return };
+        let Some(post) = self.answered.choose(&mut self.random) else {
+            return;
+        };
         if let Some(answer) = post.send(program) {
             let (again, before) = (counts(&answer), post.answer.as_ref().map(counts));
             assert_eq!(Some(again), before, "the second answer to {post:?}: {answer}");
@@ -291,4 +293,3 @@ fn time(us: i64) -> String {
     let time = DateTime::from_timestamp_micros(us).expect("a time of this age");
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
-

@@ -112,7 +112,9 @@ pub(super) fn phase(calls: &str, was_ready: bool) -> Phase {
     let mut open: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
     for line in calls.lines() {
         let words: Vec<&str> = line.splitn(5, ' ').collect();
-        let [what, thread, call, detail, path] = words[..] else { continue };
+        let [what, thread, call, detail, path] = words[..] else {
+            continue;
+        };
         match what {
             "B" => drop(open.insert(thread, (call, path))),
             "E" => drop(open.remove(thread)),

@@ -223,7 +223,11 @@ impl Campaign {
         }
         variables.extend(self.variables.iter().cloned());
         let data = self.disk.folder().join("data");
-        Program::spawn(&self.folder, &["--data", data.to_str().expect("a path in UTF-8")], &variables)
+        Program::spawn(
+            &self.folder,
+            &["--data", data.to_str().expect("a path in UTF-8")],
+            &variables,
+        )
     }
 
     /// Holds what is there after a start to the books: first as it is, then with every POST answered.
@@ -286,9 +290,17 @@ impl Campaign {
         let lost: Vec<&i64> = acknowledged.difference(&once).collect();
         assert!(lost.is_empty(), "{} acknowledged rows are lost: {lost:?}", lost.len());
         let mut unknown: BTreeSet<i64> = once.difference(&acknowledged).copied().collect();
-        for post in self.hands.iter().filter_map(Hand::pending).filter(|post| post.source == "journal") {
+        for post in self
+            .hands
+            .iter()
+            .filter_map(Hand::pending)
+            .filter(|post| post.source == "journal")
+        {
             let there = post.rows.iter().filter(|row| unknown.remove(&id(row))).count();
-            assert!(there == 0 || there == post.rows.len(), "{there} rows are there of {post:?}");
+            assert!(
+                there == 0 || there == post.rows.len(),
+                "{there} rows are there of {post:?}"
+            );
         }
         assert!(unknown.is_empty(), "rows are there that were never sent: {unknown:?}");
     }
@@ -308,7 +320,10 @@ impl Campaign {
         let mut found: BTreeMap<u64, Vec<(&str, &str, Vec<String>)>> = BTreeMap::new();
         for relation in &self.relations {
             let held = &self.follower.held()[relation];
-            found.entry(held.tick).or_default().push((relation, "WebSocket", held.rows()));
+            found
+                .entry(held.tick)
+                .or_default()
+                .push((relation, "WebSocket", held.rows()));
             let reply = program.query(&format!("SELECT * FROM {relation}"), "application/json");
             assert_eq!(reply.status, 200, "{}", reply.text());
             let rows = canonical(&reply.body);
