@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -152,8 +152,18 @@ fn router(server: Arc<Server>) -> Router {
         .route("/metrics", get(metrics::scrape))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(server.clone(), recovered))
         .layer(middleware::from_fn(count))
         .with_state(server)
+}
+
+/// Turns away what asks for rows, or brings some, before everything is as the last run left it.
+async fn recovered(State(server): State<Arc<Server>>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let is_of_the_program = matches!(request.uri().path(), "/" | "/healthz" | "/readyz" | "/metrics");
+    match server.engine.recovery() {
+        Some(recovery) if !is_of_the_program => Err(catalog::recovering(&recovery)),
+        _ => Ok(next.run(request).await),
+    }
 }
 
 async fn count(request: Request, next: Next) -> Response {

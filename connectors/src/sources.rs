@@ -170,10 +170,14 @@ pub trait Reader: Send {
     /// the event clock): what is made up for later stays unmade.
     fn read(&mut self, now_us: i64) -> Result<Read, ReadError>;
 
-    /// Goes on where an earlier run has logged that it was. Called at most once, before anything is read.
-    ///
-    /// A reader that gives no positions of its own yields the same rows in every run: whoever reads it passes over
-    /// those that were logged, and never calls this.
+    /// Whether every run yields the same rows from the first on: then whoever reads it counts them, passes over those
+    /// that an earlier run has logged, and never calls [`resume`](Self::resume).
+    fn repeats(&self) -> bool {
+        true
+    }
+
+    /// Goes on where an earlier run has logged that it was. Called once, before anything is read, with the
+    /// positions of all its batches put together; with none, where nothing was logged.
     fn resume(&mut self, position: &Position) -> Result<(), ReadError> {
         let _ = position;
         Ok(())

@@ -73,6 +73,8 @@ struct TimeEntry {
     /// How far a row may be dated past the tick. Default: 1 minute under the
     /// wall clock, any distance under the event clock.
     ahead: Option<Span>,
+    /// How long the watermark waits for a partition that has no rows. Default: 30 seconds.
+    idle: Option<Span>,
 }
 
 /// A source, checked.
@@ -113,11 +115,16 @@ pub struct TimeColumn {
     pub lateness_us: Option<i64>,
     /// Rows dated further past the tick are rejected; none: no row is.
     pub ahead_us: Option<i64>,
+    /// A partition without rows for so long, by ticks, is not waited for.
+    pub idle_us: i64,
 }
 
 /// Rows dated further ahead than this are refused under the wall clock: one
 /// sensor in 2099 must not make all others late.
 const AHEAD_US: i64 = 60_000_000;
+
+/// Partitions without rows for so long are idle.
+const IDLE_US: i64 = 30_000_000;
 
 /// A start for connectors to be checked with, 2026-01-01: that a deployment is
 /// right must not depend on when it is asked.
@@ -409,6 +416,7 @@ impl Check<'_, '_> {
         Some(TimeColumn {
             column,
             lateness_us: time.lateness.map(|lateness| lateness.us),
+            idle_us: time.idle.map_or(IDLE_US, |idle| idle.us),
             ahead_us: match (time.ahead, clock) {
                 (Some(ahead), _) => Some(ahead.us),
                 (None, Clock::Wall) => Some(AHEAD_US),

@@ -89,7 +89,8 @@ fn a_deployment_is_read_in_the_order_it_can_be_planned() {
         Some(TimeColumn {
             column: 1,
             lateness_us: Some(30_000_000),
-            ahead_us: Some(60_000_000)
+            ahead_us: Some(60_000_000),
+            idle_us: 30_000_000
         })
     );
     assert_eq!(deployment.tests[0].steps[0].at_us, 1_767_225_600_000_000);

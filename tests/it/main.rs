@@ -2,6 +2,7 @@
 mod bounds;
 #[cfg(target_os = "linux")]
 mod crash;
+mod durable;
 mod front_door;
 mod nexmark;
 mod oracle;
