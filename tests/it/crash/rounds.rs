@@ -288,7 +288,13 @@ impl Campaign {
             }
         }
         let lost: Vec<&i64> = acknowledged.difference(&once).collect();
-        assert!(lost.is_empty(), "{} acknowledged rows are lost: {lost:?}", lost.len());
+        let some = &lost[..lost.len().min(10)];
+        assert!(
+            lost.is_empty(),
+            "{} of {} acknowledged rows are lost: {some:?}",
+            lost.len(),
+            acknowledged.len()
+        );
         let mut unknown: BTreeSet<i64> = once.difference(&acknowledged).copied().collect();
         for post in self
             .hands
