@@ -56,6 +56,7 @@ use clock::TickClock;
 use coordinator::{Arrival, Coordinator, Inbox, Recovered, Request};
 use feed::{Doors, Feed};
 use shared::{RelationEntry, Shared};
+use sinks::Sinks;
 use storage::{Disk, Folder, Storage};
 use store::RelationStore;
 use tables::TABLES;
@@ -68,6 +69,7 @@ pub use coordinator::Accepted;
 pub use idempotency::IDEMPOTENCY_KEYS_MAX;
 pub use letters::{LETTER_BYTES_MAX, LETTERS_MAX};
 pub use shared::Recovery;
+pub use sinks::SinkStatus;
 pub use source::Operation;
 pub use store::RUN_BYTES_MAX;
 
@@ -244,11 +246,11 @@ impl Engine {
         let (sources, states): (Vec<_>, Vec<_>) = deployment.sources.iter().map(wiring::source).unzip();
         let next = flows.len();
         let entries = flows.iter().map(|flow| Arc::clone(&flow.entry));
-        let shared = Arc::new(Shared::new(Arc::new(Topology::new(
-            Arc::new(deployment),
-            sources,
-            entries,
-        ))));
+        let (sinks, delivering) = Sinks::new(&deployment.sinks);
+        let shared = Arc::new(Shared::new(
+            Arc::new(Topology::new(Arc::new(deployment), sources, entries)),
+            sinks,
+        ));
         let (keeper, folds) = bounded::<Arc<RelationEntry>>(64);
         let (requests, inbox) = unbounded::<Request>();
         let (changes, changing) = unbounded();
@@ -277,6 +279,7 @@ impl Engine {
         let (log, recovered) = match found {
             Some((data, folder)) => {
                 let disk = Disk::start(&folder, data.durability, events)?;
+                threads.extend(delivering.start(&folder.store, |sink| disk.delivered(sink), &doors.stopped)?);
                 let recovered = Recovered {
                     past: Box::new(folder),
                     forget: data.forget,
@@ -291,7 +294,10 @@ impl Engine {
             sources: states,
             flows: flows
                 .into_iter()
-                .map(|flow| (flow.entry.spec.id, flow.running))
+                .map(|flow| {
+                    let sinks = shared.sinks.of(flow.entry.name());
+                    (flow.entry.spec.id, flow.running.with_sinks(sinks))
+                })
                 .collect(),
             clock: TickClock::new(shared.options.clock),
             log,
@@ -346,6 +352,11 @@ impl Engine {
                 incarnation,
             }),
         })
+    }
+
+    /// Returns how each sink is doing.
+    pub fn sinks(&self) -> Vec<SinkStatus> {
+        self.inner.shared.sinks.status()
     }
 
     /// Returns how far the start has come; none once everything is as the last run left it.

@@ -214,6 +214,7 @@ pub(crate) fn build(
     }
     let connector = connector?;
     let setting = Setting {
+        name,
         columns: &columns,
         format: &format,
         time_column: time.map(|time| time.column),
@@ -520,6 +521,16 @@ impl Check<'_, '_> {
                 "a snapshot of a source that makes its rows up",
                 "Snapshots come by connectors of type \"http\" and \"file\".",
             ),
+            Some(ConnectorConfig::Kafka(_)) => self.refuse(
+                &["snapshot"],
+                "a snapshot of a topic, which never ends",
+                "For a topic that keeps the newest message of each key, use envelope = \"upsert\".",
+            ),
+            Some(ConnectorConfig::Mqtt(_) | ConnectorConfig::MqttListener(_)) => self.refuse(
+                &["snapshot"],
+                "a snapshot of messages, which never end",
+                "Snapshots come by connectors of type \"http\" and \"file\".",
+            ),
             _ => {}
         }
     }
@@ -565,6 +576,13 @@ impl Check<'_, '_> {
             Some(ConnectorConfig::Nexmark(nexmark)) if !nexmark.is_bounded() => Some(("a benchmark", "`events`")),
             _ => None,
         };
+        if clock == Clock::Event && matches!(connector, Some(ConnectorConfig::Kafka(_))) {
+            self.refuse(
+                &["connector"],
+                "a topic under the event clock",
+                "Messages come when they come: use clock = \"wall\", or a recording in files.",
+            );
+        }
         if clock == Clock::Event
             && let Some((what, end)) = endless
         {
@@ -572,6 +590,18 @@ impl Check<'_, '_> {
                 &["connector"],
                 format!("{what} without an end under the event clock"),
                 format!("Nothing would hold it back: give it {end}."),
+            );
+        }
+        if clock == Clock::Event
+            && matches!(
+                connector,
+                Some(ConnectorConfig::Mqtt(_) | ConnectorConfig::MqttListener(_))
+            )
+        {
+            self.refuse(
+                &["connector"],
+                "messages as they come under the event clock",
+                "It replays what was recorded: read a file, or leave `clock` out of deployment.toml.",
             );
         }
         connector

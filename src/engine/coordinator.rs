@@ -229,7 +229,9 @@ impl Coordinator {
     pub(super) fn has_room(&self) -> bool {
         let filling = self.filling.as_ref().is_some_and(Filling::closes_doors);
         let waits = self.pending.len() >= PENDING_TICKS_MAX || self.pending_rows >= PENDING_ROWS_MAX;
-        self.in_flight.len() < self.in_flight_max && !filling && !waits && !self.saving.closes_doors()
+        let sinks = self.shared.sinks.is_full();
+        let saves = self.saving.closes_doors() && self.filling.is_none();
+        self.in_flight.len() < self.in_flight_max && !filling && !waits && !sinks && !saves
     }
 
     /// Tells whether every tick is finished and seen, and all that was to be told is.

@@ -45,6 +45,12 @@ impl Running {
         }
     }
 
+    /// Says which sinks are told what changes.
+    pub(super) fn with_sinks(mut self, sinks: Vec<Arc<str>>) -> Self {
+        self.sinks = sinks;
+        self
+    }
+
     /// Says whether its operators have timers.
     pub(super) fn with_timers(mut self, has_timers: bool) -> Self {
         self.has_timers = has_timers;

@@ -1,18 +1,18 @@
 //! What the coordinator writes and every door reads.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use crossbeam_channel::Sender;
 use dataflows::Tick;
 use tokio::sync::watch;
 
 use super::Relation;
 use super::alerts::AlertEvents;
 use super::letters::Letters;
+use super::sinks::Sinks;
 use super::source::{Counts, Outgoing};
 use super::store::RelationStore;
 use super::topology::Topology;
@@ -38,8 +38,7 @@ pub(super) struct Shared {
     failure: RwLock<Option<String>>,
     /// What is read of the data folder before the doors open; none once they are.
     recovery: RwLock<Option<Recovery>>,
-    /// Woken when there is something for a sink.
-    sinks: RwLock<HashMap<Arc<str>, Sender<()>>>,
+    pub(super) sinks: Sinks,
 }
 
 /// How far a start has come.
@@ -161,7 +160,7 @@ struct Recent {
 }
 
 impl Shared {
-    pub(super) fn new(topology: Arc<Topology>) -> Self {
+    pub(super) fn new(topology: Arc<Topology>, sinks: Sinks) -> Self {
         Shared {
             options: topology.deployment.options.clone(),
             topology: RwLock::new(topology),
@@ -175,7 +174,7 @@ impl Shared {
             progress: watch::Sender::new(0),
             failure: RwLock::new(None),
             recovery: RwLock::new(None),
-            sinks: RwLock::default(),
+            sinks,
         }
     }
 
@@ -239,15 +238,6 @@ impl Shared {
     /// Returns how far the start has come; none once it is over.
     pub(super) fn recovery(&self) -> Option<Recovery> {
         *self.recovery.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells a sink that there is something for it.
-    pub(super) fn wake_sink(&self, sink: &Arc<str>) {
-        let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(door) = sinks.get(sink) {
-            // A full door means that it has been told already.
-            let _ = door.try_send(());
-        }
     }
 
     pub(super) fn letters(&self, out: Outgoing) {

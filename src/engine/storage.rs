@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Sender, unbounded};
+use dataflows::Tick;
 
 use crate::log::{Checkpoint, Durability, LogError, LogEvent, LogStore, LogWriter, Manifest, Part, Record, Told};
 
@@ -64,6 +65,11 @@ impl Disk {
             jobs: Some(jobs),
             checkpoints: Some(checkpoints),
         })
+    }
+
+    /// Returns a door for a sink to say up to which tick it has delivered.
+    pub(super) fn delivered(&self, sink: Arc<str>) -> impl Fn(Tick) + Send + 'static {
+        self.writer.delivered(sink)
     }
 
     fn job(&self, job: Job) {

@@ -29,6 +29,7 @@ pub(super) fn feeds(deployment: &Deployment, from: usize, start_us: i64) -> anyh
     for (position, source) in deployment.sources.iter().enumerate().skip(from) {
         let time = source.time.map(|time| time.column);
         let setting = Setting {
+            name: &source.name,
             columns: &source.columns,
             format: &source.format,
             time_column: time,

@@ -28,6 +28,9 @@ const PARTS_MAX: usize = 16;
 /// What a checkpoint consists of, by name.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Manifest {
+    /// How many checkpoints there were before: no two write files of the same name.
+    #[serde(default)]
+    pub sequence: u64,
     /// The tick as of which everything is.
     pub tick: Tick,
     /// The number of the first record that is not part of it.
@@ -124,10 +127,11 @@ impl Checkpoint {
     pub fn write(self, data: &Path, last: Option<&Manifest>) -> Result<Manifest, LogError> {
         let dir = folder(data)?;
         let Checkpoint { mut manifest, rows } = self;
+        manifest.sequence = last.map_or(0, |last| last.sequence + 1);
         let [sources, views, tables] = rows;
         let mut writing = Writing {
             dir: &dir,
-            tick: manifest.tick,
+            sequence: manifest.sequence,
             files: 0,
             encoder: Encoder::new(),
             bytes: Vec::new(),
@@ -225,7 +229,7 @@ fn folder(data: &Path) -> Result<PathBuf, LogError> {
 /// A checkpoint that is being written.
 struct Writing<'a> {
     dir: &'a Path,
-    tick: Tick,
+    sequence: u64,
     files: usize,
     encoder: Encoder,
     bytes: Vec<u8>,
@@ -262,7 +266,7 @@ impl Writing<'_> {
         let Some(first) = batches.first().filter(|_| total > saved) else {
             return Ok(None);
         };
-        let name = format!("{:020}-{}.blocks", self.tick, self.files);
+        let name = format!("{:012}-{}.blocks", self.sequence, self.files);
         self.files += 1;
         let path = self.dir.join(&name);
         let fault =

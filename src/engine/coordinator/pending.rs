@@ -140,6 +140,7 @@ impl Coordinator {
             .iter()
             .map(|outgoing| Arc::clone(&outgoing.sink))
             .collect();
+        sinks.iter().for_each(|sink| self.shared.sinks.add(sink));
         let transitions = told.transitions.clone();
         let number = self.append_told(told);
         let mut untold = vec![
@@ -193,7 +194,7 @@ impl Coordinator {
                     running.show(tick, answer, &self.keeper);
                 }
             }
-            Untold::Outgoing(sink) => self.shared.wake_sink(&sink),
+            Untold::Outgoing(sink) => self.shared.sinks.wake(&sink),
         }
     }
 }

@@ -76,8 +76,11 @@ impl Coordinator {
         if let Some((_, last, bytes)) = extent {
             self.durable = last;
             progress.bytes.1 = bytes;
-            self.saving.found(bytes);
         }
+        self.saving.found(
+            progress.bytes.1,
+            manifest.as_ref().map_or(0, |manifest| manifest.log_from),
+        );
         match &manifest {
             Some(manifest) => self.load(manifest, &recovered, &mut progress, inbox)?,
             None => self.shared.set_recovery(Some(progress)),

@@ -19,6 +19,8 @@ pub(super) struct Saving {
     before: u64,
     /// Bytes of files that the last one wrote: as many come to the log before the next.
     cost: u64,
+    /// The number of the first record that the last one does not hold.
+    saved: u64,
     wanted: bool,
     writing: bool,
 }
@@ -31,14 +33,16 @@ impl Saving {
             written: 0,
             before: 0,
             cost: 0,
+            saved: 0,
             wanted: false,
             writing: false,
         }
     }
 
-    /// Hears how many bytes the log held at the start.
-    pub(super) fn found(&mut self, bytes: u64) {
+    /// Hears how many bytes the log held at the start, and which record is the first that is in no checkpoint.
+    pub(super) fn found(&mut self, bytes: u64, saved: u64) {
         self.found = bytes;
+        self.saved = saved;
         self.wrote(0);
     }
 
@@ -64,7 +68,8 @@ impl Saving {
         self.writing
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, next: u64) {
+        self.saved = next;
         self.wanted = false;
         self.writing = true;
         self.before = self.written;
@@ -90,9 +95,14 @@ impl Coordinator {
             self.saving.wanted = false;
             return;
         };
+        if next == self.saving.saved {
+            // Nothing has happened since the last one.
+            self.saving.wanted = false;
+            return;
+        }
         let tick = self.clock.last();
         let checkpoint = self.checkpoint(tick, next);
-        self.saving.begin();
+        self.saving.begin(next);
         if let Some(log) = &mut self.log {
             log.checkpoint(checkpoint);
         }

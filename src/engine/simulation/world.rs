@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::super::clock::TickClock;
 use super::super::coordinator::{Accepted, Arrival, Coordinator, Inbox, Parts, Recovered, Request};
 use super::super::shared::Shared;
+use super::super::sinks::Sinks;
 use super::super::topology::Topology;
 use super::super::{Operation, alerts, wiring};
 use super::disk::{Bug, Disk};
@@ -204,11 +205,10 @@ impl World {
         flows.iter().for_each(|flow| workers.install(&flow.entry.spec));
         let (sources, states): (Vec<_>, Vec<_>) = deployment.sources.iter().map(wiring::source).unzip();
         let entries = flows.iter().map(|flow| Arc::clone(&flow.entry));
-        let shared = Arc::new(Shared::new(Arc::new(Topology::new(
-            Arc::new(deployment),
-            sources,
-            entries,
-        ))));
+        let shared = Arc::new(Shared::new(
+            Arc::new(Topology::new(Arc::new(deployment), sources, entries)),
+            Sinks::default(),
+        ));
         let (keeper, _folds) = bounded(1);
         let now = Arc::clone(&self.clock);
         let mut coordinator = Coordinator::new(Parts {
