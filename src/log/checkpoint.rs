@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::blocks::{BlockReader, BlockWriter};
 use super::codec::{self, Encoder};
 use super::error::LogError;
-use super::store::sync_folder;
+use super::store::{make_folder, sync_folder};
 
 /// The folder of checkpoints in the data folder.
 pub(super) const FOLDER: &str = "checkpoint";
@@ -227,10 +227,7 @@ impl Part {
 
 fn folder(data: &Path) -> Result<PathBuf, LogError> {
     let dir = data.join(FOLDER);
-    if !dir.is_dir() {
-        std::fs::create_dir_all(&dir).map_err(|error| LogError::io("make the folder", &dir, error))?;
-        sync_folder(data)?;
-    }
+    make_folder(&dir)?;
     Ok(dir)
 }
 

@@ -73,18 +73,16 @@ impl LogStore {
     /// # Errors
     /// When another program has it open, it is of an unknown format, or damaged, or cannot be written.
     pub fn open(dir: &Path) -> Result<LogStore, LogError> {
-        std::fs::create_dir_all(dir).map_err(|error| LogError::io("make the data folder", dir, error))?;
+        make_folder(dir)?;
         let path = dir.join(FILE);
-        let is_new = !path.exists();
         // A damaged page may meet an assertion in the store rather than an error.
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| open(&path)));
         let database = match opened {
             Ok(database) => database?,
             Err(_) => return Err(LogError::damaged(&path, "its pages do not fit together")),
         };
-        if is_new {
-            sync_folder(dir)?;
-        }
+        // Whoever made the file may have died before its name was safe.
+        sync_folder(dir)?;
         let mut store = LogStore {
             path,
             database,
@@ -354,6 +352,16 @@ fn open(path: &Path) -> Result<Database, LogError> {
 }
 
 /// Makes sure that a folder's names survive a power cut.
+/// Makes a folder whose name survives a power cut, also where an earlier start made it and got no further.
+pub(super) fn make_folder(dir: &Path) -> Result<(), LogError> {
+    let fault = |error| LogError::io("make the folder", dir, error);
+    let dir = std::path::absolute(dir).map_err(fault)?;
+    let mut named = vec![dir.as_path()];
+    named.extend(dir.ancestors().skip(1).take_while(|above| !above.is_dir()));
+    std::fs::create_dir_all(&dir).map_err(fault)?;
+    named.into_iter().filter_map(Path::parent).try_for_each(sync_folder)
+}
+
 pub(super) fn sync_folder(dir: &Path) -> Result<(), LogError> {
     let synced = std::fs::File::open(dir).and_then(|folder| folder.sync_all());
     synced.map_err(|error| LogError::io("sync the folder", dir, error))
