@@ -351,7 +351,6 @@ fn open(path: &Path) -> Result<Database, LogError> {
     Ok(database)
 }
 
-/// Makes sure that a folder's names survive a power cut.
 /// Makes a folder whose name survives a power cut, also where an earlier start made it and got no further.
 pub(super) fn make_folder(dir: &Path) -> Result<(), LogError> {
     let fault = |error| LogError::io("make the folder", dir, error);
@@ -362,6 +361,7 @@ pub(super) fn make_folder(dir: &Path) -> Result<(), LogError> {
     named.into_iter().filter_map(Path::parent).try_for_each(sync_folder)
 }
 
+/// Makes sure that a folder's names survive a power cut.
 pub(super) fn sync_folder(dir: &Path) -> Result<(), LogError> {
     let synced = std::fs::File::open(dir).and_then(|folder| folder.sync_all());
     synced.map_err(|error| LogError::io("sync the folder", dir, error))
