@@ -72,7 +72,10 @@ fn measure(clients: usize) -> f64 {
     // It counts once the client has heard of it.
     publishing.into_iter().for_each(|client| client.join().unwrap());
     let rate = rows as f64 / begun.elapsed().as_secs_f64();
-    println!("{clients:>2} clients: {rate:>9.0} messages/s, {:.0} a batch", rows as f64 / batches as f64);
+    println!(
+        "{clients:>2} clients: {rate:>9.0} messages/s, {:.0} a batch",
+        rows as f64 / batches as f64
+    );
     rate
 }
 
@@ -92,7 +95,11 @@ fn publish(port: u16, client: usize, messages: usize) {
     while answered < messages * 4 {
         packets.clear();
         while sent < messages && sent - answered / 4 < WINDOW {
-            let payload = format!("{{\"ph\":{:.2},\"turbidity\":{}.5}}", 7.0 + (sent % 100) as f64 / 100.0, sent % 30);
+            let payload = format!(
+                "{{\"ph\":{:.2},\"turbidity\":{}.5}}",
+                7.0 + (sent % 100) as f64 / 100.0,
+                sent % 30
+            );
             packets.extend([0x32, (2 + topic.len() + 2 + payload.len()) as u8]);
             packets.extend((topic.len() as u16).to_be_bytes());
             packets.extend(topic.as_bytes());
