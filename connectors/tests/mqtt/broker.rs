@@ -121,7 +121,8 @@ impl Broker {
     }
 
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+        let log = fs::read(self.directory.path().join("log")).expect("a log");
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// Has it write down what it knows, and waits for that.

@@ -156,9 +156,12 @@ fn a_cut_wire_brings_nothing_twice() {
                 resent() >= 60
             });
             source.read_for(Duration::from_millis(100));
-            // They are durable while there is no connection.
+            // They are durable while there is no connection, and that is known.
+            tap.hold(true);
             tap.cut();
+            until("it finds the wire cut", || tap.refused() > 0);
             source.acknowledge();
+            tap.hold(false);
             source.follow("all are answered on the new one", |_| tap.sent(answer) >= 60);
             publish(broker.port, qos, "t", numbered(60..70));
             source.follow("more come", |source| source.rows.len() >= 70);

@@ -1,7 +1,7 @@
 //! A wire that is listened in on, and cut.
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -12,6 +12,8 @@ pub(crate) struct Tap {
     sent: Arc<Mutex<Vec<u8>>>,
     wires: Arc<Mutex<Vec<TcpStream>>>,
     over: Arc<AtomicBool>,
+    held: Arc<AtomicBool>,
+    refused: Arc<AtomicUsize>,
 }
 
 impl Tap {
@@ -23,14 +25,21 @@ impl Tap {
             sent: Arc::default(),
             wires: Arc::default(),
             over: Arc::default(),
+            held: Arc::default(),
+            refused: Arc::default(),
         };
         let (sent, wires, over) = (Arc::clone(&tap.sent), Arc::clone(&tap.wires), Arc::clone(&tap.over));
+        let (held, refused) = (Arc::clone(&tap.held), Arc::clone(&tap.refused));
         thread::spawn(move || {
             while !over.load(Ordering::Acquire) {
                 let Ok((client, _)) = listener.accept() else {
                     thread::sleep(Duration::from_millis(2));
                     continue;
                 };
+                if held.load(Ordering::Acquire) {
+                    refused.fetch_add(1, Ordering::AcqRel);
+                    continue;
+                }
                 client.set_nonblocking(false).unwrap();
                 let Ok(server) = TcpStream::connect(server) else {
                     continue;
@@ -51,6 +60,16 @@ impl Tap {
     /// How many packets of a kind the client has sent.
     pub(crate) fn sent(&self, kind: u8) -> usize {
         self.sent.lock().unwrap().iter().filter(|sent| **sent == kind).count()
+    }
+
+    /// Lets nobody connect, or does again.
+    pub(crate) fn hold(&self, hold: bool) {
+        self.held.store(hold, Ordering::Release);
+    }
+
+    /// How many were not let connect.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.load(Ordering::Acquire)
     }
 
     /// Cuts all connections there are.
