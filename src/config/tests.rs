@@ -149,7 +149,7 @@ sources/readings.toml:3: `time.lateness`: "soon" is not a span of time such as "
 sources/readings.toml:5: unknown key "retian"
     Hint: Did you mean "retain"?
 sources/readings.toml: a source needs a `[connector]`
-    Hint: Write for example `[connector]` and below it `type = "http"`; the types there are: "http", "file", "simulate", "nexmark".
+    Hint: Write for example `[connector]` and below it `type = "http"`; the types there are: "http", "file", "kafka", "simulate", "nexmark".
 view: unknown file
     Hint: Did you mean "views"?
 views/latest.sql:4: there is no source or view "weather_now"
