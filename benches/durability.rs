@@ -46,7 +46,11 @@ fn main() -> ExitCode {
     }
     let cost = cost();
     let start = start();
-    if cost && start { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if cost && start {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Writes a deployment of `views` views over one source.
@@ -62,7 +66,10 @@ fn deployment(dir: &Path, views: usize) {
         "columns = { key = \"bigint\", amount = \"bigint\" }\n[connector]\ntype = \"http\"\n",
     );
     for view in 0..views {
-        let text = format!("SELECT key % {} AS key, sum(amount) AS total, count(*) AS n FROM facts GROUP BY 1", 100 + view);
+        let text = format!(
+            "SELECT key % {} AS key, sum(amount) AS total, count(*) AS n FROM facts GROUP BY 1",
+            100 + view
+        );
         put(&format!("views/v{view}.sql"), &text);
     }
 }
@@ -89,7 +96,10 @@ async fn ingest(engine: &Engine, rows: RecordBatch) -> u64 {
         rows,
         rejected: Vec::new(),
     };
-    let accepted = engine.ingest("facts", Operation::Insert, decoded).await.expect("an open source");
+    let accepted = engine
+        .ingest("facts", Operation::Insert, decoded)
+        .await
+        .expect("an open source");
     accepted.tick
 }
 
@@ -97,7 +107,10 @@ async fn ingest(engine: &Engine, rows: RecordBatch) -> u64 {
 fn cost() -> bool {
     let facts = Facts::generate(KEYS, REQUEST_ROWS);
     let rows = arrow::compute::concat_batches(&facts.integers()[0].schema(), &facts.integers()).expect("one schema");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let mut rates: [Vec<f64>; 2] = Default::default();
     let mut waits: [Vec<f64>; 2] = Default::default();
     let mut syncs = Vec::new();
@@ -143,9 +156,21 @@ fn cost() -> bool {
     let sync = median(syncs);
     let (plain, logged) = (late(&mut plain), late(&mut logged));
     let ratio = with / without;
-    println!("without a log  {:8.0} events/s, 99 % answered within {:5.1} ms", without, plain * 1e3);
-    println!("with a log     {:8.0} events/s, 99 % answered within {:5.1} ms; one sync takes {:.1} ms", with, logged * 1e3, sync * 1e3);
-    println!("ratio {ratio:.2} (floor {FLOOR}), allowed wait {:.1} ms", 10.0 + sync * 1e3);
+    println!(
+        "without a log  {:8.0} events/s, 99 % answered within {:5.1} ms",
+        without,
+        plain * 1e3
+    );
+    println!(
+        "with a log     {:8.0} events/s, 99 % answered within {:5.1} ms; one sync takes {:.1} ms",
+        with,
+        logged * 1e3,
+        sync * 1e3
+    );
+    println!(
+        "ratio {ratio:.2} (floor {FLOOR}), allowed wait {:.1} ms",
+        10.0 + sync * 1e3
+    );
     ratio >= FLOOR
 }
 
@@ -184,7 +209,10 @@ fn start() -> bool {
                     tick = ingest(&engine, batch).await;
                 }
             }
-            engine.snapshot(&["v0".to_owned(), "facts".to_owned()], tick).await.expect("views");
+            engine
+                .snapshot(&["v0".to_owned(), "facts".to_owned()], tick)
+                .await
+                .expect("views");
         });
         drop((facts, ticks));
         let steady = memory("VmRSS");
@@ -192,7 +220,10 @@ fn start() -> bool {
         steady
     };
     let bytes = size(&data);
-    println!("{rows} rows take {bytes} bytes on disk, {:.1} a row", bytes as f64 / rows as f64);
+    println!(
+        "{rows} rows take {bytes} bytes on disk, {:.1} a row",
+        bytes as f64 / rows as f64
+    );
     let again = Command::new(std::env::current_exe().expect("a program"))
         .env("SANGAM_BENCH_START", dir.path())
         .stdout(Stdio::piped())
@@ -226,13 +257,18 @@ fn again(dir: &Path) -> ExitCode {
 /// What the system says of this process's memory, in MiB.
 fn memory(line: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|said| said.strip_prefix(line)?.strip_prefix(':'));
+    let line = status
+        .lines()
+        .find_map(|said| said.strip_prefix(line)?.strip_prefix(':'));
     let number = line.unwrap_or("0 kB").trim().trim_end_matches(" kB").parse::<f64>();
     number.unwrap_or(0.0) / 1024.0
 }
 
 fn size(dir: &Path) -> u64 {
-    let entries: Vec<PathBuf> = std::fs::read_dir(dir).map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|entry| entry.path()).collect());
+    let entries: Vec<PathBuf> = std::fs::read_dir(dir).map_or_else(
+        |_| Vec::new(),
+        |entries| entries.flatten().map(|entry| entry.path()).collect(),
+    );
     let sizes = entries.iter().map(|path| match path.is_dir() {
         true => size(path),
         false => path.metadata().map_or(0, |data| data.len()),

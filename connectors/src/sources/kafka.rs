@@ -186,6 +186,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("client.id", "sangam"),
     // What was fetched and not yet read is held in memory, however slow the engine is.
     ("queued.max.messages.kbytes", "32768"),
+    // Once that is full, it is looked at again soon: after a second, it would have been empty for most of it.
+    ("fetch.queue.backoff.ms", "10"),
     ("topic.metadata.refresh.interval.ms", REFRESH_MS),
     ("isolation.level", "read_committed"),
     ("reconnect.backoff.max.ms", "2000"),

@@ -75,7 +75,18 @@ impl Broker {
         };
         fs::write(broker.properties(), broker.settings()).expect("writing the broker's settings");
         let properties = broker.properties().display().to_string();
-        let format = ["format", "-t", &cluster_id(), "-c", &properties, "--standalone"];
+        let (user, secret) = USER;
+        let scram = format!("SCRAM-SHA-512=[name={user},password={secret}]");
+        let format = [
+            "format",
+            "-t",
+            &cluster_id(),
+            "-c",
+            &properties,
+            "--standalone",
+            "--add-scram",
+            &scram,
+        ];
         run(java().arg("kafka.tools.StorageTool").args(format));
         broker.restart();
         broker
@@ -128,8 +139,9 @@ advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{p
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-sasl.enabled.mechanisms=PLAIN
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
 listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}=\"{secret}\";
+listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 ssl.keystore.location={store}
 ssl.keystore.password=keystore
 ssl.keystore.type=PKCS12
@@ -282,7 +294,22 @@ log.cleaner.dedupe.buffer.size=4194304
 
     /// Writes messages to a partition, and waits until they are stored.
     pub fn write<'a>(&self, topic: &str, partition: i32, messages: impl IntoIterator<Item = Message<'a>>) {
-        let producer: BaseProducer = self.client().set("acks", "all").create().expect("a producer");
+        self.write_with(&[], topic, partition, messages);
+    }
+
+    /// The same, by a client with further options.
+    pub fn write_with<'a>(
+        &self,
+        options: &[(&str, &str)],
+        topic: &str,
+        partition: i32,
+        messages: impl IntoIterator<Item = Message<'a>>,
+    ) {
+        let mut client = self.client();
+        for (name, value) in options {
+            client.set(*name, *value);
+        }
+        let producer: BaseProducer = client.create().expect("a producer");
         write(&producer, topic, partition, messages);
         producer.flush(Duration::from_secs(30)).expect("messages are stored");
     }

@@ -1,17 +1,18 @@
 //! Members of a group that share partitions: each message is read by one of them, once.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::broker::value;
-use crate::reading::{Run, SOON};
+use crate::broker::{value, write};
+use crate::reading::{Run, SOON, Source};
 use crate::{broker, fresh, numbers, rows_of};
 
 const QUICK: &str = "session.timeout.ms = 6000, heartbeat.interval.ms = 300, topic.metadata.refresh.interval.ms = 500";
 
-fn member(topic: &str, group: &str, options: &str) -> crate::reading::Source {
+fn member(topic: &str, group: &str, options: &str) -> Source {
     numbers(
         broker(),
         topic,
@@ -42,62 +43,90 @@ fn write_numbers(topic: &str, partition: i32, from: usize, to: usize) {
     broker().write(topic, partition, rows.iter().map(|row| value(row)));
 }
 
+/// A member whose batches are safe only some steps after they were read, as in an engine.
+struct Member {
+    run: Run,
+    /// How many batches there were after each of the last steps.
+    batches: VecDeque<u64>,
+}
+
+impl Member {
+    fn new(source: &Source) -> Member {
+        let mut run = source.read();
+        run.acknowledges = false;
+        Member {
+            run,
+            batches: VecDeque::new(),
+        }
+    }
+
+    fn step(&mut self) {
+        self.run.step();
+        self.batches.push_back(self.run.batches);
+        if self.batches.len() > 10 {
+            let safe = self.batches.pop_front().unwrap_or(0);
+            self.run.reader.acknowledge(safe).expect("acknowledging");
+        }
+    }
+}
+
 /// Messages come all the while members come and go; none is lost, none is read twice.
 fn rebalances_under_load(options: &str) {
     let (topic, group) = (fresh("rebalanced"), fresh("group"));
     broker().create_topic(&topic, 6, &[]);
     let source = member(&topic, &group, options);
+    let producer: BaseProducer = broker().client().create().expect("a producer");
     let mut written = 0;
     let mut write_some = || {
         for partition in 0..6 {
-            write_numbers(&topic, partition, written, written + 20);
-            written += 20;
+            let rows = rows_of(written..written + 5);
+            write(&producer, &topic, partition, rows.iter().map(|row| value(row)));
+            written += 5;
         }
+        producer.flush(Duration::from_secs(20)).expect("written");
         written
     };
-    let mut runs: Vec<Run> = vec![source.read()];
+    let mut members = vec![Member::new(&source)];
     let mut gone: Vec<Run> = Vec::new();
-    runs[0].acknowledges = false;
-    let mut shared = 0;
+    let deadline = Instant::now() + 2 * SOON;
+    // First one, then two, one again, two and three: each time, all of them get something to read.
     for round in 0..5 {
-        // What is read is safe only some steps later, as it is in an engine.
-        for step in 0..40 {
-            if step % 4 == 0 {
-                write_some();
-            }
-            for run in &mut runs {
-                run.step();
-                if step % 5 == 4 {
-                    run.acknowledge();
-                }
-            }
-        }
         match round {
-            0 | 2 => {
-                let mut run = source.read();
-                run.acknowledges = false;
-                runs.push(run);
-            }
-            1 => {
+            1 | 3 | 4 => members.push(Member::new(&source)),
+            2 => {
                 // It leaves in order, once all it has read is safe.
-                let mut run = runs.remove(0);
+                let mut run = members.remove(0).run;
                 run.acknowledge();
                 drop(std::mem::replace(&mut run.reader, Box::new(Nothing)));
                 gone.push(run);
             }
-            _ => shared += runs.iter().filter(|run| !run.rows.is_empty()).count(),
+            _ => {}
+        }
+        let before: Vec<usize> = members.iter().map(|member| member.run.rows.len()).collect();
+        let all_read = |members: &[Member]| {
+            let mut counts = members.iter().zip(&before);
+            counts.all(|(member, before)| member.run.rows.len() > before + 200)
+        };
+        while !all_read(&members) {
+            assert!(Instant::now() < deadline, "in round {round}, not all members read");
+            write_some();
+            members.iter_mut().for_each(Member::step);
         }
     }
     let count = write_some();
-    let deadline = Instant::now() + SOON;
-    let read = |runs: &[Run], gone: &[Run]| runs.iter().chain(gone).map(|run| run.rows.len()).sum::<usize>();
-    while read(&runs, &gone) < count {
-        assert!(Instant::now() < deadline, "{} of {count} were read", read(&runs, &gone));
-        for run in &mut runs {
-            run.step();
-            run.acknowledge();
-        }
+    let read = |members: &[Member], gone: &[Run]| {
+        let runs = members.iter().map(|member| &member.run).chain(gone);
+        runs.map(|run| run.rows.len()).sum::<usize>()
+    };
+    while read(&members, &gone) < count {
+        assert!(
+            Instant::now() < deadline,
+            "{} of {count} were read",
+            read(&members, &gone)
+        );
+        members.iter_mut().for_each(Member::step);
     }
+    let mut runs: Vec<Run> = members.into_iter().map(|member| member.run).collect();
     for run in &mut runs {
         for _ in 0..10 {
             run.step();
@@ -109,7 +138,6 @@ fn rebalances_under_load(options: &str) {
     let mut expected = rows_of(0..count);
     expected.sort();
     assert!(all == expected, "{} rows of {count}", all.len());
-    assert!(shared >= 3, "members did not share the partitions");
     // What is safe is committed, for whoever looks at the lag.
     let deadline = Instant::now() + SOON;
     while committed(&topic, &group, 6).values().sum::<i64>() < count as i64 {

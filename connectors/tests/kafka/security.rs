@@ -13,21 +13,23 @@ fn passwords_are_right_or_wrong() {
     let topic = fresh("passwords");
     broker().create_topic(&topic, 1, &[]);
     broker().write(&topic, 0, ["{\"n\":1}"].map(value));
-    let with = |password: &str| {
+    let with = |mechanism: &str, password: &str| {
         let (user, _) = USER;
         let options = format!(
-            "security.protocol = \"SASL_PLAINTEXT\"\nsasl.mechanism = \"PLAIN\"\nsasl.username = \"{user}\"\n\
+            "security.protocol = \"SASL_PLAINTEXT\"\nsasl.mechanism = \"{mechanism}\"\nsasl.username = \"{user}\"\n\
              sasl.password = \"{password}\""
         );
         source(&broker().password_address(), &topic, &options)
     };
-    assert_eq!(with(USER.1).read().rows(1), rows_of([1]));
-    assert!(!format!("{:?}", with("hush").connector).contains("hush"));
-    // With a wrong one it waits, for as long as nobody mends it.
-    let mut wrong = with("wrong").read();
-    for _ in 0..5 {
-        assert!(!wrong.step());
+    for mechanism in ["PLAIN", "SCRAM-SHA-512"] {
+        assert_eq!(with(mechanism, USER.1).read().rows(1), rows_of([1]));
+        // With a wrong one it waits, for as long as nobody mends it.
+        let mut wrong = with(mechanism, "wrong").read();
+        for _ in 0..5 {
+            assert!(!wrong.step());
+        }
     }
+    assert!(!format!("{:?}", with("PLAIN", "hush").connector).contains("hush"));
     let mut none = numbers(broker(), &topic, "").read();
     assert_eq!(none.rows(1), rows_of([1]));
 }

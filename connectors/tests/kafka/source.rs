@@ -166,11 +166,7 @@ fn bad_messages_are_told_with_their_place_and_disturb_no_others() {
     let topic = fresh("poison");
     broker().create_topic(&topic, 1, &[("max.message.bytes", "3000000")]);
     let long = format!("{{\"n\":3,\"x\":\"{}\"}}", "x".repeat(1_100_000));
-    let producer: BaseProducer = broker()
-        .client()
-        .set("message.max.bytes", "3000000")
-        .create()
-        .expect("a producer");
+    let options = [("message.max.bytes", "3000000")];
     let messages = [
         "{\"n\":0}",
         "no JSON",
@@ -180,9 +176,8 @@ fn bad_messages_are_told_with_their_place_and_disturb_no_others() {
         "{\"n\":\"x\"}",
         "{\"n\":6}",
     ];
-    write(&producer, &topic, 0, messages.map(value));
-    write(&producer, &topic, 0, [Message::default(), value("{\"n\":8}")]);
-    producer.flush(Duration::from_secs(10)).expect("written");
+    broker().write_with(&options, &topic, 0, messages.map(value));
+    broker().write(&topic, 0, [Message::default(), value("{\"n\":8}")]);
     let mut run = numbers(broker(), &topic, "").read();
     assert_eq!(run.rows(4), rows_of([0, 4, 6, 8]));
     let at = |offset: usize, reason: &str| format!("{reason} ({topic}/0, offset {offset})");
@@ -198,6 +193,18 @@ fn bad_messages_are_told_with_their_place_and_disturb_no_others() {
             ),
         ]
     );
+}
+
+#[test]
+fn compressed_messages() {
+    let topic = fresh("compressed");
+    broker().create_topic(&topic, 1, &[]);
+    let rows = rows_of(0..400);
+    for (codec, rows) in ["gzip", "snappy", "lz4", "zstd"].iter().zip(rows.chunks(100)) {
+        let options = [("compression.codec", *codec), ("linger.ms", "50")];
+        broker().write_with(&options, &topic, 0, rows.iter().map(|row| value(row)));
+    }
+    assert_eq!(numbers(broker(), &topic, "").read().rows(400), rows);
 }
 
 #[test]

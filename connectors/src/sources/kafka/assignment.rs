@@ -255,7 +255,7 @@ impl Assignment {
     }
 
     /// What is safe and not committed; it counts as committed then.
-    pub(super) fn to_commit(&mut self) -> Vec<(Key, i64)> {
+    pub(super) fn take_due(&mut self) -> Vec<(Key, i64)> {
         let mut due = Vec::new();
         for (key, partition) in &mut self.partitions {
             if partition.safe > partition.committed && partition.held != Some(Held::Moving) {
@@ -296,7 +296,7 @@ mod tests {
         let mut assignment = assignment();
         assignment.begin((0, 0), 10, None);
         assignment.begin((1, 3), 0, None);
-        assert_eq!(assignment.to_commit(), []);
+        assert_eq!(assignment.take_due(), []);
         advance(&mut assignment, (0, 0), 15);
         assert_eq!(assignment.hand_over(&[(0, 0)]), Position::from([("a/0".into(), 15)]));
         advance(&mut assignment, (0, 0), 20);
@@ -304,14 +304,14 @@ mod tests {
         let position = assignment.hand_over(&[(0, 0), (1, 3)]);
         assert_eq!(position, Position::from([("a/0".into(), 20), ("b/3".into(), 7)]));
         assignment.acknowledge(1);
-        assert_eq!(assignment.to_commit(), [((0, 0), 15)]);
+        assert_eq!(assignment.take_due(), [((0, 0), 15)]);
         assert!(!assignment.is_settled(&[(0, 0)]));
         assignment.acknowledge(2);
         assert!(assignment.is_settled(&[(0, 0), (1, 3)]));
-        assert_eq!(assignment.to_commit(), [((0, 0), 20), ((1, 3), 7)]);
-        assert_eq!(assignment.to_commit(), []);
+        assert_eq!(assignment.take_due(), [((0, 0), 20), ((1, 3), 7)]);
+        assert_eq!(assignment.take_due(), []);
         assignment.commit_again();
-        assert_eq!(assignment.to_commit(), [((0, 0), 20), ((1, 3), 7)]);
+        assert_eq!(assignment.take_due(), [((0, 0), 20), ((1, 3), 7)]);
     }
 
     #[test]
@@ -324,7 +324,7 @@ mod tests {
         assert_eq!(assignment.known((0, 0)).map(|known| known.next), Some(5));
         assignment.begin((0, 0), 50, None);
         assignment.acknowledge(1);
-        assert_eq!(assignment.to_commit(), []);
+        assert_eq!(assignment.take_due(), []);
         assert!(assignment.is_settled(&[(0, 0)]));
     }
 

@@ -438,7 +438,7 @@ impl Upkeep<'_, '_> {
             return;
         }
         self.work.committed = Some(Instant::now());
-        let due = self.assignment.to_commit();
+        let due = self.assignment.take_due();
         if due.is_empty() {
             return;
         }
