@@ -295,6 +295,21 @@ fn what_does_not_fit_is_refused() {
     )
     .expect("a file");
     let program = start(dir.path(), data.path());
+    program.ingest("readings", json!({"at": at(61), "ph": 7.5}).to_string());
+    program.kill();
+    std::fs::write(&source, &text).expect("a file");
+    // Whether the row is in the log, or in a checkpoint.
+    refused("column \"station\" may be NULL no more");
+    std::fs::write(
+        &source,
+        text.replace("station = \"text not null\"", "station = \"text\""),
+    )
+    .expect("a file");
+    let program = start(dir.path(), data.path());
+    assert_eq!(
+        program.number("SELECT count(*) AS n FROM readings WHERE station IS NULL"),
+        1
+    );
     program.stop();
     std::fs::write(&source, &text).expect("a file");
     refused("column \"station\" may be NULL no more");

@@ -344,13 +344,30 @@ impl Coordinator {
                     entry.source
                 );
             };
+            let rows = match entry.delete {
+                // It names its key, and nothing else of it is looked at.
+                true => Ok(entry.rows),
+                false => self.sources[source].adapted(entry.rows),
+            };
+            let rows = match rows {
+                Ok(rows) => rows,
+                Err(what) => {
+                    self.log = log;
+                    bail!(
+                        "source \"{}\" is declared differently from what {} holds: {what}\n  \
+                         hint: Put it back as it was. Columns that may be NULL can be added.",
+                        entry.source,
+                        recovered.past.place()
+                    );
+                }
+            };
             let operation = match entry.delete {
                 true => Operation::Delete,
                 false => Operation::Insert,
             };
             let batch = Batch {
                 decoded: Decoded {
-                    rows: entry.rows,
+                    rows,
                     rejected: entry.rejected,
                 },
                 position: entry.position,

@@ -35,6 +35,8 @@ pub(super) struct State {
     manifest: Option<Manifest>,
     files: BTreeMap<String, Vec<RecordBatch>>,
     writing: Option<Writing>,
+    /// No two checkpoints write files of the same name.
+    checkpoints: u64,
     /// What is to be said to the coordinator.
     pub(super) events: VecDeque<LogEvent>,
 }
@@ -177,10 +179,11 @@ impl Storage for Disk {
     fn checkpoint(&mut self, checkpoint: Checkpoint) {
         let mut state = self.state();
         let Checkpoint { mut manifest, rows } = checkpoint;
-        let tick = manifest.tick;
+        state.checkpoints += 1;
+        let sequence = state.checkpoints;
         let mut files = VecDeque::new();
         let mut file = |segment: i64, batches: Vec<RecordBatch>| {
-            let name = format!("{tick}-{}", files.len());
+            let name = format!("{sequence}-{}", files.len());
             let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
             files.push_back((name.clone(), batches));
             Part {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use connectors::TAKEN_BACK;
 use dataflows::Updates;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -118,6 +119,30 @@ impl SourceState {
             }
         }
         Ok(())
+    }
+
+    /// Brings rows that came in an earlier run into the columns that are declared now; says why it cannot.
+    pub(in crate::engine) fn adapted(&self, rows: RecordBatch) -> Result<RecordBatch, String> {
+        let (declared, was) = (self.source.schema.fields(), rows.schema());
+        let same =
+            declared.len() <= was.fields().len() && declared.iter().zip(was.fields()).all(|(one, other)| one == other);
+        // Of rows in an envelope any column may be NULL, where one is taken back.
+        if same || was.column_with_name(TAKEN_BACK).is_some() {
+            return Ok(rows);
+        }
+        let columns = declared.iter().map(|field| match rows.column_by_name(field.name()) {
+            Some(column) if column.data_type() != field.data_type() => {
+                Err(format!("column \"{}\" was {}", field.name(), column.data_type()))
+            }
+            Some(column) if !field.is_nullable() && column.null_count() > 0 => {
+                Err(format!("column \"{}\" may be NULL no more", field.name()))
+            }
+            Some(column) => Ok(Arc::clone(column)),
+            None if field.is_nullable() => Ok(new_null_array(field.data_type(), rows.num_rows())),
+            None => Err(format!("column \"{}\" is new and not NULL", field.name())),
+        });
+        let columns = columns.collect::<Result<Vec<ArrayRef>, String>>()?;
+        RecordBatch::try_new(Arc::clone(&self.source.schema), columns).map_err(|error| error.to_string())
     }
 
     /// Brings rows into the declared columns, in their order, and says when each expires.
