@@ -1,6 +1,7 @@
 //! Tests from outside: one binary, because each links the whole of DataFusion.
 mod bounds;
 mod front_door;
+mod history;
 mod nexmark;
 mod oracle;
 mod pipelined;
