@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use arrow::datatypes::Schema;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
@@ -52,7 +53,8 @@ impl Archive {
 
         // The columns are those of the first file, which knows them exactly.
         let opened = self.opened(first).await?;
-        let schema = Arc::clone(opened.metadata.schema());
+        // What the file says of itself beside is written anew.
+        let schema = Arc::new(Schema::new(opened.metadata.schema().fields().clone()));
         let mut opened = Some(opened);
         let layout = Layout::new(first.relation.as_str(), schema, first.time.as_deref(), &first.key)?;
         let mut merging = Merging {

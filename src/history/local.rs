@@ -37,7 +37,18 @@ impl LocalFolder {
     pub(super) fn open(root: &Path) -> Result<Self, HistoryError> {
         let what = || format!("could not open the folder of history \"{}\"", root.display());
         let root = std::path::absolute(root).map_err(|error| HistoryError::io(what(), error))?;
-        fs::create_dir_all(&root).map_err(|error| HistoryError::io(what(), error))?;
+        fs::create_dir_all(&root).map_err(|error| {
+            // A file in the way is told as one that exists already.
+            let in_the_way = error.kind() == io::ErrorKind::AlreadyExists;
+            HistoryError::io(
+                what(),
+                if in_the_way {
+                    io::ErrorKind::NotADirectory.into()
+                } else {
+                    error
+                },
+            )
+        })?;
         // Folders above may not be ours to open: whoever made them has synced them.
         for above in root.ancestors().skip(1) {
             if sync_folder(above).is_err() {

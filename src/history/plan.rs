@@ -4,7 +4,7 @@
 //! a day that goes on, files merge by tiers: eight of about one size become one of the next, so
 //! that a row is written once a tier. A day that is over becomes one file, and a month that is
 //! over one more, where that stays small. What comes late to a period that is over waits until it
-//! is worth a rewrite: a file is merged only with others that together are at least half its size.
+//! is worth a rewrite: a file is merged only with others that together have a sixteenth of its bytes.
 
 use std::collections::BTreeMap;
 
@@ -20,8 +20,8 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 const MERGE_BYTES_MAX: u64 = 128 << 20;
 /// Bytes of a month that becomes one file.
 const MONTH_BYTES_MAX: u64 = 64 << 20;
-/// How much smaller than it a file's company may be for it to be rewritten.
-const REWRITE_RATIO: u64 = 2;
+/// How many times larger than all it is merged with a file may be.
+const REWRITE_RATIO: u64 = 16;
 
 /// Returns groups of files, each to be merged into one by [`Archive::compact`](super::Archive::compact).
 ///
@@ -219,8 +219,8 @@ mod tests {
             files.push(file(late % 28, 30, 1_024, sequence));
             written += settle(&mut files, &mut sequence);
         }
-        // A thousand KiB came: about ten doublings, and never the 32 MiB.
-        assert!(written < 20 << 20, "{written} bytes");
+        // A thousand KiB came, and were merged among themselves, never with the 32 MiB.
+        assert!(written < 32 << 20, "{written} bytes");
         assert!(files.len() < 20, "{} files", files.len());
     }
 
