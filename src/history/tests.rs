@@ -468,7 +468,7 @@ const QUESTIONS: [&str; 8] = [
     "SELECT * FROM readings",
     "SELECT count(*), count(ph), min(at), max(at) FROM readings",
     "SELECT station, count(*), sum(ph) FROM readings GROUP BY station",
-    "SELECT * FROM readings WHERE at >= TIMESTAMP '2026-11-28T12:00:00Z' AND at < TIMESTAMP '2026-11-28T13:00:00Z'",
+    "SELECT * FROM readings WHERE at >= TIMESTAMP '2026-11-28 12:00:00' AND at < TIMESTAMP '2026-11-28 13:00:00'",
     "SELECT * FROM readings WHERE station = 's007'",
     "SELECT count(*) FROM readings WHERE station > 's020' AND at > now() + INTERVAL '30 hours' AND ph BETWEEN 3 AND 4",
     "SELECT * FROM readings WHERE note LIKE 'note 1%' AND ph IS NULL",

@@ -156,7 +156,7 @@ async fn a_bucket_holds_history() {
     for sql in [
         "SELECT * FROM readings",
         "SELECT station, count(*), avg(ph) FROM readings GROUP BY station",
-        "SELECT * FROM readings WHERE station = 's7' AND at < TIMESTAMP '2026-11-29T09:00:00Z'",
+        "SELECT * FROM readings WHERE station = 's7' AND at < TIMESTAMP '2026-11-29 09:00:00'",
         "SELECT max(at) FROM readings WHERE ph > 13.9",
     ] {
         let cold = Relation {

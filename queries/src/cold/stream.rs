@@ -15,6 +15,7 @@ use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr, con
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::prelude::SessionConfig;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 
@@ -66,7 +67,12 @@ impl Cold {
             .collect::<Result<Vec<_>, QueryError>>()?;
         let order = LexOrdering::new(order).ok_or_else(|| QueryError::Execution("nothing to sort by".to_owned()))?;
         let pool = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(bytes_max)));
-        let context = TaskContext::default().with_runtime(pool.build_arc().map_err(failed)?);
+        let mut config = SessionConfig::new();
+        // Kept for merging what was put aside; by itself DataFusion keeps ten megabytes.
+        config.options_mut().execution.sort_spill_reservation_bytes = bytes_max / 4;
+        let context = TaskContext::default()
+            .with_session_config(config)
+            .with_runtime(pool.build_arc().map_err(failed)?);
         let context = Arc::new(context);
         let mut runs = Vec::new();
         for run in self.runs(self.kept(schema, predicate.as_ref())) {

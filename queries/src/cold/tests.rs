@@ -185,11 +185,11 @@ const QUESTIONS: [&str; 10] = [
     "SELECT * FROM readings",
     "SELECT count(*) FROM readings",
     "SELECT station, count(*), sum(ph), min(at), max(at) FROM readings GROUP BY station",
-    "SELECT * FROM readings WHERE at >= TIMESTAMP '2026-03-01T08:30:00+05:30' AND at < TIMESTAMP '2026-03-01T09:10:00+05:30'",
+    "SELECT * FROM readings WHERE at >= TIMESTAMP '2026-03-01 08:30:00' AND at < TIMESTAMP '2026-03-01 09:10:00'",
     "SELECT max(at) FROM readings WHERE at > now() - INTERVAL '92 hours'",
     "SELECT count(*) FROM readings WHERE station = 's3' AND ph IS NULL",
     "SELECT r.at, r.ph FROM (SELECT at, ph, station AS s FROM readings) AS r WHERE r.s IN ('s1', 's2') AND r.ph > 13",
-    "SELECT a.station, count(*) FROM readings a JOIN readings b ON a.station = b.station AND a.at = b.at WHERE a.at < TIMESTAMP '2026-03-01T07:00:00+05:30' GROUP BY a.station",
+    "SELECT a.station, count(*) FROM readings a JOIN readings b ON a.station = b.station AND a.at = b.at WHERE a.at < TIMESTAMP '2026-03-01 07:00:00' GROUP BY a.station",
     "SELECT at, ph FROM readings WHERE station = 's7' ORDER BY at DESC LIMIT 5",
     "SELECT date_trunc('hour', at), avg(ph) FROM readings GROUP BY 1",
 ];
@@ -261,6 +261,7 @@ async fn scanned(sql: &str, relations: &Relations) -> BTreeMap<String, usize> {
     collect(Arc::clone(&plan), session.task_ctx()).await.unwrap();
     let mut found = BTreeMap::new();
     figures(&plan, &mut found);
+    println!("{sql}: {found:?}");
     found
 }
 
@@ -270,7 +271,7 @@ async fn files_row_groups_and_pages_are_passed_over() {
     let whole = scanned("SELECT at, ph FROM readings", &case.relations).await;
     // The first minutes of one hour: of five files one, of its two row groups one.
     let part = scanned(
-        "SELECT at, ph FROM readings WHERE at >= TIMESTAMP '2026-03-01T07:30:00+05:30' AND at < TIMESTAMP '2026-03-01T07:40:00+05:30'",
+        "SELECT at, ph FROM readings WHERE at >= TIMESTAMP '2026-03-01 07:30:00' AND at < TIMESTAMP '2026-03-01 07:40:00'",
         &case.relations,
     )
     .await;
@@ -335,7 +336,8 @@ async fn a_span_is_streamed_without_a_plan() {
         .try_collect()
         .await
         .unwrap();
-    let sql = "SELECT * FROM readings WHERE at >= TIMESTAMP '2026-03-01T08:00:00+05:30' AND at < TIMESTAMP '2026-03-01T11:30:00+05:30'";
+    let sql =
+        "SELECT * FROM readings WHERE at >= TIMESTAMP '2026-03-01 08:00:00' AND at < TIMESTAMP '2026-03-01 11:30:00'";
     assert_eq!(printed(&streamed), ask(sql, &case.all).await.unwrap());
     assert_eq!(streamed[0].schema(), schema());
     let all: Vec<RecordBatch> = case.cold.stream(&schema(), None).unwrap().try_collect().await.unwrap();
@@ -412,7 +414,7 @@ async fn what_was_changed_or_taken_away_is_named() {
         let from = at as u64 / BLOCK_BYTES * BLOCK_BYTES;
         assert!(error.contains(&format!("bytes {from} to ")), "{at}: {error}");
         // What is not read is not missed.
-        let elsewhere = "SELECT count(ph) FROM readings WHERE at < TIMESTAMP '2026-03-01T07:00:00+05:30'";
+        let elsewhere = "SELECT count(ph) FROM readings WHERE at < TIMESTAMP '2026-03-01 07:00:00'";
         ask(elsewhere, &relations).await.unwrap();
     }
     case.store
