@@ -1,7 +1,7 @@
 //! How each column is written: by trying the encodings there are on rows of its own.
 //!
 //! Readings of a sensor come in few distinct values, sums in many; clocks tick evenly or not.
-//! No rule knows; a trial on the first rows of a file costs a few milliseconds.
+//! No rule knows; a trial costs a few milliseconds, once for a relation and once for a merge.
 
 use std::sync::Arc;
 
@@ -21,6 +21,8 @@ use super::layout::Layout;
 const PAGE_ROWS: usize = 8_192;
 /// Rows that encodings are tried on.
 const TRIAL_ROWS: usize = 32_768;
+/// Rows that tell how the next file is best written, too.
+const TELLING_ROWS: usize = 4_096;
 /// Bytes of a bound that statistics keep of a text.
 const BOUND_BYTES: usize = 64;
 
@@ -32,9 +34,24 @@ pub(super) fn properties(layout: &Layout, first: &RecordBatch) -> Result<WriterP
             KeyValue::new("sangam.relation".to_owned(), layout.relation.clone()),
             KeyValue::new("sangam.version".to_owned(), FORMAT_VERSION.to_string()),
         ]));
-    for (field, column) in layout.schema.fields().iter().zip(first.columns()) {
-        if let Some(best) = best(field, column)? {
-            builder = with(builder, field.name(), best);
+    let tried;
+    let encodings = match layout.encodings.get() {
+        Some(encodings) => encodings,
+        None => {
+            let columns = layout.schema.fields().iter().zip(first.columns());
+            tried = columns
+                .map(|(field, column)| best(field, column))
+                .collect::<Result<Vec<_>>>()?;
+            if first.num_rows() >= TELLING_ROWS {
+                // Whoever was first is as right.
+                let _ = layout.encodings.set(tried.clone());
+            }
+            &tried
+        }
+    };
+    for (field, encoding) in layout.schema.fields().iter().zip(encodings) {
+        if let Some(encoding) = encoding {
+            builder = with(builder, field.name(), *encoding);
         }
     }
     Ok(builder.build())

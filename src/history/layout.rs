@@ -1,12 +1,13 @@
 //! What is to be written: a relation's columns, which of them is time, and which tell rows of one kind apart.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{
     DataType, Date32Type, Field, IntervalUnit, SchemaRef, TimeUnit, TimestampMicrosecondType, UInt64Type,
 };
+use parquet::basic::Encoding;
 use queries::cold::{DIFF_COLUMN, SEQUENCE_COLUMN, TICK_COLUMN};
 
 use super::entry::fingerprint;
@@ -16,8 +17,11 @@ const DAY_US: i64 = 86_400_000_000;
 
 /// How the rows of a relation are laid out in files.
 ///
+/// One is made for a relation and kept: it remembers which encodings its first rows were
+/// smallest in.
+///
 /// ```
-/// use std::sync::Arc;
+/// use std::sync::{Arc, OnceLock};
 /// use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 /// use sangam::history::Layout;
 ///
@@ -36,6 +40,8 @@ pub struct Layout {
     pub(super) time: Option<String>,
     pub(super) key: Vec<String>,
     pub(super) fingerprint: String,
+    /// How the columns are best written, once that has been tried.
+    pub(super) encodings: Arc<OnceLock<Vec<Option<Encoding>>>>,
     /// The column that says which day a row belongs to.
     dated: usize,
 }
@@ -91,6 +97,7 @@ impl Layout {
         };
         Ok(Layout {
             fingerprint: fingerprint(&schema),
+            encodings: Arc::default(),
             key: key.iter().filter(|name| names.contains(name)).cloned().collect(),
             time: time.map(str::to_owned),
             relation,
