@@ -1,4 +1,5 @@
 //! The command line: one file a subcommand.
+mod backup;
 mod check;
 mod explain;
 mod new;
@@ -6,10 +7,12 @@ mod query;
 mod run;
 mod table;
 mod test;
+mod verify;
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Deployment};
@@ -39,6 +42,9 @@ enum Command {
     Explain(explain::Explain),
     New(new::New),
     Query(query::Query),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
+    Verify(verify::Verify),
 }
 
 /// Runs the command the process was started with.
@@ -50,6 +56,9 @@ pub fn main() -> ExitCode {
         Command::Explain(command) => command.run(),
         Command::New(command) => command.run(),
         Command::Query(command) => command.run(),
+        Command::Backup(command) => command.run(),
+        Command::Restore(command) => command.run(),
+        Command::Verify(command) => command.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
@@ -73,6 +82,25 @@ fn load(dir: &Path) -> Option<Deployment> {
     }
     eprintln!("\n{}: {}", dir.display(), counted(problems.len(), "problem"));
     None
+}
+
+/// Asks something of a running deployment that answers in JSON.
+fn post(url: &str, path: &str) -> anyhow::Result<serde_json::Value> {
+    let url = format!("{}{path}", url.trim_end_matches('/'));
+    let mut response = ureq::post(&url)
+        .config()
+        .http_status_as_error(false)
+        .build()
+        .send_empty()
+        .with_context(|| format!("could not reach {url}; is `sangam run` running there?"))?;
+    let text = response
+        .body_mut()
+        .read_to_string()
+        .context("could not read the answer")?;
+    if !response.status().is_success() {
+        anyhow::bail!("{}", query::explain(&text).unwrap_or(text));
+    }
+    serde_json::from_str(&text).context("could not read the answer")
 }
 
 /// Counts things in English.

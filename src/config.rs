@@ -15,6 +15,7 @@ mod options;
 mod order;
 mod problem;
 mod retention;
+mod sink;
 mod source;
 mod spelling;
 mod test;
@@ -27,13 +28,15 @@ use queries::Catalog;
 
 pub use edit::Edit;
 pub(crate) use folder::is_identifier;
-pub use folder::{ALERT, KINDS, Kind, SOURCE, TEST, VIEW};
+pub use folder::{ALERT, KINDS, Kind, SINK, SOURCE, TEST, VIEW};
 pub use options::{Clock, Options};
 pub use problem::FileProblem;
+pub use sink::SinkDef;
 pub use source::{Source, TimeColumn};
 pub use test::{Expectation, Step, Test};
 pub use view::{Priority, ViewDef, ViewKind};
 
+use crate::log::Durability;
 use document::Document;
 use environment::Environment;
 use folder::{ComponentFile, Folder};
@@ -58,6 +61,8 @@ pub struct Deployment {
     pub sources: Vec<Source>,
     /// Views and alerts, each after all it reads.
     pub views: Vec<ViewDef>,
+    /// What other systems are told, by name.
+    pub sinks: Vec<SinkDef>,
     /// The deployment's own tests, by name.
     pub tests: Vec<Test>,
     /// What is allowed but worth knowing.
@@ -141,6 +146,7 @@ impl Loader<'_> {
         let name = absolute
             .file_name()
             .map_or_else(|| "deployment".into(), |name| name.to_string_lossy().into_owned());
+        let sinks = self.sinks(folder, &options, &name, &views);
         Some(Deployment {
             name,
             dir: dir.to_owned(),
@@ -148,6 +154,7 @@ impl Loader<'_> {
             catalog,
             sources,
             views,
+            sinks,
             tests,
             warnings,
         })
@@ -343,6 +350,32 @@ impl Loader<'_> {
             key,
             key_is_implied,
         })
+    }
+
+    fn sinks(&mut self, folder: &Folder, options: &Options, deployment: &str, views: &[ViewDef]) -> Vec<SinkDef> {
+        let mut sinks = Vec::new();
+        for file in folder.files(&SINK) {
+            let Some(mut document) = Document::parse(&file.path, &file.text, self.problems) else {
+                continue;
+            };
+            document.substitute(self.environment, self.problems);
+            if options.durability == Durability::None {
+                let what = "a sink in a deployment of which nothing survives";
+                let hint = "What is to be delivered is kept until it is: leave `durability = \"none\"` out of deployment.toml.";
+                self.problems.push(FileProblem::new(&file.path, what).hint(hint));
+            }
+            let Some(read) = document.read(self.problems) else {
+                continue;
+            };
+            sinks.extend(sink::build(
+                &file.name,
+                read,
+                &document,
+                (deployment, views),
+                self.problems,
+            ));
+        }
+        sinks
     }
 
     fn tests(&mut self, folder: &Folder, options: &Options, sources: &[Source], views: &[ViewDef]) -> Vec<Test> {

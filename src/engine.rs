@@ -2,11 +2,13 @@
 //!
 //! `feed` and the doors bring requests to the `coordinator`, which mints ticks
 //! by the `clock`, says how far views are closed (`closing`), lets each `source` decide what enters and leaves (`chunks`
-//! hold what only grows, `letters` what did not enter), hands ticks to the
-//! workers and publishes their answers (`flows`) to the `store`, past `alerts` and `keys`.
+//! hold what only grows, `letters` what did not enter, `idempotency` what was sent before), hands ticks to the log
+//! (`storage`) and to the
+//! workers and publishes their answers (`flows`) to the `store`, past `alerts`, `keys` and `sinks`.
 //! `topology` is what runs and `shared` what everyone reads, `tables` shows it to SQL; `wiring` builds the
 //! parts, `change` replaces some while the others run, `filling` brings them up to where these are.
 mod alerts;
+mod audit;
 mod base;
 mod change;
 mod chunks;
@@ -16,16 +18,23 @@ mod coordinator;
 mod feed;
 mod filling;
 mod flows;
+mod idempotency;
 mod keys;
 mod letters;
 mod shared;
+mod sinks;
 mod source;
+mod storage;
 mod store;
 mod tables;
 mod topology;
 mod wiring;
 
+#[cfg(test)]
+mod simulation;
+
 use std::hash::BuildHasher;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -33,8 +42,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use arrow::datatypes::SchemaRef;
-use connectors::Decoded;
-use crossbeam_channel::{Sender, bounded, unbounded};
+use connectors::{Decoded, Position};
+use crossbeam_channel::{Sender, bounded, never, unbounded};
 use dataflows::plan::Plan;
 use dataflows::sharing::Sharing;
 use dataflows::workers::{FlowId, Workers, check};
@@ -43,18 +52,26 @@ use queries::Relations;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::config::{Clock, Deployment, ViewDef};
-use coordinator::{Coordinator, Inbox, Request};
+use crate::log::{Durability, LogError, LogEvent, LogStore};
+use clock::TickClock;
+use coordinator::{Arrival, Coordinator, Inbox, Recovered, Request};
 use feed::{Doors, Feed};
 use shared::{RelationEntry, Shared};
+use sinks::Sinks;
+use storage::{Disk, Folder, Storage};
 use store::RelationStore;
-use tables::{Reading, TABLES};
+use tables::TABLES;
 use topology::Topology;
 use wiring::feeds;
 
 pub use alerts::TRANSITIONS_MAX;
+pub use audit::{Audit, Audited};
 pub use change::{ChangeError, Changed};
 pub use coordinator::Accepted;
+pub use idempotency::IDEMPOTENCY_KEYS_MAX;
 pub use letters::{LETTER_BYTES_MAX, LETTERS_MAX};
+pub use shared::Recovery;
+pub use sinks::SinkStatus;
 pub use source::Operation;
 pub use store::RUN_BYTES_MAX;
 
@@ -72,11 +89,13 @@ struct Inner {
     workers: Arc<Workers>,
     doors: Mutex<Option<Doors>>,
     stop: Mutex<Option<Sender<()>>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
     waiting: Arc<Semaphore>,
     /// Held while the deployment is changed; the number of the next dataflow.
     changing: tokio::sync::Mutex<FlowId>,
     incarnation: u64,
+    /// The data folder.
+    kept: Option<(Arc<LogStore>, PathBuf)>,
 }
 
 /// What is known of a source, view or alert before any row is.
@@ -170,17 +189,72 @@ pub struct SourceCounts {
     pub rejected: u64,
 }
 
+/// Where a deployment keeps what is to survive.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// The data folder; it is made where there is none.
+    pub dir: PathBuf,
+    /// What acknowledged means.
+    pub durability: Durability,
+    /// Sources whose rows may be forgotten where they are declared no more.
+    pub forget: Vec<String>,
+    /// Whether sources are read. To look at what is there, they need not be.
+    pub reads: bool,
+}
+
+/// Why no backup was made.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// There is nothing to back up.
+    #[error("nothing of this deployment survives, so there is nothing to back up")]
+    NothingKept,
+    /// The name cannot be that of a folder.
+    #[error("\"{0}\" cannot be the name of a backup")]
+    Name(String),
+    /// It could not be written.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
 impl Engine {
-    /// Starts a deployment.
+    /// Starts a deployment of which nothing survives.
     ///
     /// # Errors
     /// When workers cannot be started, or a source cannot be read.
-    pub fn start(mut deployment: Deployment) -> anyhow::Result<Engine> {
+    pub fn start(deployment: Deployment) -> anyhow::Result<Engine> {
+        Engine::begin(deployment, None)
+    }
+
+    /// Starts a deployment where the last run of it ended. It is brought there after this has returned:
+    /// [`recovery`](Self::recovery) tells how far that is.
+    ///
+    /// # Errors
+    /// When workers cannot be started, a source cannot be read, or the data folder cannot be used.
+    pub fn open(deployment: Deployment, data: Data) -> anyhow::Result<Engine> {
+        match data.durability {
+            Durability::None => Engine::begin(deployment, None),
+            _ => Engine::begin(deployment, Some(data)),
+        }
+    }
+
+    fn begin(mut deployment: Deployment, data: Option<Data>) -> anyhow::Result<Engine> {
         add_tables(&mut deployment)?;
-        let start_us = SystemTime::now()
+        let found = data.map(|data| -> anyhow::Result<_> {
+            let folder = Folder::open(&data.dir)?;
+            Ok((data, folder))
+        });
+        let found = found.transpose()?;
+        let now_us = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_micros() as i64);
-        let feeds = feeds(&deployment, 0, start_us)?;
+        // What a source makes up from the start on, it makes up from the same start again.
+        let start_us = found
+            .as_ref()
+            .map_or(now_us, |(_, folder)| folder.store.identity().started_us);
+        let feeds = match &found {
+            Some((data, _)) if !data.reads => Vec::new(),
+            _ => feeds(&deployment, 0, start_us)?,
+        };
         let count = deployment
             .options
             .workers
@@ -195,11 +269,11 @@ impl Engine {
         let (sources, states): (Vec<_>, Vec<_>) = deployment.sources.iter().map(wiring::source).unzip();
         let next = flows.len();
         let entries = flows.iter().map(|flow| Arc::clone(&flow.entry));
-        let shared = Arc::new(Shared::new(Arc::new(Topology::new(
-            Arc::new(deployment),
-            sources,
-            entries,
-        ))));
+        let (sinks, delivering) = Sinks::new(&deployment.sinks);
+        let shared = Arc::new(Shared::new(
+            Arc::new(Topology::new(Arc::new(deployment), sources, entries)),
+            sinks,
+        ));
         let (keeper, folds) = bounded::<Arc<RelationEntry>>(64);
         let (requests, inbox) = unbounded::<Request>();
         let (changes, changing) = unbounded();
@@ -219,47 +293,119 @@ impl Engine {
                 }
             }
         })?);
-        let coordinator = Coordinator::new(coordinator::Parts {
+        let incarnation = match &found {
+            Some((_, folder)) => folder.store.identity().incarnation,
+            None => std::hash::RandomState::new().hash_one(now_us),
+        };
+        let (events, logged) = unbounded::<LogEvent>();
+        let logged = if found.is_some() { logged } else { never() };
+        let kept = found
+            .as_ref()
+            .map(|(data, folder)| (Arc::clone(&folder.store), data.dir.clone()));
+        let (log, recovered) = match found {
+            Some((data, folder)) => {
+                let disk = Disk::start(&folder, data.durability, events)?;
+                threads.extend(delivering.start(&folder.store, |sink| disk.delivered(sink), &doors.stopped)?);
+                let recovered = Recovered {
+                    past: Box::new(folder),
+                    forget: data.forget,
+                };
+                (Some(Box::new(disk) as Box<dyn Storage>), Some(recovered))
+            }
+            None => (None, None),
+        };
+        let mut coordinator = Coordinator::new(coordinator::Parts {
             shared: Arc::clone(&shared),
             workers: Arc::clone(&workers),
             sources: states,
             flows: flows
                 .into_iter()
-                .map(|flow| (flow.entry.spec.id, flow.running))
+                .map(|flow| {
+                    let sinks = shared.sinks.of(flow.entry.name());
+                    (flow.entry.spec.id, flow.running.with_sinks(sinks))
+                })
                 .collect(),
+            clock: TickClock::new(shared.options.clock),
+            log,
             keeper,
         });
         let inbox = Inbox {
             requests: inbox,
             changes: changing,
             responses: answers,
+            events: logged,
         };
-        threads.push(spawn("coordinator", move || coordinator.run(&inbox))?);
-        match shared.options.clock {
-            Clock::Event if !feeds.is_empty() => {
-                let (doors, tick_rows) = (doors.clone(), shared.options.tick_rows);
-                threads.push(spawn("replay", move || feed::replay(feeds, tick_rows, &doors))?);
-            }
-            Clock::Event => {}
-            Clock::Wall => {
-                for feed in feeds {
-                    threads.push(follow(feed, doors.clone(), start_us)?);
-                }
-            }
+        let reading = Reading {
+            feeds,
+            doors: doors.clone(),
+            clock: shared.options.clock,
+            tick_rows: shared.options.tick_rows,
+            start_us: now_us,
+        };
+        if recovered.is_some() {
+            shared.set_recovery(Some(Recovery::default()));
         }
-        let incarnation = std::hash::RandomState::new().hash_one(start_us);
+        let threads = Arc::new(Mutex::new(threads));
+        let (known, readers) = (Arc::clone(&shared), Arc::clone(&threads));
+        let coordinating = spawn("coordinator", move || {
+            let positions = match recovered {
+                Some(recovered) => coordinator.recover(recovered, &inbox),
+                None => {
+                    coordinator.first_tick();
+                    Ok(Vec::new())
+                }
+            };
+            let read = positions.and_then(|positions| reading.begin(positions));
+            match read {
+                Ok(reading) => readers.lock().unwrap_or_else(PoisonError::into_inner).extend(reading),
+                Err(error) => return known.fail(format!("{error:#}")),
+            }
+            coordinator::run(coordinator, &inbox);
+        })?;
+        threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(coordinating);
         Ok(Engine {
             inner: Arc::new(Inner {
                 shared,
                 workers,
                 doors: Mutex::new(Some(doors)),
                 stop: Mutex::new(Some(stop)),
-                threads: Mutex::new(threads),
+                threads,
                 waiting: Arc::new(Semaphore::new(WAITING_ROWS_MAX)),
                 changing: tokio::sync::Mutex::new(next),
                 incarnation,
+                kept,
             }),
         })
+    }
+
+    /// Copies all that survives, as of one moment, into a folder of this name in the deployment's folder for
+    /// backups; returns the folder.
+    ///
+    /// # Errors
+    /// When nothing survives, the name is unfit or taken, or the disk is full.
+    pub fn backup(&self, name: &str) -> Result<PathBuf, BackupError> {
+        let is_fit = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+        if name.is_empty() || name.len() > 100 || !name.chars().all(is_fit) {
+            return Err(BackupError::Name(name.to_owned()));
+        }
+        let (store, data) = self.inner.kept.as_ref().ok_or(BackupError::NothingKept)?;
+        let deployment = self.deployment();
+        let to = deployment.dir.join(&deployment.options.backups).join(name);
+        store.backup(data, &to)?;
+        Ok(to)
+    }
+
+    /// Returns how each sink is doing.
+    pub fn sinks(&self) -> Vec<SinkStatus> {
+        self.inner.shared.sinks.status()
+    }
+
+    /// Returns how far the start has come; none once everything is as the last run left it.
+    pub fn recovery(&self) -> Option<Recovery> {
+        self.inner.shared.recovery()
     }
 
     /// Returns what is running.
@@ -283,11 +429,26 @@ impl Engine {
         self.entry(name).map(|entry| entry.relation.definition)
     }
 
-    /// Brings rows to a source, or takes them back; answers once they are cut into a tick.
+    /// Brings rows to a source, or takes them back; answers once they can be lost no more.
     ///
     /// # Errors
     /// When there is no such source, or the engine has stopped.
     pub async fn ingest(&self, source: &str, operation: Operation, decoded: Decoded) -> Result<Accepted, IngestError> {
+        self.ingest_once(source, operation, decoded, None).await
+    }
+
+    /// As [`ingest`](Self::ingest); of requests with the same key only the first counts, and the others are
+    /// answered as it was, as long as its key is among the newest [`IDEMPOTENCY_KEYS_MAX`].
+    ///
+    /// # Errors
+    /// When there is no such source, or the engine has stopped.
+    pub async fn ingest_once(
+        &self,
+        source: &str,
+        operation: Operation,
+        decoded: Decoded,
+        idempotency_key: Option<String>,
+    ) -> Result<Accepted, IngestError> {
         let arrived = Instant::now();
         let topology = self.inner.shared.topology();
         let position = topology
@@ -300,14 +461,15 @@ impl Engine {
             .await
             .map_err(|_| IngestError::Stopped)?;
         let (reply, answer) = oneshot::channel();
-        let request = Request::Ingest {
+        let request = Request::Ingest(Arrival {
             source: position,
             operation,
-            decoded,
+            batch: decoded.into(),
+            idempotency_key,
             arrived,
             reply: Some(reply),
             permit: Some(permit),
-        };
+        });
         self.send(request).map_err(|_| IngestError::Stopped)?;
         answer.await.map_err(|_| IngestError::Stopped)
     }
@@ -399,7 +561,7 @@ impl Engine {
             relations.insert(entry.relation.name.clone(), (schema, batches).into());
         }
         for table in system {
-            let reading = Reading {
+            let reading = tables::Reading {
                 shared,
                 topology: &topology,
                 workers: &self.inner.workers,
@@ -452,7 +614,7 @@ impl Engine {
         self.inner.shared.arrival(tick)
     }
 
-    /// Returns a number that no other start shares.
+    /// Returns the number of the log: ticks of another one mean nothing here.
     pub fn incarnation(&self) -> u64 {
         self.inner.incarnation
     }
@@ -556,6 +718,39 @@ fn add_tables(deployment: &mut Deployment) -> anyhow::Result<()> {
             .with_context(|| format!("could not add the system table {}", table.name))?;
     }
     Ok(())
+}
+
+/// What is to be read once everything is as the last run left it.
+struct Reading {
+    feeds: Vec<Feed>,
+    doors: Doors,
+    clock: Clock,
+    tick_rows: usize,
+    start_us: i64,
+}
+
+impl Reading {
+    /// Starts to read where the last run has logged that it was.
+    fn begin(self, positions: Vec<Position>) -> anyhow::Result<Vec<JoinHandle<()>>> {
+        let mut feeds = self.feeds;
+        for feed in &mut feeds {
+            let position = positions.get(feed.source).cloned().unwrap_or_default();
+            feed.resume(&position)
+                .with_context(|| format!("could not go on reading source \"{}\"", feed.name))?;
+        }
+        let doors = self.doors;
+        match self.clock {
+            Clock::Event if !feeds.is_empty() => {
+                let replay = spawn("replay", move || feed::replay(feeds, self.tick_rows, &doors))?;
+                Ok(vec![replay])
+            }
+            Clock::Event => Ok(Vec::new()),
+            Clock::Wall => {
+                let feeds = feeds.into_iter();
+                feeds.map(|feed| follow(feed, doors.clone(), self.start_us)).collect()
+            }
+        }
+    }
 }
 
 /// Reads a source by the wall clock, on a thread of its own.

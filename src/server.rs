@@ -15,6 +15,7 @@ pub mod metrics;
 mod page;
 mod socket;
 mod sql;
+mod upkeep;
 mod views;
 
 use std::future::Future;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -66,6 +67,16 @@ pub const ENDPOINTS: &[(&str, &str, &str)] = &[
         "DELETE",
         "/views/{view}",
         "drops a view or alert that nothing else reads",
+    ),
+    (
+        "POST",
+        "/backup",
+        "copies all that survives into the deployment's folder for backups; ?name= names the copy",
+    ),
+    (
+        "POST",
+        "/verify",
+        "compares every view with the batch answer over what its inputs hold",
     ),
     ("GET", "/healthz", "200 while the process answers"),
     ("GET", "/readyz", "200 once every view has its first answer"),
@@ -147,13 +158,25 @@ fn router(server: Arc<Server>) -> Router {
         .route("/sql", post(sql::query))
         .route("/views", get(catalog::views).post(views::put))
         .route("/views/{view}", delete(views::remove))
+        .route("/backup", post(upkeep::backup))
+        .route("/verify", post(upkeep::verify))
         .route("/healthz", get(catalog::healthz))
         .route("/readyz", get(catalog::readyz))
         .route("/metrics", get(metrics::scrape))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(server.clone(), recovered))
         .layer(middleware::from_fn(count))
         .with_state(server)
+}
+
+/// Turns away what asks for rows, or brings some, before everything is as the last run left it.
+async fn recovered(State(server): State<Arc<Server>>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let is_of_the_program = matches!(request.uri().path(), "/" | "/healthz" | "/readyz" | "/metrics");
+    match server.engine.recovery() {
+        Some(recovery) if !is_of_the_program => Err(catalog::recovering(&recovery)),
+        _ => Ok(next.run(request).await),
+    }
 }
 
 async fn count(request: Request, next: Next) -> Response {

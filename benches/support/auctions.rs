@@ -72,6 +72,7 @@ impl House {
             let source = deployment.sources.iter().find(|source| source.name == name);
             let source = source.expect("a source");
             let setting = Setting {
+                name: &source.name,
                 columns: &source.columns,
                 format: &source.format,
                 time_column: source.time.map(|time| time.column),

@@ -54,6 +54,14 @@ pub enum ReadError {
         #[source]
         source: io::Error,
     },
+    /// A broker of messages refuses for good what is asked of it.
+    #[error("could not read {what}: {reason}")]
+    Broker {
+        /// What was to be read.
+        what: String,
+        /// Why, in the broker's or its client's words.
+        reason: String,
+    },
     /// The file is not what its format says.
     #[error("could not read file \"{}\" as parquet: {reason}", path.display())]
     Parquet {
@@ -61,5 +69,14 @@ pub enum ReadError {
         path: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// What reads cannot be started.
+    #[error("could not start {what}")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
 }

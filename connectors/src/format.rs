@@ -2,25 +2,24 @@
 //!
 //! A decoder splits its input into rows ([`formats`](crate::formats)), reads the
 //! values of one column after another ([`values`](crate::values)) and sets bad
-//! rows aside with the reason; the good ones go on in their order.
+//! rows aside with the reason (`sifting`); the good ones go on in their order.
+pub(crate) mod sifting;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::filter;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use serde::Deserialize;
 
 use crate::cells::Cells;
 use crate::column::{Column, schema};
-use crate::decoded::{Decoded, Rejected, TAKEN_BACK};
+use crate::decoded::{Decoded, Rejected};
 use crate::error::ConfigError;
+use crate::format::sifting::{Invalid, RowValues, Sifted, batch, enveloped_schema, read_utf8, reading};
 use crate::formats::csv::CsvRows;
 use crate::formats::json::JsonRows;
-use crate::times::Times;
-use crate::values::{ColumnBuilder, Nulls};
+use crate::values::Nulls;
 
 /// The longest row that is read, in bytes; longer ones are rejected.
 pub const ROW_BYTES_MAX: usize = 1 << 20;
@@ -34,8 +33,8 @@ pub const REJECTED_MAX: usize = 100_000;
 
 /// Rows split, and bytes of theirs, before their values are read: each column reads all of them again, so that
 /// both must stay in the cache nearest to the core.
-const SEGMENT_ROWS: usize = 256;
-const SEGMENT_BYTES: usize = 32 * 1024;
+pub(crate) const SEGMENT_ROWS: usize = 256;
+pub(crate) const SEGMENT_BYTES: usize = 32 * 1024;
 
 /// How the bytes of a source are to be read.
 ///
@@ -71,7 +70,8 @@ pub struct FormatConfig {
     /// Default: `"utf-8"`, where such a row is rejected.
     pub encoding: Option<Encoding>,
     /// JSON: `"debezium"`, where each object says what became of a row: `op`, `before` and `after`, by
-    /// themselves or as the `payload` beside a `schema`. Default: objects are rows.
+    /// themselves or as the `payload` beside a `schema`. JSON and CSV of messages that have a key: `"upsert"`,
+    /// where the message's key holds the key columns, and no value takes the row back. Default: objects are rows.
     pub envelope: Option<Envelope>,
 }
 
@@ -81,6 +81,8 @@ pub struct FormatConfig {
 pub enum Envelope {
     /// Debezium's, as change-data capture writes it.
     Debezium,
+    /// A message's key says which row is meant, its value what the row is.
+    Upsert,
 }
 
 /// The formats there are.
@@ -164,7 +166,12 @@ impl FormatConfig {
         };
         only_csv(self.delimiter.is_some(), "delimiter")?;
         only_csv(self.header.is_some(), "header")?;
-        if self.envelope.is_some() && kind != FormatKind::Json {
+        let fits = match self.envelope {
+            None => true,
+            Some(Envelope::Debezium) => kind == FormatKind::Json,
+            Some(Envelope::Upsert) => kind != FormatKind::Parquet,
+        };
+        if !fits {
             return Err(
                 ConfigError::new(format!("envelope is an option of json, not of {kind}"))
                     .with_hint("Remove envelope, or set type = \"json\"."),
@@ -214,16 +221,23 @@ pub(crate) enum Step {
     More,
 }
 
-enum Rows {
+pub(crate) enum Rows {
     Json(JsonRows),
     Csv(CsvRows),
 }
 
 impl Rows {
-    fn next(&mut self, text: &str, from: usize, last: bool, cells: &mut Cells) -> Step {
+    pub(crate) fn next(&mut self, text: &str, from: usize, last: bool, cells: &mut Cells) -> Step {
         match self {
             Rows::Json(rows) => rows.next(text, from, last, cells),
             Rows::Csv(rows) => rows.next(text, from, last, cells),
+        }
+    }
+
+    pub(crate) fn restart(&mut self) {
+        match self {
+            Rows::Json(rows) => rows.restart(),
+            Rows::Csv(rows) => rows.restart(),
         }
     }
 }
@@ -251,12 +265,7 @@ pub struct Decoder {
     latin1: bool,
     /// At the very start of the input, where a byte-order mark may stand.
     fresh: bool,
-    cells: Cells,
-    /// The slot that each column is read from.
-    slots: Vec<usize>,
-    builders: Vec<ColumnBuilder>,
-    /// Of rows in an envelope: the columns of their key, and which rows so far are taken back.
-    enveloped: Option<(Vec<usize>, Vec<bool>)>,
+    values: RowValues,
 }
 
 impl fmt::Debug for Decoder {
@@ -275,53 +284,23 @@ impl Decoder {
         if columns.is_empty() {
             return Err(ConfigError::new("no columns are declared"));
         }
-        let header = format.header.unwrap_or(true);
-        let mut names: Vec<String> = Vec::new();
-        let mut slots = Vec::new();
-        for column in columns {
-            let name = column.input_name();
-            // Columns may share one field of the input, unless it goes by place.
-            let known = names.iter().position(|known| known == name).filter(|_| header);
-            slots.push(known.unwrap_or(names.len()));
-            if known.is_none() {
-                names.push(name.to_owned());
-            }
+        if format.envelope == Some(Envelope::Upsert) {
+            return Err(
+                ConfigError::new("envelope = \"upsert\" is of messages that have a key").with_hint(
+                    "Use it with a connector of type \"kafka\"; elsewhere a `key` makes rows replace each other.",
+                ),
+            );
         }
-        let cells = Cells::new(names.len());
-        let key = || -> Vec<usize> { (0..columns.len()).filter(|&column| columns[column].key).collect() };
-        let enveloped = format.envelope.map(|_| (key(), Vec::new()));
-        let rows = match kind {
-            FormatKind::Json => Rows::Json(match &enveloped {
-                Some((key, _)) => JsonRows::new(names).enveloped(key.iter().map(|&column| slots[column]).collect()),
-                None => JsonRows::new(names),
-            }),
-            FormatKind::Csv => {
-                let delimiter = format.delimiter.unwrap_or(',') as u8;
-                Rows::Csv(CsvRows::new(delimiter, header, names))
-            }
-            FormatKind::Parquet => {
-                return Err(ConfigError::new("parquet is read from files only")
-                    .with_hint("Use json or csv, or a connector of type \"file\"."));
-            }
-        };
-        let times = Times::new(time_zone, format.timestamp.as_deref())?;
-        let nulls = format.nulls(kind);
-        let builders = columns
-            .iter()
-            .map(|column| ColumnBuilder::new(&column.field, nulls.clone(), times.clone()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (rows, values) = reading(format, columns, &[], time_zone)?;
         Ok(Decoder {
-            schema: match enveloped {
+            schema: match format.envelope {
                 Some(_) => enveloped_schema(columns),
                 None => schema(columns),
             },
-            enveloped,
             rows,
             latin1: format.encoding == Some(Encoding::Latin1),
             fresh: true,
-            cells,
-            slots,
-            builders,
+            values,
         })
     }
 
@@ -365,10 +344,7 @@ impl Decoder {
     /// Starts with a new input: a CSV header or an array is expected again.
     pub fn restart(&mut self) {
         self.fresh = true;
-        match &mut self.rows {
-            Rows::Json(rows) => rows.restart(),
-            Rows::Csv(rows) => rows.restart(),
-        }
+        self.rows.restart();
     }
 
     /// `text` stands for `raw`, byte by byte, but for those at `invalid`.
@@ -384,172 +360,41 @@ impl Decoder {
         if self.fresh && text.starts_with('\u{feff}') {
             at = '\u{feff}'.len_utf8();
         }
-        let mut invalid = invalid.iter().copied().peekable();
-        let mut rows = 0;
-        // Bad rows with the place where they begin, to be sorted at the end.
-        let mut rejected: Vec<(usize, Rejected)> = Vec::new();
-        let mut good: Option<Vec<bool>> = None;
+        let mut invalid = Invalid::new(invalid);
+        let mut sifted = Sifted::default();
         let mut ranges = Vec::with_capacity(SEGMENT_ROWS.min(rows_max));
         let rejected_max = rows_max.min(REJECTED_MAX);
         let mut more = true;
-        while more && rows < rows_max {
-            self.cells.clear();
+        while more && sifted.rows < rows_max {
+            self.values.cells.clear();
             ranges.clear();
             let segment_start = at;
-            while ranges.len() < SEGMENT_ROWS.min(rows_max - rows) {
+            while ranges.len() < SEGMENT_ROWS.min(rows_max - sifted.rows) {
                 if at - segment_start > SEGMENT_BYTES {
                     break;
                 }
-                match self.rows.next(text, at, last, &mut self.cells) {
-                    Step::Row { start, end, next, rows } => {
-                        at = next;
-                        while invalid.next_if(|place| *place < start).is_some() {}
-                        if let Some(place) = invalid.next_if(|place| *place < end) {
-                            (0..rows).for_each(|_| self.cells.drop_row());
-                            let reason = format!("not valid UTF-8 at byte {} of the row", place - start + 1);
-                            rejected.push((start, Rejected::new(&raw[start..end], reason)));
-                        } else {
-                            ranges.extend(std::iter::repeat_n((start, end), rows));
-                        }
-                    }
-                    Step::Bad {
-                        start,
-                        end,
-                        next,
-                        reason,
-                    } => {
-                        at = next;
-                        while invalid.next_if(|place| *place < start).is_some() {}
-                        let reason = match invalid.next_if(|place| *place < end) {
-                            Some(place) => {
-                                format!("not valid UTF-8 at byte {} of the row", place - start + 1)
-                            }
-                            None => reason,
-                        };
-                        rejected.push((start, Rejected::new(&raw[start..end], reason)));
-                    }
-                    Step::Skip { next } => at = next,
+                match self.rows.next(text, at, last, &mut self.values.cells) {
                     Step::More => {
                         more = false;
                         break;
                     }
+                    step => at = self.values.take(step, raw, &mut invalid, &mut ranges, &mut sifted),
                 }
-                if rejected.len() >= rejected_max {
+                if sifted.rejected.len() >= rejected_max {
                     more = false;
                     break;
                 }
             }
-            let mut bad: Vec<Option<String>> = Vec::new();
-            let taken_back = self.cells.taken_back();
-            for (at, (builder, slot)) in self.builders.iter_mut().zip(&self.slots).enumerate() {
-                // Where a key says which row is meant, the rest of one that is taken back is not looked at.
-                let only_keys = self
-                    .enveloped
-                    .as_ref()
-                    .is_some_and(|(key, _)| !key.is_empty() && !key.contains(&at));
-                builder.append(self.cells.column(text, *slot), &mut |row, reason| {
-                    if only_keys && taken_back[row] {
-                        return;
-                    }
-                    bad.resize(ranges.len(), None);
-                    bad[row].get_or_insert(reason);
-                });
-            }
-            if let Some((_, marks)) = &mut self.enveloped {
-                marks.extend_from_slice(taken_back);
-            }
-            if !bad.is_empty() {
-                let good = good.get_or_insert_with(|| vec![true; rows]);
-                good.resize(rows, true);
-                // Both rows of a change are good, or neither.
-                let mut bad = bad.as_mut_slice();
-                for change in ranges.chunk_by(|one, other| one == other) {
-                    let (these, rest) = bad.split_at_mut(change.len());
-                    bad = rest;
-                    let reason = these.iter_mut().find_map(Option::take);
-                    good.resize(good.len() + change.len(), reason.is_none());
-                    if let Some(reason) = reason {
-                        let (start, end) = change[0];
-                        rejected.push((start, Rejected::new(&raw[start..end], reason)));
-                    }
-                }
-            }
-            rows += ranges.len();
+            self.values.read(text, raw, &ranges, Vec::new(), &mut sifted);
         }
         if at > 0 {
             self.fresh = false;
         }
-        rejected.sort_by_key(|(start, _)| *start);
-        let good = good.map(|mut good| {
-            good.resize(rows, true);
-            BooleanArray::from(good)
-        });
-        let rows = self.finish(rows, good);
-        (
-            at,
-            Decoded {
-                rows,
-                rejected: rejected.into_iter().map(|(_, rejected)| rejected).collect(),
-            },
-        )
+        let (arrays, good, rejected) = self.values.finish(sifted);
+        let rows = batch(&self.schema, arrays, good.len(), good.some());
+        let rejected = rejected.into_iter().map(|(_, rejected)| rejected).collect();
+        (at, Decoded { rows, rejected })
     }
-
-    fn finish(&mut self, rows: usize, good: Option<BooleanArray>) -> RecordBatch {
-        let mut arrays: Vec<ArrayRef> = self.builders.iter_mut().map(ColumnBuilder::finish).collect();
-        if let Some((_, marks)) = &mut self.enveloped {
-            arrays.push(Arc::new(BooleanArray::from(std::mem::take(marks))));
-        }
-        let (arrays, rows) = match good {
-            None => (arrays, rows),
-            Some(good) => {
-                // Same lengths: every column got one value a row.
-                let kept = arrays
-                    .iter()
-                    .map(|array| filter(array, &good))
-                    .collect::<Result<Vec<_>, _>>();
-                (kept.unwrap_or_default(), good.true_count())
-            }
-        };
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options).unwrap_or_else(|error| {
-            // Unreachable: types and nullability were upheld value by value.
-            tracing::error!(%error, "decoded rows do not fit their schema");
-            RecordBatch::new_empty(self.schema.clone())
-        })
-    }
-}
-
-/// The schema of rows in an envelope.
-fn enveloped_schema(columns: &[Column]) -> SchemaRef {
-    let fields = columns
-        .iter()
-        .map(|column| column.field.as_ref().clone().with_nullable(true));
-    let mark = Field::new(TAKEN_BACK, DataType::Boolean, false);
-    Arc::new(Schema::new(fields.chain([mark]).collect::<Vec<_>>()))
-}
-
-/// Reads `bytes` as UTF-8; what is not valid becomes as many `?`, and the first
-/// such place of each row is told.
-fn read_utf8(bytes: &[u8]) -> (Cow<'_, str>, Vec<usize>) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        return (Cow::Borrowed(text), Vec::new());
-    }
-    let mut text = String::with_capacity(bytes.len());
-    let mut invalid = Vec::new();
-    let mut told = false;
-    for chunk in bytes.utf8_chunks() {
-        // Rows end with a line or with an object.
-        told &= !chunk.valid().contains(['\n', '}']);
-        text.push_str(chunk.valid());
-        if !chunk.invalid().is_empty() {
-            if !told {
-                invalid.push(text.len());
-                told = true;
-            }
-            text.extend(chunk.invalid().iter().map(|_| '?'));
-        }
-    }
-    (Cow::Owned(text), invalid)
 }
 
 /// Makes UTF-8 of text in which Latin-1 stands, perhaps beside UTF-8.

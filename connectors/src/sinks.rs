@@ -1,10 +1,91 @@
 //! The one list of sinks, and what they have in common.
 //!
+//! To add one: its file under `sinks/`, its line in [`SINKS`], its variant of [`SinkConfig`]; the compiler lists the
+//! rest.
+//!
 //! A sink is told what a view changed, tick by tick, from an outbox that survives the program: each delivery is
 //! repeated until the other side has it for good.
 
+pub(crate) mod kafka;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+use crate::error::ConfigError;
+
+/// Every sink that a deployment can declare.
+pub const SINKS: &[SinkEntry] = &[SinkEntry {
+    name: "kafka",
+    about: "writes to a topic of a Kafka cluster",
+    parse: |table| table.try_into().map(|config| SinkConfig::Kafka(Box::new(config))),
+}];
+
+/// One line of the list: all that is known of a sink before it is declared.
+#[derive(Debug)]
+pub struct SinkEntry {
+    /// What `type` says.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// Reads its options.
+    pub parse: fn(toml::Table) -> Result<SinkConfig, toml::de::Error>,
+}
+
+/// The `[connector]` of a sink, chosen by its `type`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SinkConfig {
+    /// Changes are written to a topic of Kafka.
+    Kafka(Box<kafka::KafkaSinkConfig>),
+}
+
+impl<'de> Deserialize<'de> for SinkConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SinkConfig, D::Error> {
+        let mut table = toml::Table::deserialize(deserializer)?;
+        let known: Vec<String> = SINKS.iter().map(|entry| format!("\"{}\"", entry.name)).collect();
+        let known = known.join(", ");
+        let kind = match table.remove("type") {
+            Some(toml::Value::String(kind)) => kind,
+            Some(_) => return Err(D::Error::custom("type of a connector must be a text")),
+            None => {
+                return Err(D::Error::custom(format!(
+                    "the connector of a sink needs a type; there are {known}"
+                )));
+            }
+        };
+        let Some(entry) = SINKS.iter().find(|entry| entry.name == kind) else {
+            return Err(D::Error::custom(format!(
+                "unknown type \"{kind}\" for the connector of a sink; there are {known}"
+            )));
+        };
+        (entry.parse)(table)
+            .map_err(|error| D::Error::custom(format!("connector of type \"{kind}\": {}", error.message().trim_end())))
+    }
+}
+
+impl SinkConfig {
+    /// The sink's name in [`SINKS`].
+    pub fn name(&self) -> &'static str {
+        match self {
+            SinkConfig::Kafka(_) => "kafka",
+        }
+    }
+
+    /// Lists what cannot work, without reaching the other side.
+    pub fn check(&self, setting: &SinkSetting) -> Vec<ConfigError> {
+        match self {
+            SinkConfig::Kafka(config) => config.check(setting),
+        }
+    }
+
+    /// Makes the sink; it reaches the other side when it is first asked something.
+    pub fn sink(&self, setting: &SinkSetting) -> Result<Box<dyn Sink>, ConfigError> {
+        match self {
+            SinkConfig::Kafka(config) => Ok(Box::new(config.sink(setting)?)),
+        }
+    }
+}
 
 /// What a view changed at one tick.
 #[derive(Debug, Clone)]

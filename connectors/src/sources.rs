@@ -4,6 +4,9 @@
 //! [`ConnectorConfig`]; the compiler lists the rest.
 pub(crate) mod file;
 pub(crate) mod http;
+pub(crate) mod kafka;
+pub(crate) mod mqtt;
+pub(crate) mod mqtt_listener;
 pub(crate) mod nexmark;
 pub(crate) mod simulate;
 
@@ -29,6 +32,21 @@ pub const SOURCES: &[SourceEntry] = &[
         "file",
         "reads files of CSV, JSON lines or Parquet, once or as they grow",
         |table| table.try_into().map(ConnectorConfig::File),
+    ),
+    entry("kafka", "reads the topics of a Kafka cluster", |table| {
+        table.try_into().map(|config| ConnectorConfig::Kafka(Box::new(config)))
+    }),
+    entry("mqtt", "subscribes to topics of an MQTT broker", |table| {
+        table.try_into().map(|config| ConnectorConfig::Mqtt(Box::new(config)))
+    }),
+    entry(
+        "mqtt_listener",
+        "takes messages that MQTT clients publish here, with no broker between",
+        |table| {
+            table
+                .try_into()
+                .map(|config| ConnectorConfig::MqttListener(Box::new(config)))
+        },
     ),
     entry(
         "simulate",
@@ -72,6 +90,12 @@ pub enum ConnectorConfig {
     Http(http::HttpConfig),
     /// Rows are read from files.
     File(file::FileConfig),
+    /// Rows are read from topics of Kafka.
+    Kafka(Box<kafka::KafkaConfig>),
+    /// Rows come from a broker.
+    Mqtt(Box<mqtt::MqttConfig>),
+    /// Rows come from MQTT clients.
+    MqttListener(Box<mqtt_listener::MqttListenerConfig>),
     /// Rows are made up.
     Simulate(Box<simulate::SimulateConfig>),
     /// Rows are those of a benchmark.
@@ -112,6 +136,8 @@ impl<'de> Deserialize<'de> for ConnectorConfig {
 /// What a source is set up with besides its own options.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting<'a> {
+    /// The source's name, unique within the deployment.
+    pub name: &'a str,
     /// The columns to yield.
     pub columns: &'a [Column],
     /// The declared format.
@@ -170,10 +196,14 @@ pub trait Reader: Send {
     /// the event clock): what is made up for later stays unmade.
     fn read(&mut self, now_us: i64) -> Result<Read, ReadError>;
 
-    /// Goes on where an earlier run has logged that it was. Called at most once, before anything is read.
-    ///
-    /// A reader that gives no positions of its own yields the same rows in every run: whoever reads it passes over
-    /// those that were logged, and never calls this.
+    /// Whether every run yields the same rows from the first on: then whoever reads it counts them, passes over those
+    /// that an earlier run has logged, and never calls [`resume`](Self::resume).
+    fn repeats(&self) -> bool {
+        true
+    }
+
+    /// Goes on where an earlier run has logged that it was. Called once, before anything is read, with the
+    /// positions of all its batches put together; with none, where nothing was logged.
     fn resume(&mut self, position: &Position) -> Result<(), ReadError> {
         let _ = position;
         Ok(())
@@ -193,6 +223,9 @@ impl ConnectorConfig {
         match self {
             ConnectorConfig::Http(_) => "http",
             ConnectorConfig::File(_) => "file",
+            ConnectorConfig::Kafka(_) => "kafka",
+            ConnectorConfig::Mqtt(_) => "mqtt",
+            ConnectorConfig::MqttListener(_) => "mqtt_listener",
             ConnectorConfig::Simulate(_) => "simulate",
             ConnectorConfig::Nexmark(_) => "nexmark",
         }
@@ -208,6 +241,9 @@ impl ConnectorConfig {
         match self {
             ConnectorConfig::Http(config) => config.check(setting),
             ConnectorConfig::File(config) => config.check(setting),
+            ConnectorConfig::Kafka(config) => config.check(setting),
+            ConnectorConfig::Mqtt(config) => config.check(setting),
+            ConnectorConfig::MqttListener(config) => config.check(setting),
             ConnectorConfig::Simulate(config) => config.check(setting),
             ConnectorConfig::Nexmark(config) => config.check(setting),
         }
@@ -218,6 +254,9 @@ impl ConnectorConfig {
         match self {
             ConnectorConfig::Http(_) => Ok(None),
             ConnectorConfig::File(config) => Ok(Some(Box::new(config.reader(setting)?))),
+            ConnectorConfig::Kafka(config) => Ok(Some(Box::new(config.reader(setting)?))),
+            ConnectorConfig::Mqtt(config) => Ok(Some(Box::new(config.reader(setting)?))),
+            ConnectorConfig::MqttListener(config) => Ok(Some(Box::new(config.reader(setting)?))),
             ConnectorConfig::Simulate(config) => Ok(Some(Box::new(config.reader(setting)?))),
             ConnectorConfig::Nexmark(config) => Ok(Some(Box::new(config.reader(setting)?))),
         }
@@ -239,11 +278,11 @@ mod tests {
     fn errors_speak_to_newcomers() {
         assert_eq!(
             message("type = \"htp\""),
-            "unknown connector type \"htp\"; there are \"http\", \"file\", \"simulate\", \"nexmark\""
+            "unknown connector type \"htp\"; there are \"http\", \"file\", \"kafka\", \"mqtt\", \"mqtt_listener\", \"simulate\", \"nexmark\""
         );
         assert_eq!(
             message(""),
-            "a connector needs a type; there are \"http\", \"file\", \"simulate\", \"nexmark\""
+            "a connector needs a type; there are \"http\", \"file\", \"kafka\", \"mqtt\", \"mqtt_listener\", \"simulate\", \"nexmark\""
         );
         assert_eq!(message("type = 1"), "type of a connector must be a text");
         let unknown = message("type = \"file\"\npath = \"a\"\nfolow = true");

@@ -125,6 +125,16 @@ impl ColumnBuilder {
         })
     }
 
+    /// The column's name.
+    pub(crate) fn name(&self) -> &str {
+        self.field.name()
+    }
+
+    /// The column's type.
+    pub(crate) fn data_type(&self) -> &DataType {
+        self.field.data_type()
+    }
+
     /// Appends one value a cell. A cell that does not fit becomes NULL here and
     /// `bad(index of the cell, reason)` is told.
     pub(crate) fn append<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>>, bad: &mut impl FnMut(usize, String)) {

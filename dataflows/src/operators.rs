@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) closed: VecDeque<(Tick, Closed)>,
     /// What the rows to come of joins by time are not below, from each tick on at which that moved.
     pub(crate) passed: VecDeque<(Tick, Arc<[Passed]>)>,
+    /// Rows of closed buckets that the view begins with, by the tick at which it takes them in.
+    pub(crate) seeds: Vec<(Tick, Updates)>,
     /// For each operator with timers, the first tick at which one is due.
     pub(crate) due: Vec<Option<Tick>>,
     /// Wake the operators that see every tick.

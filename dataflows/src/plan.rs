@@ -455,6 +455,15 @@ impl WindowFunction {
 }
 
 impl Plan {
+    /// Tells whether rows come or go as time passes, without any input.
+    pub fn has_timers(&self) -> bool {
+        self.nodes.iter().any(|node| match &node.operator {
+            Operator::TemporalFilter { .. } | Operator::TemporalAny { .. } => true,
+            Operator::Aggregate { leaves, .. } => !leaves.is_empty(),
+            _ => false,
+        })
+    }
+
     /// Returns the names of the relations the plan reads, each once, in plan order.
     pub fn relations(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();

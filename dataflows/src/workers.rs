@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 
+use arrow::array::RecordBatch;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
@@ -61,6 +62,8 @@ pub struct TickInput {
     pub closed: Vec<(FlowId, Closed)>,
     /// What the rows of later ticks are not below, in joins by time of dataflows it concerns.
     pub passed: Vec<(FlowId, Arc<[Passed]>)>,
+    /// Rows of closed buckets that dataflows hold from now on, as if they had closed them.
+    pub seeds: Vec<(FlowId, RecordBatch)>,
     /// Set while these dataflows are filled with what stood before they were installed: `inputs`
     /// is part of what their relations held at this tick, and for them alone. Of what came
     /// meanwhile, only what is later counts.
@@ -76,6 +79,7 @@ impl TickInput {
             flows,
             closed: Vec::new(),
             passed: Vec::new(),
+            seeds: Vec::new(),
             fill: None,
         }
     }

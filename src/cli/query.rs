@@ -87,7 +87,7 @@ impl Query {
 }
 
 /// Takes message and hint out of the server's JSON error.
-fn explain(body: &str) -> Option<String> {
+pub(super) fn explain(body: &str) -> Option<String> {
     let body: serde_json::Value = serde_json::from_str(body).ok()?;
     let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
     let message = error.get("message").or_else(|| error.get("error"))?.as_str()?;

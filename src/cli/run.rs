@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 
 use crate::config::{Deployment, Edit};
-use crate::engine::{Changed, Engine, RelationKind};
+use crate::engine::{Changed, Data, Engine, RelationKind};
 use crate::server;
 
 /// Runs a deployment until Ctrl-C.
@@ -26,6 +26,12 @@ pub(super) struct Run {
     /// Worker threads. Wins over deployment.toml; without either, one for every two processors.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// Folder for what is to survive. Wins over deployment.toml; without either, .sangam in the deployment folder.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Drop the rows of a source that is declared no more; may be said several times.
+    #[arg(long, value_name = "SOURCE")]
+    forget: Vec<String>,
 }
 
 impl Run {
@@ -39,17 +45,25 @@ impl Run {
         if let Some(workers) = self.workers {
             deployment.options.workers = Some(usize::from(workers));
         }
+        let data = Data {
+            dir: self
+                .data
+                .unwrap_or_else(|| deployment.dir.join(&deployment.options.data)),
+            durability: deployment.options.durability,
+            forget: self.forget,
+            reads: true,
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("sangam server")
             .build()
             .context("could not start the runtime")?;
-        runtime.block_on(serve(deployment))
+        runtime.block_on(serve(deployment, data))
     }
 }
 
 /// Starts the engine and answers until told to stop.
-async fn serve(deployment: Deployment) -> anyhow::Result<ExitCode> {
+async fn serve(deployment: Deployment, data: Data) -> anyhow::Result<ExitCode> {
     let listen = deployment.options.listen.clone();
     // The door first: without it there is no use in starting anything.
     let listener = TcpListener::bind(&listen)
@@ -59,7 +73,8 @@ async fn serve(deployment: Deployment) -> anyhow::Result<ExitCode> {
         .local_addr()
         .context("could not tell the address that was taken")?;
     let name = deployment.name.clone();
-    let engine = Engine::start(deployment)?;
+    let engine = Engine::open(deployment, data)?;
+    let recovery = tokio::spawn(recover(engine.clone()));
     let count = |kind| {
         engine
             .relations()
@@ -89,6 +104,7 @@ async fn serve(deployment: Deployment) -> anyhow::Result<ExitCode> {
     };
     let served = server::serve(engine.clone(), listener, stop).await;
     progress.abort();
+    recovery.abort();
     reloading.abort();
     println!();
     let stopping = engine.clone();
@@ -167,6 +183,30 @@ async fn failure(engine: &Engine) {
     }
 }
 
+/// Says how far the program has come in taking up what the last run left.
+async fn recover(engine: Engine) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.tick().await;
+    let mut told = false;
+    while let Some(recovery) = engine.recovery() {
+        every.tick().await;
+        if recovery.rows.1 + recovery.bytes.1 > 0 {
+            println!(
+                "taking up what the last run left: {} % · {} of {} rows · {} of {} bytes of the log",
+                recovery.percent(),
+                recovery.rows.0,
+                recovery.rows.1,
+                recovery.bytes.0,
+                recovery.bytes.1
+            );
+            told = true;
+        }
+    }
+    if told && engine.failure().is_none() {
+        println!("everything is as the last run left it");
+    }
+}
+
 /// Seconds between lines where nobody sees a line being rewritten.
 const LINE_SECONDS: u64 = 10;
 
@@ -176,6 +216,9 @@ async fn report(engine: Engine) {
     let seconds = if terminal { 1 } else { LINE_SECONDS };
     let mut every = tokio::time::interval(Duration::from_secs(seconds));
     every.tick().await;
+    while engine.recovery().is_some() {
+        every.tick().await;
+    }
     let mut before = accepted(&engine);
     loop {
         every.tick().await;

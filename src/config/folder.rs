@@ -41,6 +41,13 @@ pub const ALERT: Kind = Kind {
     extension: "sql",
     is_relation: true,
 };
+/// Sinks: what another system is told of a view (`sink.rs`).
+pub const SINK: Kind = Kind {
+    noun: "sink",
+    folder: "sinks",
+    extension: "toml",
+    is_relation: false,
+};
 /// Tests: rows in, expected rows out (`test.rs`).
 pub const TEST: Kind = Kind {
     noun: "test",
@@ -50,7 +57,7 @@ pub const TEST: Kind = Kind {
 };
 
 /// Every kind there is; a new one is a line here, a struct of its own and a step in [`load`](super::load).
-pub const KINDS: [&Kind; 4] = [&SOURCE, &VIEW, &ALERT, &TEST];
+pub const KINDS: [&Kind; 5] = [&SOURCE, &VIEW, &ALERT, &SINK, &TEST];
 
 /// Names beside the folders of components that a deployment folder may hold.
 const OTHERS: [&str; 3] = ["deployment.toml", "data", "README.md"];

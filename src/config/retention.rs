@@ -97,7 +97,10 @@ pub(crate) fn warnings(sources: &[Retained<'_>], views: &[ViewDef]) -> Vec<FileP
 
 fn is_finite(connector: &ConnectorConfig) -> bool {
     match connector {
-        ConnectorConfig::Http(_) => false,
+        ConnectorConfig::Http(_)
+        | ConnectorConfig::Kafka(_)
+        | ConnectorConfig::Mqtt(_)
+        | ConnectorConfig::MqttListener(_) => false,
         ConnectorConfig::File(file) => !file.follow,
         ConnectorConfig::Simulate(simulate) => simulate.is_bounded(),
         ConnectorConfig::Nexmark(nexmark) => nexmark.is_bounded(),

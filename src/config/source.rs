@@ -73,6 +73,8 @@ struct TimeEntry {
     /// How far a row may be dated past the tick. Default: 1 minute under the
     /// wall clock, any distance under the event clock.
     ahead: Option<Span>,
+    /// How long the watermark waits for a partition that has no rows. Default: 30 seconds.
+    idle: Option<Span>,
 }
 
 /// A source, checked.
@@ -113,11 +115,16 @@ pub struct TimeColumn {
     pub lateness_us: Option<i64>,
     /// Rows dated further past the tick are rejected; none: no row is.
     pub ahead_us: Option<i64>,
+    /// A partition without rows for so long, by ticks, is not waited for.
+    pub idle_us: i64,
 }
 
 /// Rows dated further ahead than this are refused under the wall clock: one
 /// sensor in 2099 must not make all others late.
 const AHEAD_US: i64 = 60_000_000;
+
+/// Partitions without rows for so long are idle.
+const IDLE_US: i64 = 30_000_000;
 
 /// A start for connectors to be checked with, 2026-01-01: that a deployment is
 /// right must not depend on when it is asked.
@@ -207,6 +214,7 @@ pub(crate) fn build(
     }
     let connector = connector?;
     let setting = Setting {
+        name,
         columns: &columns,
         format: &format,
         time_column: time.map(|time| time.column),
@@ -409,6 +417,7 @@ impl Check<'_, '_> {
         Some(TimeColumn {
             column,
             lateness_us: time.lateness.map(|lateness| lateness.us),
+            idle_us: time.idle.map_or(IDLE_US, |idle| idle.us),
             ahead_us: match (time.ahead, clock) {
                 (Some(ahead), _) => Some(ahead.us),
                 (None, Clock::Wall) => Some(AHEAD_US),
@@ -512,6 +521,16 @@ impl Check<'_, '_> {
                 "a snapshot of a source that makes its rows up",
                 "Snapshots come by connectors of type \"http\" and \"file\".",
             ),
+            Some(ConnectorConfig::Kafka(_)) => self.refuse(
+                &["snapshot"],
+                "a snapshot of a topic, which never ends",
+                "For a topic that keeps the newest message of each key, use envelope = \"upsert\".",
+            ),
+            Some(ConnectorConfig::Mqtt(_) | ConnectorConfig::MqttListener(_)) => self.refuse(
+                &["snapshot"],
+                "a snapshot of messages, which never end",
+                "Snapshots come by connectors of type \"http\" and \"file\".",
+            ),
             _ => {}
         }
     }
@@ -557,6 +576,13 @@ impl Check<'_, '_> {
             Some(ConnectorConfig::Nexmark(nexmark)) if !nexmark.is_bounded() => Some(("a benchmark", "`events`")),
             _ => None,
         };
+        if clock == Clock::Event && matches!(connector, Some(ConnectorConfig::Kafka(_))) {
+            self.refuse(
+                &["connector"],
+                "a topic under the event clock",
+                "Messages come when they come: use clock = \"wall\", or a recording in files.",
+            );
+        }
         if clock == Clock::Event
             && let Some((what, end)) = endless
         {
@@ -564,6 +590,18 @@ impl Check<'_, '_> {
                 &["connector"],
                 format!("{what} without an end under the event clock"),
                 format!("Nothing would hold it back: give it {end}."),
+            );
+        }
+        if clock == Clock::Event
+            && matches!(
+                connector,
+                Some(ConnectorConfig::Mqtt(_) | ConnectorConfig::MqttListener(_))
+            )
+        {
+            self.refuse(
+                &["connector"],
+                "messages as they come under the event clock",
+                "It replays what was recorded: read a file, or leave `clock` out of deployment.toml.",
             );
         }
         connector

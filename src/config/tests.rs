@@ -89,7 +89,8 @@ fn a_deployment_is_read_in_the_order_it_can_be_planned() {
         Some(TimeColumn {
             column: 1,
             lateness_us: Some(30_000_000),
-            ahead_us: Some(60_000_000)
+            ahead_us: Some(60_000_000),
+            idle_us: 30_000_000
         })
     );
     assert_eq!(deployment.tests[0].steps[0].at_us, 1_767_225_600_000_000);
@@ -149,7 +150,7 @@ sources/readings.toml:3: `time.lateness`: "soon" is not a span of time such as "
 sources/readings.toml:5: unknown key "retian"
     Hint: Did you mean "retain"?
 sources/readings.toml: a source needs a `[connector]`
-    Hint: Write for example `[connector]` and below it `type = "http"`; the types there are: "http", "file", "simulate", "nexmark".
+    Hint: Write for example `[connector]` and below it `type = "http"`; the types there are: "http", "file", "kafka", "mqtt", "mqtt_listener", "simulate", "nexmark".
 view: unknown file
     Hint: Did you mean "views"?
 views/latest.sql:4: there is no source or view "weather_now"

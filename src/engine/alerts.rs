@@ -3,25 +3,22 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType, UInt64Type};
 use dataflows::json::RowEncoder;
 use dataflows::{Tick, Updates};
+
+use crate::log::Transition;
 
 /// Transitions kept in memory; the oldest go first.
 pub const TRANSITIONS_MAX: usize = 100_000;
 
-/// One thing that happened to one alert.
-#[derive(Clone, Debug)]
-pub(super) struct Transition {
-    alert: Arc<str>,
-    key: String,
-    tick: Tick,
-    transition: &'static str,
-    priority: Arc<str>,
-    raised: Tick,
-    row: String,
-}
+/// The names of the tables in checkpoints.
+pub(super) const EVENTS: &str = "alert_events";
+pub(super) const STANDING: &str = "standing";
+
+/// When each standing alert was raised, and its row, by key.
+pub(super) type Standing = HashMap<String, (Tick, String)>;
 
 /// The standing alerts of one alert view.
 pub(super) struct AlertState {
@@ -29,8 +26,7 @@ pub(super) struct AlertState {
     priority: Arc<str>,
     key: RowEncoder,
     row: RowEncoder,
-    /// When each standing alert was raised, and its row, by key.
-    standing: HashMap<String, (Tick, String)>,
+    standing: Standing,
 }
 
 impl AlertState {
@@ -40,7 +36,7 @@ impl AlertState {
             priority: priority.into(),
             key: RowEncoder::with_columns(schema, key),
             row: RowEncoder::new(schema),
-            standing: HashMap::new(),
+            standing: Standing::new(),
         }
     }
 
@@ -84,7 +80,7 @@ impl AlertState {
                 alert: Arc::clone(&self.alert),
                 key,
                 tick,
-                transition,
+                transition: transition.into(),
                 priority: Arc::clone(&self.priority),
                 raised,
                 row,
@@ -95,23 +91,37 @@ impl AlertState {
 }
 
 impl AlertState {
-    /// Takes the first rows of an alert that replaces `old`: what stands in both was raised when it was.
-    pub(super) fn replace(&mut self, old: Option<&AlertState>, tick: Tick, rows: &[Updates]) -> Vec<Transition> {
+    /// Returns those that stand.
+    pub(super) fn all_standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Returns those that stand, each as it was told last.
+    pub(super) fn standing_rows(&self) -> impl Iterator<Item = Transition> {
+        let standing = self.standing.iter();
+        standing.map(|(key, (raised, row))| Transition {
+            transition: "raised".into(),
+            ..self.cleared(*raised, key, *raised, row)
+        })
+    }
+
+    /// Takes the first rows of an alert that stood as `old` before: what stands in both was raised when it was.
+    pub(super) fn replace(&mut self, old: Option<&Standing>, tick: Tick, rows: &[Updates]) -> Vec<Transition> {
         let mut transitions = self.apply(tick, rows);
         let Some(old) = old else { return transitions };
         transitions.retain_mut(|transition| {
-            let Some((raised, row)) = old.standing.get(&transition.key) else {
+            let Some((raised, row)) = old.get(&transition.key) else {
                 return true;
             };
             if let Some(standing) = self.standing.get_mut(&transition.key) {
                 standing.0 = *raised;
             }
             transition.raised = *raised;
-            transition.transition = "updated";
+            transition.transition = "updated".into();
             *row != transition.row
         });
-        let gone = old.standing.iter().filter(|(key, _)| !self.standing.contains_key(*key));
-        transitions.extend(gone.map(|(key, (raised, row))| old.cleared(tick, key, *raised, row)));
+        let gone = old.iter().filter(|(key, _)| !self.standing.contains_key(*key));
+        transitions.extend(gone.map(|(key, (raised, row))| self.cleared(tick, key, *raised, row)));
         transitions.sort_by(|one, other| one.key.cmp(&other.key));
         transitions
     }
@@ -130,7 +140,7 @@ impl AlertState {
             alert: Arc::clone(&self.alert),
             key: key.to_owned(),
             tick,
-            transition: "cleared",
+            transition: "cleared".into(),
             priority: Arc::clone(&self.priority),
             raised,
             row: row.to_owned(),
@@ -151,26 +161,47 @@ impl AlertEvents {
     }
 
     pub(super) fn batch(&self, through: Tick) -> RecordBatch {
-        let events = || self.0.iter().filter(|event| event.tick <= through);
-        let time = |tick: Tick| tick as i64;
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(events().map(|event| &*event.alert))),
-            Arc::new(StringArray::from_iter_values(events().map(|event| &event.key))),
-            Arc::new(UInt64Array::from_iter_values(events().map(|event| event.tick))),
-            Arc::new(
-                TimestampMicrosecondArray::from_iter_values(events().map(|event| time(event.tick)))
-                    .with_timezone("UTC"),
-            ),
-            Arc::new(StringArray::from_iter_values(events().map(|event| event.transition))),
-            Arc::new(StringArray::from_iter_values(events().map(|event| &*event.priority))),
-            Arc::new(
-                TimestampMicrosecondArray::from_iter_values(events().map(|event| time(event.raised)))
-                    .with_timezone("UTC"),
-            ),
-            Arc::new(StringArray::from_iter_values(events().map(|event| &event.row))),
-        ];
-        RecordBatch::try_new(schema(), columns).expect("eight columns an event")
+        let events: Vec<&Transition> = self.0.iter().filter(|event| event.tick <= through).collect();
+        batch(events.into_iter())
     }
+}
+
+/// Makes rows of transitions.
+pub(super) fn batch<'a>(events: impl Iterator<Item = &'a Transition> + Clone) -> RecordBatch {
+    let events = || events.clone();
+    let text = |of: fn(&Transition) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(events().map(of))) };
+    let time = |of: fn(&Transition) -> Tick| -> ArrayRef {
+        let times = TimestampMicrosecondArray::from_iter_values(events().map(|event| of(event) as i64));
+        Arc::new(times.with_timezone("UTC"))
+    };
+    let columns: Vec<ArrayRef> = vec![
+        text(|event| &event.alert),
+        text(|event| &event.key),
+        Arc::new(UInt64Array::from_iter_values(events().map(|event| event.tick))),
+        time(|event| event.tick),
+        text(|event| &event.transition),
+        text(|event| &event.priority),
+        time(|event| event.raised),
+        text(|event| &event.row),
+    ];
+    RecordBatch::try_new(schema(), columns).expect("eight columns an event")
+}
+
+/// Reads what [`batch`] made.
+pub(super) fn transitions(rows: &RecordBatch) -> Vec<Transition> {
+    let text = |column: usize| rows.column(column).as_string::<i32>();
+    let ticks = rows.column(2).as_primitive::<UInt64Type>();
+    let raised = rows.column(6).as_primitive::<TimestampMicrosecondType>();
+    let transition = |row| Transition {
+        alert: text(0).value(row).into(),
+        key: text(1).value(row).to_owned(),
+        tick: ticks.value(row),
+        transition: text(4).value(row).into(),
+        priority: text(5).value(row).into(),
+        raised: raised.value(row) as Tick,
+        row: text(7).value(row).to_owned(),
+    };
+    (0..rows.num_rows()).map(transition).collect()
 }
 
 /// The columns of `sangam.alert_events`.

@@ -133,6 +133,16 @@ impl Engine {
             .cloned()
             .collect();
         let new = flows(&new, &numbers, *next);
+        let new: Vec<NewFlow> = new
+            .into_iter()
+            .map(|flow| {
+                let sinks = self.inner.shared.sinks.of(flow.entry.name());
+                NewFlow {
+                    running: flow.running.with_sinks(sinks),
+                    ..flow
+                }
+            })
+            .collect();
         for flow in &new {
             check(&flow.entry.spec.plan)
                 .map_err(|error| ChangeError::Unsupported(format!("view \"{}\": {error}", flow.entry.name())))?;
@@ -232,6 +242,9 @@ fn fixed(old: &Deployment, new: &Deployment) -> Vec<String> {
             }
             Some(_) => {}
         }
+    }
+    if format!("{:?}", old.sinks) != format!("{:?}", new.sinks) {
+        fixed.push("sinks are declared differently".to_owned());
     }
     // Under the event clock, what is read is merged by its times from the first tick on.
     let added = new.sources.iter().filter(|source| !before.contains_key(&source.name));

@@ -3,10 +3,14 @@
 
 use std::sync::Arc;
 
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use dataflows::json::RowEncoder;
+use dataflows::plan::{Bucket, times_of};
 use dataflows::workers::{Closed, FlowId, Passed};
 use dataflows::{Tick, Updates};
 use queries::{Closing, Passing};
+use serde::{Deserialize, Serialize};
 
 use super::letters::Letter;
 use super::source::SourceState;
@@ -81,7 +85,71 @@ pub(super) fn starting(topology: &Topology, flows: &[FlowId], sources: &[SourceS
     starting.collect()
 }
 
+/// How far a view is closed, as it is written down.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct SavedClosing {
+    watermark_us: Option<i64>,
+    below: i64,
+    gone: i64,
+}
+
+impl SavedClosing {
+    /// Returns how far the view is closed.
+    pub(super) fn closed(&self) -> Closed {
+        Closed {
+            below: self.below,
+            gone: self.gone,
+        }
+    }
+}
+
+/// A view that closes: its name, how far it is closed, and what picks its closed rows.
+pub(super) type Saved = (String, SavedClosing, Box<dyn Fn(Vec<RecordBatch>) -> Vec<RecordBatch>>);
+
 impl Closings {
+    /// Returns what is to be written down of every view that closes.
+    pub(super) fn save(&self) -> Vec<Saved> {
+        let views = self.views.iter().map(|state| {
+            let saved = SavedClosing {
+                watermark_us: state.watermark_us,
+                below: state.closed.below,
+                gone: state.closed.gone,
+            };
+            let bucket = Bucket {
+                column: state.closing.bucket,
+                of: None,
+            };
+            let below = state.closed.below;
+            let closed = move |batches: Vec<RecordBatch>| {
+                let closed = batches.iter().map(|rows| {
+                    let times = times_of(&bucket, rows);
+                    let closed: BooleanArray = times
+                        .iter()
+                        .map(|time| Some(time.is_some_and(|time| time < below)))
+                        .collect();
+                    filter_record_batch(rows, &closed).expect("one verdict a row")
+                });
+                closed.filter(|rows| rows.num_rows() > 0).collect()
+            };
+            let closed: Box<dyn Fn(Vec<RecordBatch>) -> Vec<RecordBatch>> = Box::new(closed);
+            (state.name.to_string(), saved, closed)
+        });
+        views.collect()
+    }
+
+    /// Returns how far each view is closed.
+    pub(super) fn closed(&self) -> Vec<(FlowId, Closed)> {
+        self.views.iter().map(|state| (state.flow, state.closed)).collect()
+    }
+
+    /// Goes on where a view was before a restart.
+    pub(super) fn restore(&mut self, view: &str, saved: &SavedClosing) {
+        for state in self.views.iter_mut().filter(|state| &*state.name == view) {
+            state.watermark_us = saved.watermark_us;
+            state.closed = saved.closed();
+        }
+    }
+
     /// Takes over from `old` what is known of dataflows that still run; `starting` says how far new ones are closed.
     pub(super) fn new(topology: &Topology, old: &Closings, starting: &[(FlowId, Closed)]) -> Self {
         let views = || {

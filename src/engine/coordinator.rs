@@ -1,35 +1,57 @@
-//! The coordinator: cuts ticks from what waits, hands them to the workers, and publishes what they answer.
+//! The coordinator: cuts ticks from what waits, hands them to the log and the workers, and publishes what these answer.
 //!
-//! One thread owns every source's state and the only door into the workers.
+//! It owns every source's state and the only door into the workers. What it does is decided by what it is told, in
+//! order, and by nothing else: `run` tells it from its thread, and a simulation may instead. Nothing of a tick is
+//! seen outside before the log has it; `pending` holds it until then, while the workers compute. `saving` has all that is
+//! retained written down now and then, `recovery` begins with it and with the ticks that followed.
+//!
 //! While `in_flight` ticks are unfinished it takes no input, so that load is
 //! felt at the doors and ticks grow by themselves.
 
-use std::collections::BTreeMap;
+mod pending;
+mod recovery;
+mod run;
+mod saving;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
-use connectors::Decoded;
-use crossbeam_channel::{Receiver, Sender, after, never, select};
+use connectors::{Batch, Decoded, Position};
+use crossbeam_channel::{Receiver, Sender};
 use dataflows::Tick;
-use dataflows::workers::{Closed, Completed, FlowId, Response, TickInput, Workers};
+use dataflows::workers::{Closed, Completed, FlowId, TickInput, Workers};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::clock::TickClock;
 use super::closing::{self, Closings};
 use super::filling::{ChangeRequest, Fill, Filling};
 use super::flows::{Answers, Running};
+use super::idempotency::Answered;
 use super::shared::{RelationEntry, Shared};
 use super::source::{Counts, Operation, Outgoing, SourceState};
+use super::storage::Storage;
 use super::store::Run;
 use super::topology::Topology;
 use super::wiring::NewFlow;
 use crate::config::Clock;
+use crate::log::{Entry, LogEvent, Record, TickRecord, Told};
+use pending::{Pending, Untold};
+use saving::Saving;
+
+pub(in crate::engine) use recovery::Recovered;
+pub(super) use run::{Inbox, run};
 
 /// Rows cut into one tick, at most, under the wall clock.
 const TICK_ROWS_MAX: usize = 128 * 1024;
+
+/// Ticks that may wait for the log, at most: past that the doors are closed.
+const PENDING_TICKS_MAX: usize = 256;
+
+/// Rows that may wait for the log, at most but for those of one tick.
+const PENDING_ROWS_MAX: usize = 512 * 1024;
 
 /// A bucket that is over is closed this long after the tick that passed it, unless another tick comes before.
 const CLOSES_AFTER: Duration = Duration::from_millis(1);
@@ -37,23 +59,28 @@ const CLOSES_AFTER: Duration = Duration::from_millis(1);
 /// What the doors ask of the coordinator.
 pub(super) enum Request {
     /// Rows for one source.
-    Ingest {
-        source: usize,
-        operation: Operation,
-        decoded: Decoded,
-        arrived: Instant,
-        /// Where the answer goes; feeds do not wait for one.
-        reply: Option<oneshot::Sender<Accepted>>,
-        /// Its share of what may wait; given back once the tick is cut.
-        permit: Option<OwnedSemaphorePermit>,
-    },
+    Ingest(Arrival),
     /// One tick of rows of several sources, cut by a replay.
     Replay {
-        rows: Vec<(usize, Decoded)>,
+        rows: Vec<(usize, Batch)>,
         reply: oneshot::Sender<Tick>,
     },
     /// A tick at a given time, without rows.
     Advance { to: Tick, reply: oneshot::Sender<Tick> },
+}
+
+/// Rows that come together.
+pub(super) struct Arrival {
+    pub(super) source: usize,
+    pub(super) operation: Operation,
+    pub(super) batch: Batch,
+    /// By which a request is known that is sent again.
+    pub(super) idempotency_key: Option<String>,
+    pub(super) arrived: Instant,
+    /// Where the answer goes, once nothing of it can be lost.
+    pub(super) reply: Option<oneshot::Sender<Accepted>>,
+    /// Its share of what may wait; given back once the tick is cut.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What became of the rows of a request.
@@ -69,6 +96,8 @@ pub struct Accepted {
     pub reasons: Vec<String>,
     /// The tick they were cut into.
     pub tick: Tick,
+    /// Whether a request of the same idempotency key was taken before, and this one was not again.
+    pub repeated: bool,
 }
 
 /// Reasons told with an answer, at most; all of them stand in the tables.
@@ -80,6 +109,8 @@ pub(super) struct Coordinator {
     clock: TickClock,
     topology: Arc<Topology>,
     sources: Vec<SourceState>,
+    /// Where the reader of each source goes on.
+    positions: Vec<Position>,
     flows: BTreeMap<FlowId, Running>,
     closings: Closings,
     /// What the tick that was begun closes.
@@ -89,6 +120,20 @@ pub(super) struct Coordinator {
     /// Dataflows on their way out, until their last tick is answered.
     leaving: BTreeMap<FlowId, Running>,
     in_flight: BTreeMap<Tick, Answers>,
+    in_flight_max: usize,
+    /// Where ticks are written down; none where nothing is to survive.
+    log: Option<Box<dyn Storage>>,
+    /// Records up to this number can be lost no more.
+    durable: u64,
+    /// Ticks that the log does not have yet, in their order.
+    pending: VecDeque<Pending>,
+    pending_rows: usize,
+    /// What is told once the log has it, in the order it was handed over.
+    untold: VecDeque<(u64, Untold)>,
+    /// What was told before a crash, while its ticks are computed again.
+    told: recovery::AlreadyTold,
+    answered: Answered,
+    saving: Saving,
     keeper: Sender<Arc<RelationEntry>>,
 }
 
@@ -96,7 +141,7 @@ pub(super) struct Coordinator {
 struct Taken {
     source: usize,
     counts: Counts,
-    reasons: Vec<String>,
+    answer: Accepted,
     reply: Option<oneshot::Sender<Accepted>>,
 }
 
@@ -105,6 +150,8 @@ struct Cut {
     tick: Tick,
     /// Whether it concerns every dataflow, input or not.
     everything: bool,
+    entries: Vec<Entry>,
+    letters: Outgoing,
     taken: Vec<Taken>,
     advanced: Vec<oneshot::Sender<Tick>>,
     arrived: Instant,
@@ -115,6 +162,8 @@ impl Cut {
         Cut {
             tick,
             everything: false,
+            entries: Vec::new(),
+            letters: Outgoing::default(),
             taken: Vec::new(),
             advanced: Vec::new(),
             arrived: Instant::now(),
@@ -128,26 +177,35 @@ pub(super) struct Parts {
     pub(super) workers: Arc<Workers>,
     pub(super) sources: Vec<SourceState>,
     pub(super) flows: BTreeMap<FlowId, Running>,
+    pub(super) clock: TickClock,
+    pub(super) log: Option<Box<dyn Storage>>,
     pub(super) keeper: Sender<Arc<RelationEntry>>,
-}
-
-/// The doors of a coordinator.
-pub(super) struct Inbox {
-    pub(super) requests: Receiver<Request>,
-    pub(super) changes: Receiver<ChangeRequest>,
-    pub(super) responses: Receiver<Response>,
 }
 
 impl Coordinator {
     pub(super) fn new(parts: Parts) -> Self {
         let topology = parts.shared.topology();
+        let in_flight_max = match parts.shared.options.in_flight {
+            Some(ticks) => ticks.max(1),
+            None => parts.workers.count() + 1,
+        };
         Coordinator {
-            clock: TickClock::new(parts.shared.options.clock),
+            clock: parts.clock,
             closings: Closings::new(&topology, &Closings::default(), &[]),
             topology,
             filling: None,
             leaving: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            in_flight_max,
+            positions: vec![Position::new(); parts.sources.len()],
+            durable: 0,
+            pending: VecDeque::new(),
+            pending_rows: 0,
+            untold: VecDeque::new(),
+            told: recovery::AlreadyTold::default(),
+            answered: Answered::default(),
+            saving: Saving::new(parts.shared.options.checkpoint_bytes as u64),
+            log: parts.log,
             shared: parts.shared,
             workers: parts.workers,
             sources: parts.sources,
@@ -157,63 +215,56 @@ impl Coordinator {
         }
     }
 
-    /// Runs until every door is closed and every tick is finished, or a worker dies.
-    pub(super) fn run(mut self, inbox: &Inbox) {
-        // The first tick concerns everything: constants and empty groups are there from now on.
+    /// Cuts the first tick of a deployment. It concerns everything: constants and empty groups are there from now on.
+    pub(super) fn first_tick(&mut self) {
         let first = self.clock.mint(None);
         self.begin(first);
         self.finish(Cut {
             everything: true,
             ..Cut::at(first)
         });
-        let (no_requests, no_changes) = (never(), never());
-        let in_flight_max = match self.shared.options.in_flight {
-            Some(ticks) => ticks.max(1),
-            None => self.workers.count() + 1,
-        };
-        let (mut open, mut may_change) = (true, true);
-        while open || !self.in_flight.is_empty() {
-            let room =
-                self.in_flight.len() < in_flight_max && !self.filling.as_ref().is_some_and(Filling::closes_doors);
-            let door = if open && room { &inbox.requests } else { &no_requests };
-            let changes = if may_change { &inbox.changes } else { &no_changes };
-            let timer = match self.timer() {
-                Some(wait) if open && room => after(wait),
-                _ => never(),
-            };
-            let rested = match self.filling.as_ref().and_then(Filling::rest) {
-                Some(rest) => after(rest),
-                None => never(),
-            };
-            select! {
-                recv(inbox.responses) -> response => match response {
-                    Ok(Response::Completed(completed)) => {
-                        completed.into_iter().for_each(|completed| self.completed(completed));
-                        self.shared.bump();
-                    }
-                    Ok(Response::Died { worker, reason }) => {
-                        self.shared.fail(format!("worker {worker} died: {reason}"));
-                        return;
-                    }
-                    Err(_) => return,
-                },
-                recv(door) -> request => match request {
-                    Ok(request) => self.cut(request, &inbox.requests),
-                    Err(_) => open = false,
-                },
-                recv(changes) -> change => match change {
-                    Ok(change) => self.change(change),
-                    Err(_) => may_change = false,
-                },
-                recv(timer) -> _ => self.cut_timers(),
-                recv(rested) -> _ => {}
+    }
+
+    /// Tells whether it takes input now.
+    pub(super) fn has_room(&self) -> bool {
+        let filling = self.filling.as_ref().is_some_and(Filling::closes_doors);
+        let waits = self.pending.len() >= PENDING_TICKS_MAX || self.pending_rows >= PENDING_ROWS_MAX;
+        let sinks = self.shared.sinks.is_full();
+        let saves = self.saving.closes_doors() && self.filling.is_none();
+        self.in_flight.len() < self.in_flight_max && !filling && !waits && !sinks && !saves
+    }
+
+    /// Tells whether every tick is finished and seen, and all that was to be told is.
+    pub(super) fn is_settled(&self) -> bool {
+        self.in_flight.is_empty() && self.pending.is_empty() && self.untold.is_empty()
+    }
+
+    /// Does what became possible by what it was told last.
+    pub(super) fn go_on(&mut self) {
+        self.fill();
+        self.let_go();
+        self.save();
+    }
+
+    /// Hears from the log.
+    pub(super) fn logged(&mut self, event: LogEvent) {
+        match event {
+            LogEvent::Durable { through, bytes } => {
+                self.durable = self.durable.max(through);
+                self.saving.wrote(bytes);
+                self.reveal();
             }
-            self.fill();
-            self.let_go();
+            LogEvent::Named(written) => {
+                self.saving.named(written);
+                if let Some(log) = &mut self.log {
+                    log.named();
+                }
+            }
+            LogEvent::Failed(error) => self.shared.fail(error.to_string()),
         }
     }
 
-    fn change(&mut self, request: ChangeRequest) {
+    pub(super) fn change(&mut self, request: ChangeRequest) {
         match request {
             ChangeRequest::Install { flows, reply } => {
                 self.install(&flows);
@@ -246,7 +297,9 @@ impl Coordinator {
         if let Some(input) = filling.next(self.workers.count()) {
             self.workers.tick(input);
         }
-        if filling.is_done()
+        // What is not seen yet of the others is not to be seen of these first.
+        if self.pending.is_empty()
+            && filling.is_done()
             && let Some((running, fill, closed)) = self.filling.take().and_then(Filling::finish)
         {
             self.closings = Closings::new(&fill.topology, &self.closings, &closed);
@@ -270,18 +323,21 @@ impl Coordinator {
                 .find(|(_, old)| old.relation.relation.name == *name)
                 .map(|(id, _)| *id);
             let old = old.and_then(|old| gone.remove_entry(&old));
-            new.go_live(old.as_ref().map(|(_, old)| old), tick, &self.shared);
+            let transitions = new.go_live(old.as_ref().map(|(_, old)| old), tick);
+            self.tell_transitions(tick, &new, transitions);
             self.leaving.extend(old);
             self.flows.insert(flow, new);
         }
         for running in gone.values_mut() {
-            running.clear(tick, &self.shared);
+            let transitions = running.clear(tick);
+            self.tell_transitions(tick, running, transitions);
         }
         self.leaving.append(&mut gone);
         for source in &fill.topology.sources[self.sources.len()..] {
             source.relation.cut(tick, false);
         }
         self.sources.extend(fill.sources);
+        self.positions.resize(self.sources.len(), Position::new());
         self.topology = fill.topology;
         self.shared.set_topology(Arc::clone(&self.topology));
         let _ = fill.reply.send(tick);
@@ -293,7 +349,10 @@ impl Coordinator {
         if self.leaving.is_empty() {
             return;
         }
-        let is_awaited = |flow: &FlowId| self.in_flight.values().any(|answers| answers.concerns(*flow));
+        let is_awaited = |flow: &FlowId| {
+            let answers = self.in_flight.values().any(|answers| answers.concerns(*flow));
+            answers || self.untold.iter().any(|(_, untold)| untold.is_of(*flow))
+        };
         let done: Vec<FlowId> = self.leaving.keys().copied().filter(|flow| !is_awaited(flow)).collect();
         for flow in done {
             self.leaving.remove(&flow);
@@ -302,7 +361,7 @@ impl Coordinator {
     }
 
     /// Returns how long until a timer is due; only the wall's clock moves by itself.
-    fn timer(&mut self) -> Option<Duration> {
+    pub(super) fn timer(&mut self) -> Option<Duration> {
         if self.shared.options.clock == Clock::Event {
             return None;
         }
@@ -317,77 +376,48 @@ impl Coordinator {
     }
 
     /// Cuts a tick without input.
-    fn cut_timers(&mut self) {
+    pub(super) fn cut_timers(&mut self) {
         let tick = self.clock.mint(None);
         self.begin(tick);
         self.finish(Cut::at(tick));
     }
 
     /// Cuts a tick from a request and, under the wall clock, whatever else waits.
-    fn cut(&mut self, first: Request, requests: &Receiver<Request>) {
-        let arrived = match &first {
-            Request::Ingest { arrived, .. } => *arrived,
-            _ => Instant::now(),
-        };
+    pub(super) fn cut(&mut self, first: Request, requests: &Receiver<Request>) {
         let clock = self.shared.options.clock;
         let tick = match &first {
             Request::Advance { to, .. } => self.clock.mint(Some(*to)),
-            Request::Ingest {
-                source,
-                operation: Operation::Insert,
-                decoded,
-                ..
-            } => self.clock.mint(self.newest(*source, decoded)),
-            // What is taken back is no news; nor need a key hold a time.
-            Request::Ingest {
-                operation: Operation::Delete,
-                ..
-            } => self.clock.mint(None),
+            Request::Ingest(arrival) => match arrival.operation {
+                Operation::Insert => self.clock.mint(self.newest(arrival.source, &arrival.batch.decoded)),
+                // What is taken back is no news; nor need a key hold a time.
+                Operation::Delete => self.clock.mint(None),
+            },
             Request::Replay { rows, .. } => self.clock.mint(
                 rows.iter()
-                    .filter_map(|(source, decoded)| self.newest(*source, decoded))
+                    .filter_map(|(source, batch)| self.newest(*source, &batch.decoded))
                     .max(),
             ),
         };
+        let mut cut = Cut::at(tick);
+        if let Request::Ingest(arrival) = &first {
+            cut.arrived = arrival.arrived;
+        }
         self.begin(tick);
-        let mut taken = Vec::new();
-        let mut out = Outgoing::default();
-        let mut advanced = Vec::new();
         let mut rows = 0;
         let mut next = Some(first);
         while let Some(request) = next {
             match request {
-                Request::Ingest {
-                    source,
-                    operation,
-                    decoded,
-                    reply,
-                    permit,
-                    ..
-                } => {
-                    rows += decoded.rows.num_rows();
-                    let (counts, reasons) = self.take(tick, source, operation, decoded, &mut out);
-                    taken.push(Taken {
-                        source,
-                        counts,
-                        reasons,
-                        reply,
-                    });
-                    drop(permit);
+                Request::Ingest(arrival) => {
+                    rows += arrival.batch.decoded.rows.num_rows();
+                    self.take_arrival(arrival, &mut cut);
                 }
-                Request::Replay { rows: replayed, reply } => {
-                    for (source, decoded) in replayed {
-                        let (counts, reasons) = self.take(tick, source, Operation::Insert, decoded, &mut out);
-                        taken.push(Taken {
-                            source,
-                            counts,
-                            reasons,
-                            reply: None,
-                        });
+                Request::Replay { rows, reply } => {
+                    for (source, batch) in rows {
+                        self.take(source, Operation::Insert, batch, None, None, &mut cut);
                     }
-                    advanced.push(reply);
+                    cut.advanced.push(reply);
                 }
-                Request::Advance { reply, .. } => advanced.push(reply),
+                Request::Advance { reply, .. } => cut.advanced.push(reply),
             }
             // Under the event clock each request is a tick, so that all runs are alike.
             next = match clock {
@@ -395,13 +425,7 @@ impl Coordinator {
                 _ => None,
             };
         }
-        self.shared.letters(out);
-        self.finish(Cut {
-            taken,
-            advanced,
-            arrived,
-            ..Cut::at(tick)
-        });
+        self.finish(cut);
     }
 
     /// Returns the newest event time among rows, which an event clock follows.
@@ -421,22 +445,95 @@ impl Coordinator {
         u64::try_from(newest).ok()
     }
 
+    /// Takes what arrived into a tick, unless it was taken before.
+    fn take_arrival(&mut self, arrival: Arrival, cut: &mut Cut) {
+        let Arrival {
+            source,
+            operation,
+            batch,
+            idempotency_key,
+            reply,
+            permit,
+            arrived: _,
+        } = arrival;
+        // It waits no more.
+        drop(permit);
+        let known = idempotency_key
+            .as_ref()
+            .and_then(|key| self.answered.find(&self.topology.sources[source].name, key));
+        match known {
+            // Answered with this tick, before which the first one is durable.
+            Some(answer) => cut.taken.push(Taken {
+                source,
+                counts: Counts::default(),
+                answer,
+                reply,
+            }),
+            None => self.take(source, operation, batch, idempotency_key, reply, cut),
+        }
+    }
+
+    /// Lets a source decide what becomes of rows.
     fn take(
         &mut self,
-        tick: Tick,
         source: usize,
         operation: Operation,
-        decoded: Decoded,
-        out: &mut Outgoing,
-    ) -> (Counts, Vec<String>) {
-        let before = out.rejected.len();
-        let counts = self.sources[source].apply(tick, operation, decoded, out);
-        let reasons = out.rejected[before..]
-            .iter()
-            .take(REASONS_MAX)
-            .map(|letter| letter.reason.clone())
-            .collect();
-        (counts, reasons)
+        batch: Batch,
+        idempotency_key: Option<String>,
+        reply: Option<oneshot::Sender<Accepted>>,
+        cut: &mut Cut,
+    ) {
+        let name = Arc::clone(&self.topology.sources[source].name);
+        let Batch {
+            decoded,
+            position,
+            partitions,
+        } = batch;
+        self.positions[source].extend(position.iter().map(|(key, at)| (key.clone(), *at)));
+        if self.log.is_some() {
+            cut.entries.push(Entry {
+                source: Arc::clone(&name),
+                delete: operation == Operation::Delete,
+                rows: decoded.rows.clone(),
+                rejected: decoded.rejected.clone(),
+                position,
+                partitions: partitions.clone(),
+                idempotency_key: idempotency_key.clone(),
+            });
+        }
+        let before = cut.letters.rejected.len();
+        let counts = self.sources[source].apply(cut.tick, operation, decoded, &partitions, &mut cut.letters);
+        let reasons = cut.letters.rejected[before..].iter().take(REASONS_MAX);
+        let answer = Accepted {
+            accepted: counts.accepted,
+            late: counts.late,
+            rejected: counts.rejected,
+            reasons: reasons.map(|letter| letter.reason.clone()).collect(),
+            tick: cut.tick,
+            repeated: false,
+        };
+        if let Some(key) = idempotency_key {
+            self.answered.remember(&name, &key, &answer);
+        }
+        cut.taken.push(Taken {
+            source,
+            counts,
+            answer,
+            reply,
+        });
+    }
+
+    /// Returns how many answers of workers are missing.
+    #[cfg(test)]
+    pub(super) fn awaited(&self) -> usize {
+        let filling = self.filling.as_ref().map_or(0, Filling::missing);
+        self.in_flight.values().map(Answers::missing).sum::<usize>() + filling
+    }
+
+    /// Returns where the reader of a source goes on.
+    #[cfg(test)]
+    pub(super) fn position(&self, source: usize) -> &Position {
+        &self.positions[source]
     }
 
     fn begin(&mut self, tick: Tick) {
@@ -446,15 +543,9 @@ impl Coordinator {
         self.closed = self.closings.begin(&self.sources);
     }
 
-    /// Hands the tick over, then answers those whose rows it holds.
-    fn finish(&mut self, cut: Cut) {
-        let Cut {
-            tick,
-            everything,
-            taken,
-            advanced,
-            arrived,
-        } = cut;
+    /// Hands a tick to the log and to the workers; what it holds is answered for once the log has it.
+    fn finish(&mut self, mut cut: Cut) {
+        let tick = cut.tick;
         let mut changed = Vec::new();
         for (position, source) in self.sources.iter_mut().enumerate() {
             let changes = source.take_changes();
@@ -463,36 +554,35 @@ impl Coordinator {
             }
         }
         let mut flows: Vec<FlowId> = Vec::new();
-        if everything {
+        if cut.everything {
             flows.extend(self.flows.keys());
         }
-        let mut late = Outgoing::default();
         for (source, changes) in &changed {
             flows.extend(&self.topology.reach[*source]);
             let name = &self.topology.sources[*source].name;
             self.closings
-                .late((*source, name), tick, &changes.updates, &mut late.late);
+                .late((*source, name), tick, &changes.updates, &mut cut.letters.late);
         }
-        self.shared.letters(late);
         let closed = std::mem::take(&mut self.closed);
         for (flow, _) in &closed {
             flows.extend(&self.topology.reach_flows[flow]);
         }
         for (flow, running) in &mut self.flows {
-            if running.due().is_some_and(|due| due <= tick) {
+            // A dataflow that has not answered yet may have timers that nobody knows of.
+            let unknown = || running.has_timers() && self.in_flight.values().any(|answers| answers.concerns(*flow));
+            if running.due().is_some_and(|due| due <= tick) || unknown() {
                 running.fired();
                 flows.extend(&self.topology.reach_flows[flow]);
             }
         }
         flows.sort_unstable();
         flows.dedup();
-        for (position, source) in self.sources.iter().enumerate() {
-            self.topology.sources[position].observe(source.clock_us(), source.watermark_us());
-        }
         let mut inputs = Vec::new();
         let mut runs = Vec::new();
+        let mut rows = 0;
         for (source, changes) in changed {
             let name = Arc::clone(&self.topology.sources[source].name);
+            rows += changes.updates.iter().map(dataflows::Updates::len).sum::<usize>();
             inputs.extend(
                 changes
                     .updates
@@ -501,24 +591,38 @@ impl Coordinator {
             );
             runs.push((source, Run::new(tick, changes.updates, changes.steps)));
         }
-        // Every relation learns of the tick before anyone hears it was acknowledged.
-        for source in &self.topology.sources {
-            source.relation.cut(tick, false);
-        }
-        for (flow, running) in &self.flows {
-            running.relation.cut(tick, flows.binary_search(flow).is_ok());
-        }
         if let Some(filling) = &mut self.filling {
             filling.missed(tick);
         }
-        for (source, run) in runs {
-            let relation = &self.topology.sources[source].relation;
-            if relation.store.complete(run) {
-                let _ = self.keeper.try_send(Arc::clone(relation));
-            }
+        let clocks = self
+            .sources
+            .iter()
+            .map(|source| (source.clock_us(), source.watermark_us()));
+        let number = match &mut self.log {
+            Some(log) => log.append(Record::Tick(TickRecord {
+                tick,
+                everything: cut.everything,
+                entries: std::mem::take(&mut cut.entries),
+            })),
+            None => self.durable,
+        };
+        self.pending_rows += rows;
+        self.pending.push_back(Pending {
+            number,
+            tick,
+            rows,
+            flows: flows.clone(),
+            runs,
+            clocks: clocks.collect(),
+            letters: cut.letters,
+            taken: cut.taken,
+            advanced: cut.advanced,
+            arrived: cut.arrived,
+            answers: Vec::new(),
+        });
+        if number <= self.durable {
+            self.reveal();
         }
-        self.shared.arrived(tick, arrived);
-        self.shared.acknowledged.store(tick, Ordering::SeqCst);
         let passed = self.closings.passed(&flows, &self.sources);
         self.send(TickInput {
             tick,
@@ -526,36 +630,9 @@ impl Coordinator {
             flows,
             closed,
             passed,
+            seeds: Vec::new(),
             fill: None,
         });
-        for Taken {
-            source,
-            counts,
-            reasons,
-            reply,
-        } in taken
-        {
-            self.topology.sources[source].count(&counts);
-            if let Some(reply) = reply {
-                let Counts {
-                    accepted,
-                    late,
-                    rejected,
-                } = counts;
-                // Whoever asked may have gone away; the rows are in all the same.
-                let _ = reply.send(Accepted {
-                    accepted,
-                    late,
-                    rejected,
-                    reasons,
-                    tick,
-                });
-            }
-        }
-        for reply in advanced {
-            let _ = reply.send(tick);
-        }
-        self.shared.bump();
     }
 
     fn send(&mut self, input: TickInput) {
@@ -571,12 +648,12 @@ impl Coordinator {
     }
 
     /// Takes one worker's answer; publishes the view's changes once all workers have answered.
-    fn completed(&mut self, completed: Completed) {
+    pub(super) fn completed(&mut self, completed: Completed) {
         let (flow, tick) = (completed.flow, completed.tick);
         if let Some(filling) = &mut self.filling
             && filling.running.contains_key(&flow)
         {
-            return filling.completed(completed, &self.shared, &self.keeper);
+            return filling.completed(completed, &self.keeper);
         }
         let Some(running) = self.flows.get_mut(&flow).or_else(|| self.leaving.get_mut(&flow)) else {
             return;
@@ -594,6 +671,9 @@ impl Coordinator {
         {
             self.shared.finished(done.started.elapsed());
         }
-        running.publish(tick, answer, &self.shared, &self.keeper);
+        match self.pending.iter_mut().find(|pending| pending.tick == tick) {
+            Some(pending) => pending.answers.push((flow, answer)),
+            None => self.publish(flow, tick, answer),
+        }
     }
 }

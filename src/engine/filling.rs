@@ -20,7 +20,7 @@ use dataflows::{Tick, Updates};
 use tokio::sync::oneshot;
 
 use super::flows::{Answers, Running};
-use super::shared::{RelationEntry, Shared};
+use super::shared::RelationEntry;
 use super::source::SourceState;
 use super::topology::Topology;
 use super::wiring::NewFlow;
@@ -33,6 +33,9 @@ const REST_MAX: Duration = Duration::from_millis(10);
 
 /// Rows fed at a time, at least and at most; the last may be fewer.
 const SLICE_ROWS: std::ops::RangeInclusive<usize> = 1024..=8 * 1024;
+
+/// Rows fed at a time where nobody else has to wait.
+const ALONE_ROWS: usize = 64 * 1024;
 
 /// Ticks that may be set aside.
 pub(super) const MISSED_TICKS_MAX: usize = 64 * 1024;
@@ -132,6 +135,10 @@ pub(super) struct Filling {
     rests_until: Instant,
     /// How far they are closed from the start: of buckets below, rows have expired already.
     closed: Vec<(FlowId, Closed)>,
+    /// Rows of closed buckets that are there from the start.
+    seeds: Vec<(FlowId, RecordBatch)>,
+    /// Whether nobody else is there to wait.
+    alone: bool,
 }
 
 impl Filling {
@@ -141,8 +148,25 @@ impl Filling {
             running.hold_back();
             (flow.entry.spec.id, running)
         });
+        Filling::of(running.collect(), false)
+    }
+
+    /// Fills all there is, before anyone else is there: with closed rows, and as quickly as it goes.
+    pub(super) fn alone(mut running: BTreeMap<FlowId, Running>, seeds: Vec<(FlowId, RecordBatch)>) -> Self {
+        running.values_mut().for_each(Running::hold_back);
         Filling {
-            running: running.collect(),
+            seeds,
+            slice_rows: ALONE_ROWS,
+            least_rows: ALONE_ROWS,
+            ..Filling::of(running, true)
+        }
+    }
+
+    fn of(running: BTreeMap<FlowId, Running>, alone: bool) -> Self {
+        Filling {
+            running,
+            seeds: Vec::new(),
+            alone,
             missed: VecDeque::new(),
             unanswered: BTreeMap::new(),
             fill: None,
@@ -176,7 +200,7 @@ impl Filling {
         // Each slice is a tick of its own, the last of them that of the contents: so there must be
         // as many ticks before it as slices can still come.
         let enough = fill.contents.rows() as u64 / fill.through.max(1) + 1;
-        self.least_rows = (enough as usize).max(*SLICE_ROWS.start());
+        self.least_rows = (enough as usize).max(self.least_rows);
         self.fill = Some(fill);
     }
 
@@ -204,6 +228,7 @@ impl Filling {
                 // Said at every step, it holds from the first on.
                 closed: self.closed.clone(),
                 passed: Vec::new(),
+                seeds: std::mem::take(&mut self.seeds),
                 fill: Some(fill.through),
             }
         } else {
@@ -220,7 +245,7 @@ impl Filling {
     }
 
     /// Takes one worker's answer.
-    pub(super) fn completed(&mut self, completed: Completed, shared: &Shared, keeper: &Sender<Arc<RelationEntry>>) {
+    pub(super) fn completed(&mut self, completed: Completed, keeper: &Sender<Arc<RelationEntry>>) {
         let (flow, tick) = (completed.flow, completed.tick);
         let Some(running) = self.running.get_mut(&flow) else {
             return;
@@ -241,13 +266,26 @@ impl Filling {
                 let fit = self.slice_rows as f64 * SLICE_AIM.as_secs_f64() / took.as_secs_f64();
                 self.slice_rows =
                     (fit as usize).clamp(*SLICE_ROWS.start(), (2 * self.slice_rows).min(*SLICE_ROWS.end()));
-                if self.fill.as_ref().is_some_and(|fill| !fill.contents.are_fed()) {
+                if self.alone {
+                    self.slice_rows = ALONE_ROWS;
+                } else if self.fill.as_ref().is_some_and(|fill| !fill.contents.are_fed()) {
                     self.rests_until = Instant::now() + took.min(REST_MAX);
                 }
                 self.unanswered.remove(&tick);
             }
-            running.publish(tick, answer, shared, keeper);
+            running.show(tick, answer, keeper);
         }
+    }
+
+    /// Returns how many answers are missing.
+    #[cfg(test)]
+    pub(super) fn missing(&self) -> usize {
+        self.unanswered.values().map(Answers::missing).sum()
+    }
+
+    /// Returns how many rows are still to be fed.
+    pub(super) fn rows_left(&self) -> usize {
+        self.fill.as_ref().map_or(0, |fill| fill.contents.rows())
     }
 
     /// Tells whether nothing is left to be done: the dataflows stand where the others do.

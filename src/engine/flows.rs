@@ -8,20 +8,27 @@ use crossbeam_channel::Sender;
 use dataflows::workers::{Completed, FlowId};
 use dataflows::{Tick, Updates};
 
-use super::alerts::AlertState;
+use super::alerts::{AlertState, Standing};
 use super::keys::KeyCounts;
-use super::shared::{RelationEntry, Shared};
+use super::shared::RelationEntry;
+use super::sinks;
 use super::store::Run;
+use crate::log::{Outgoing, Transition};
 
 /// One running dataflow.
 pub(super) struct Running {
     pub(super) relation: Arc<RelationEntry>,
     alerts: Option<AlertState>,
     keys: Option<KeyCounts>,
+    /// The sinks that are told what changes.
+    sinks: Vec<Arc<str>>,
+    has_timers: bool,
     /// The first timer due, by worker.
     due: Vec<Option<Tick>>,
     /// While an alert is filled, its rows so far: what stands only half way is told to nobody.
     held_back: Option<Vec<Updates>>,
+    /// The alerts that stood before a restart.
+    stood: Option<Standing>,
 }
 
 impl Running {
@@ -30,9 +37,28 @@ impl Running {
             relation,
             alerts,
             keys,
+            sinks: Vec::new(),
+            has_timers: false,
             due: Vec::new(),
             held_back: None,
+            stood: None,
         }
+    }
+
+    /// Says which sinks are told what changes.
+    pub(super) fn with_sinks(mut self, sinks: Vec<Arc<str>>) -> Self {
+        self.sinks = sinks;
+        self
+    }
+
+    /// Says whether its operators have timers.
+    pub(super) fn with_timers(mut self, has_timers: bool) -> Self {
+        self.has_timers = has_timers;
+        self
+    }
+
+    pub(super) fn has_timers(&self) -> bool {
+        self.has_timers
     }
 
     /// Notes when a worker's next timer is due.
@@ -56,15 +82,51 @@ impl Running {
         self.held_back = self.alerts.is_some().then(Vec::new);
     }
 
-    /// Publishes what a tick changed: to alerts, to the check of its key, to the store.
-    pub(super) fn publish(&mut self, tick: Tick, answer: Answer, shared: &Shared, keeper: &Sender<Arc<RelationEntry>>) {
-        match (&mut self.alerts, &mut self.held_back) {
-            (Some(_), Some(held_back)) => held_back.extend(answer.rows.iter().cloned()),
-            (Some(alerts), None) => {
-                let transitions = alerts.apply(tick, &answer.rows);
-                shared.transitions(&self.relation, transitions, alerts.standing());
-            }
-            (None, _) => {}
+    /// Says which alerts of its stood before a restart.
+    pub(super) fn stood(&mut self, standing: Standing) {
+        self.stood = Some(standing);
+    }
+
+    /// Takes what a tick changed to the alerts that stand; returns what is to be told of them.
+    pub(super) fn transitions(&mut self, tick: Tick, answer: &Answer) -> Vec<Transition> {
+        match (&mut self.alerts, &self.held_back) {
+            (Some(alerts), None) => alerts.apply(tick, &answer.rows),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Returns what sinks are to deliver of what a tick changed.
+    pub(super) fn outgoing(&self, answer: &Answer) -> Vec<Outgoing> {
+        if self.sinks.is_empty() {
+            return Vec::new();
+        }
+        let Some((rows, diffs)) = sinks::net(&answer.rows) else {
+            return Vec::new();
+        };
+        let sinks = self.sinks.iter();
+        sinks
+            .map(|sink| Outgoing {
+                sink: Arc::clone(sink),
+                rows: rows.clone(),
+                diffs: diffs.clone(),
+            })
+            .collect()
+    }
+
+    /// Returns how many alerts stand.
+    pub(super) fn standing(&self) -> usize {
+        self.alerts.as_ref().map_or(0, AlertState::standing)
+    }
+
+    /// Returns the alerts that stand, each as it was told last.
+    pub(super) fn standing_rows(&self) -> impl Iterator<Item = Transition> {
+        self.alerts.iter().flat_map(AlertState::standing_rows)
+    }
+
+    /// Shows what a tick changed: to the check of its key, and to the store.
+    pub(super) fn show(&mut self, tick: Tick, answer: Answer, keeper: &Sender<Arc<RelationEntry>>) {
+        if let Some(held_back) = &mut self.held_back {
+            held_back.extend(answer.rows.iter().cloned());
         }
         if let Some(keys) = &mut self.keys {
             self.relation.set_failed(keys.apply(&answer.rows));
@@ -83,19 +145,18 @@ impl Running {
     }
 
     /// Starts to tell of alerts, where it replaces `old` of what is different from before.
-    pub(super) fn go_live(&mut self, old: Option<&Running>, tick: Tick, shared: &Shared) {
-        if let (Some(alerts), Some(rows)) = (&mut self.alerts, self.held_back.take()) {
-            let transitions = alerts.replace(old.and_then(|old| old.alerts.as_ref()), tick, &rows);
-            shared.transitions(&self.relation, transitions, alerts.standing());
-        }
+    pub(super) fn go_live(&mut self, old: Option<&Running>, tick: Tick) -> Vec<Transition> {
+        let (Some(alerts), Some(rows)) = (&mut self.alerts, self.held_back.take()) else {
+            return Vec::new();
+        };
+        let stood = self.stood.take();
+        let old = old.and_then(|old| old.alerts.as_ref()).map(AlertState::all_standing);
+        alerts.replace(old.or(stood.as_ref()), tick, &rows)
     }
 
     /// Clears every alert that stands: there will be no more of this name.
-    pub(super) fn clear(&mut self, tick: Tick, shared: &Shared) {
-        if let Some(alerts) = &mut self.alerts {
-            let transitions = alerts.clear(tick);
-            shared.transitions(&self.relation, transitions, 0);
-        }
+    pub(super) fn clear(&mut self, tick: Tick) -> Vec<Transition> {
+        self.alerts.as_mut().map_or_else(Vec::new, |alerts| alerts.clear(tick))
     }
 }
 
@@ -138,6 +199,12 @@ impl Answers {
             return None;
         }
         self.flows.remove(&completed.flow)
+    }
+
+    /// Returns how many answers are missing.
+    #[cfg(test)]
+    pub(super) fn missing(&self) -> usize {
+        self.flows.values().map(|answer| answer.missing).sum()
     }
 
     pub(super) fn concerns(&self, flow: FlowId) -> bool {

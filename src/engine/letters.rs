@@ -6,14 +6,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, UInt64Type};
 use dataflows::Tick;
 
 /// Letters kept in each table.
 pub const LETTERS_MAX: usize = 100_000;
 /// Text kept in each table, in bytes.
 pub const LETTER_BYTES_MAX: usize = 64 << 20;
+
+/// The names of the tables in checkpoints.
+pub(super) const LATE: &str = "late";
+pub(super) const REJECTED: &str = "rejected";
 
 /// A row that did not enter.
 #[derive(Clone, Debug)]
@@ -41,6 +45,26 @@ impl Letters {
             let Some(oldest) = self.letters.pop_front() else { break };
             self.bytes -= oldest.raw.len() + oldest.reason.len();
         }
+    }
+
+    /// Returns how many there ever were.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Takes in what [`batch`](Self::batch) returned, of so many as there ever were.
+    pub(super) fn restore(&mut self, rows: &RecordBatch, total: u64) {
+        let text = |column: usize| rows.column(column).as_string::<i32>();
+        let ticks = rows.column(1).as_primitive::<UInt64Type>();
+        for row in 0..rows.num_rows() {
+            self.push(Letter {
+                source: text(0).value(row).into(),
+                tick: ticks.value(row),
+                reason: text(3).value(row).to_owned(),
+                raw: text(4).value(row).to_owned(),
+            });
+        }
+        self.total = self.total.max(total);
     }
 
     /// Returns the letters up to a tick, oldest first.

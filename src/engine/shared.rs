@@ -5,16 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use dataflows::Tick;
 use tokio::sync::watch;
 
 use super::Relation;
-use super::alerts::{AlertEvents, Transition};
+use super::alerts::AlertEvents;
 use super::letters::Letters;
+use super::sinks::Sinks;
 use super::source::{Counts, Outgoing};
 use super::store::RelationStore;
 use super::topology::Topology;
 use crate::config::Options;
+use crate::log::Transition;
 
 /// Ticks whose arrival is remembered for measuring latency.
 const ARRIVALS_MAX: usize = 4096;
@@ -33,6 +36,26 @@ pub(super) struct Shared {
     arrivals: Mutex<VecDeque<(Tick, Instant)>>,
     progress: watch::Sender<u64>,
     failure: RwLock<Option<String>>,
+    /// What is read of the data folder before the doors open; none once they are.
+    recovery: RwLock<Option<Recovery>>,
+    pub(super) sinks: Sinks,
+}
+
+/// How far a start has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Rows read or fed so far, and in all.
+    pub rows: (u64, u64),
+    /// Bytes of the data folder read so far, and in all.
+    pub bytes: (u64, u64),
+}
+
+impl Recovery {
+    /// Returns how much of it is done, from 0 to 100.
+    pub fn percent(&self) -> u64 {
+        let (done, all) = (self.rows.0 + self.bytes.0, self.rows.1 + self.bytes.1);
+        (done.saturating_mul(100)).checked_div(all).unwrap_or(0).min(100)
+    }
 }
 
 /// A relation and its store.
@@ -108,6 +131,18 @@ impl SourceEntry {
         self.rejected.fetch_add(counts.rejected as u64, Ordering::Relaxed);
     }
 
+    /// Returns what was counted: accepted, late, rejected.
+    pub(super) fn counts(&self) -> [u64; 3] {
+        [&self.accepted, &self.late, &self.rejected].map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Goes on counting from there.
+    pub(super) fn set_counts(&self, counts: [u64; 3]) {
+        for (count, value) in [&self.accepted, &self.late, &self.rejected].into_iter().zip(counts) {
+            count.store(value, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn observe(&self, clock: Option<i64>, watermark: Option<i64>) {
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = (clock, watermark);
     }
@@ -125,7 +160,7 @@ struct Recent {
 }
 
 impl Shared {
-    pub(super) fn new(topology: Arc<Topology>) -> Self {
+    pub(super) fn new(topology: Arc<Topology>, sinks: Sinks) -> Self {
         Shared {
             options: topology.deployment.options.clone(),
             topology: RwLock::new(topology),
@@ -138,6 +173,8 @@ impl Shared {
             arrivals: Mutex::default(),
             progress: watch::Sender::new(0),
             failure: RwLock::new(None),
+            recovery: RwLock::new(None),
+            sinks,
         }
     }
 
@@ -148,6 +185,59 @@ impl Shared {
 
     pub(super) fn set_topology(&self, topology: Arc<Topology>) {
         *self.topology.write().unwrap_or_else(PoisonError::into_inner) = topology;
+    }
+
+    /// Returns the late rows up to a tick, and how many there ever were.
+    pub(super) fn late_letters(&self, through: Tick) -> (RecordBatch, u64) {
+        let letters = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        (letters.batch(through), letters.total())
+    }
+
+    /// Returns the rejected rows up to a tick, and how many there ever were.
+    pub(super) fn rejected_letters(&self, through: Tick) -> (RecordBatch, u64) {
+        let letters = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        (letters.batch(through), letters.total())
+    }
+
+    /// Returns what happened to alerts up to a tick.
+    pub(super) fn alert_events(&self, through: Tick) -> RecordBatch {
+        let events = self.alert_events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.batch(through)
+    }
+
+    /// Takes in late rows of an earlier run.
+    pub(super) fn restore_late(&self, rows: &RecordBatch, total: u64) {
+        self.late
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .restore(rows, total);
+    }
+
+    /// Takes in rejected rows of an earlier run.
+    pub(super) fn restore_rejected(&self, rows: &RecordBatch, total: u64) {
+        self.rejected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .restore(rows, total);
+    }
+
+    /// Takes in what was told of alerts in an earlier run.
+    pub(super) fn restore_events(&self, transitions: Vec<Transition>) {
+        self.alert_events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(transitions);
+    }
+
+    /// Says how far the start has come; none once it is over.
+    pub(super) fn set_recovery(&self, recovery: Option<Recovery>) {
+        *self.recovery.write().unwrap_or_else(PoisonError::into_inner) = recovery;
+        self.bump();
+    }
+
+    /// Returns how far the start has come; none once it is over.
+    pub(super) fn recovery(&self) -> Option<Recovery> {
+        *self.recovery.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn letters(&self, out: Outgoing) {

@@ -1,8 +1,10 @@
 //! A source's relation: which rows enter it, which leave it, and when.
 //!
-//! `keyed` and `counted` hold the rows of sources that take some back.
+//! `keyed` and `counted` hold the rows of sources that take some back; `partitions` are what a watermark waits for.
 mod counted;
 mod keyed;
+mod partitions;
+mod saved;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,12 +17,14 @@ use dataflows::aggregates::canonical;
 use dataflows::columns::Rows;
 use dataflows::json::RowEncoder;
 use dataflows::{Tick, Updates};
+use serde::{Deserialize, Serialize};
 
 use super::chunks::{Chunks, Pushed};
 use super::letters::Letter;
 use crate::config;
 use counted::Counted;
 use keyed::Keyed;
+use partitions::Partitions;
 
 /// Segments of `retain` in which rows expire together.
 const SEGMENTS: i64 = 32;
@@ -73,16 +77,21 @@ pub(super) struct SourceState {
     source: config::Source,
     /// The largest event time accepted, in microseconds since the epoch.
     clock_us: Option<i64>,
-    /// The clock as the tick began: lateness and expiry go by it.
+    /// The clock as the tick began: expiry goes by it.
     clock_before_us: Option<i64>,
+    /// The watermark as the tick began: lateness goes by it.
+    watermark_before_us: Option<i64>,
+    partitions: Partitions,
     ahead_us: Option<i64>,
     retain: Option<Retain>,
     rows: Retained,
     encoder: RowEncoder,
     changes: SourceChanges,
+    /// Whether anything was changed since that was last written down.
+    unsaved: bool,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Retain {
     retain_us: i64,
     width_us: i64,
@@ -127,6 +136,8 @@ impl SourceState {
             name: source.name.as_str().into(),
             clock_us: None,
             clock_before_us: None,
+            watermark_before_us: None,
+            partitions: Partitions::new(source.time.map_or(0, |time| time.idle_us)),
             ahead_us,
             retain: source.retain_us.map(|retain_us| Retain {
                 retain_us,
@@ -135,6 +146,7 @@ impl SourceState {
             rows,
             encoder: RowEncoder::new(&source.schema),
             changes: SourceChanges::default(),
+            unsaved: true,
             source: source.clone(),
         }
     }
@@ -152,7 +164,8 @@ impl SourceState {
     /// Returns the event time before which rows are late from the next tick on.
     pub(super) fn watermark_us(&self) -> Option<i64> {
         let lateness = self.source.time.as_ref()?.lateness_us?;
-        Some(self.clock_us?.saturating_sub(lateness))
+        let clock = self.partitions.clock_us(self.clock_us)?;
+        Some(clock.saturating_sub(lateness))
     }
 
     /// Returns the event time from which on every accepted row is still there; none where rows stay for ever.
@@ -163,6 +176,8 @@ impl SourceState {
     /// Begins a tick: rows whose time is over leave.
     pub(super) fn begin(&mut self, tick: Tick) {
         self.clock_before_us = self.clock_us;
+        self.partitions.begin(tick);
+        self.watermark_before_us = self.watermark_us();
         let (Some(retain), Some(clock)) = (self.retain, self.expiry_clock(tick)) else {
             return;
         };
@@ -201,6 +216,14 @@ impl SourceState {
 
     /// Returns the first tick at which rows leave without any input.
     pub(super) fn due(&self) -> Option<Tick> {
+        let idle = match self.source.time {
+            Some(time) if time.lateness_us.is_some() => self.partitions.due(),
+            _ => None,
+        };
+        self.expires().into_iter().chain(idle).min()
+    }
+
+    fn expires(&self) -> Option<Tick> {
         let leaves = self.retain?.leaves_us(self.oldest_segment()?);
         match (&self.source.time, self.clock_us) {
             (None, _) => Some(Tick::try_from(leaves).unwrap_or(0)),
@@ -212,11 +235,19 @@ impl SourceState {
 
     /// Returns what the tick changed, and forgets it.
     pub(super) fn take_changes(&mut self) -> SourceChanges {
+        self.unsaved |= !self.changes.updates.is_empty() || !self.changes.steps.is_empty();
         std::mem::take(&mut self.changes)
     }
 
-    /// Takes rows in, or back, at a tick that was begun.
-    pub(super) fn apply(&mut self, tick: Tick, operation: Operation, decoded: Decoded, out: &mut Outgoing) -> Counts {
+    /// Takes rows in, or back, at a tick that was begun. `partitions` says how they divide, where they do.
+    pub(super) fn apply(
+        &mut self,
+        tick: Tick,
+        operation: Operation,
+        decoded: Decoded,
+        partitions: &[(Arc<str>, usize)],
+        out: &mut Outgoing,
+    ) -> Counts {
         let mut counts = Counts {
             rejected: decoded.rejected.len(),
             ..Counts::default()
@@ -228,6 +259,15 @@ impl SourceState {
                 reason,
                 raw,
             });
+        }
+        if let Some(time) = self.source.time
+            && let Some(times) = decoded
+                .rows
+                .column_by_name(self.source.schema.field(time.column).name())
+            && let Some(times) = times.as_primitive_opt::<TimestampMicrosecondType>()
+        {
+            let newest = self.newest_us(tick);
+            self.partitions.take(tick, partitions, times, newest);
         }
         if self.source.snapshot && operation == Operation::Insert {
             self.replace(tick, decoded.rows, out, &mut counts);
@@ -357,12 +397,8 @@ impl SourceState {
         let column = Arc::clone(rows.column(time.column));
         let times = column.as_primitive::<TimestampMicrosecondType>();
         let before = self.clock_before_us;
-        let watermark = before
-            .zip(time.lateness_us)
-            .map(|(clock, lateness)| clock.saturating_sub(lateness));
-        let newest = self
-            .ahead_us
-            .map(|ahead| i64::try_from(tick).unwrap_or(i64::MAX).saturating_add(ahead));
+        let watermark = self.watermark_before_us;
+        let newest = self.newest_us(tick);
         let retain = self.retain.zip(before);
         let verdict = |at: i64| {
             if newest.is_some_and(|newest| at > newest) {
@@ -415,6 +451,12 @@ impl SourceState {
             .map(|verdict| Some(*verdict == Verdict::Accepted))
             .collect();
         filter_record_batch(&rows, &accepted).expect("one verdict a row")
+    }
+
+    /// Returns the newest time a row may be dated at a tick; none where it may be any.
+    fn newest_us(&self, tick: Tick) -> Option<i64> {
+        let now = i64::try_from(tick).unwrap_or(i64::MAX);
+        self.ahead_us.map(|ahead| now.saturating_add(ahead))
     }
 
     /// Returns the segment each row expires with, where rows expire.

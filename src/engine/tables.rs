@@ -27,6 +27,11 @@ pub(super) const TABLES: &[Table] = &[
         read: sources,
     },
     Table {
+        name: "sangam.sinks",
+        schema: sinks_schema,
+        read: sinks,
+    },
+    Table {
         name: "sangam.operators",
         schema: operators_schema,
         read: operators,
@@ -178,6 +183,34 @@ fn sources(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
             counts(entries().map(|source| load(&source.rejected))),
             times(entries().map(|source| source.clock().0)),
             times(entries().map(|source| source.clock().1)),
+        ],
+    ))
+}
+
+fn sinks_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text("name", false),
+        text("from", false),
+        count("waiting"),
+        time("delivered"),
+        text("failure", true),
+    ]))
+}
+
+fn sinks(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
+    let status = at.shared.sinks.status();
+    Ok(batch(
+        sinks_schema(),
+        vec![
+            texts(status.iter().map(|sink| Some(&sink.sink))),
+            texts(status.iter().map(|sink| Some(&sink.from))),
+            counts(status.iter().map(|sink| sink.waiting as i64)),
+            times(
+                status
+                    .iter()
+                    .map(|sink| (sink.delivered > 0).then_some(sink.delivered as i64)),
+            ),
+            texts(status.iter().map(|sink| sink.failure.as_ref())),
         ],
     ))
 }

@@ -13,7 +13,7 @@ use dataflows::workers::{FlowId, FlowSpec};
 
 use super::alerts::AlertState;
 use super::base::Told;
-use super::feed::Feed;
+use super::feed::{Count, Feed};
 use super::flows::Running;
 use super::keys::KeyCounts;
 use super::shared::{RelationEntry, SourceEntry};
@@ -29,6 +29,7 @@ pub(super) fn feeds(deployment: &Deployment, from: usize, start_us: i64) -> anyh
     for (position, source) in deployment.sources.iter().enumerate().skip(from) {
         let time = source.time.map(|time| time.column);
         let setting = Setting {
+            name: &source.name,
             columns: &source.columns,
             format: &source.format,
             time_column: time,
@@ -52,6 +53,8 @@ pub(super) fn feeds(deployment: &Deployment, from: usize, start_us: i64) -> anyh
                 time,
                 speed,
                 snapshot: source.snapshot,
+                skip: Count::default(),
+                taken: Count::default(),
             });
         }
     }
@@ -138,7 +141,7 @@ fn flow(spec: FlowSpec, definition: Option<&ViewDef>, definitions: &HashMap<Stri
     let is_counted = definition.is_some_and(|definition| !definition.key_is_implied);
     let keys = key.filter(|_| is_counted).map(|key| KeyCounts::new(&schema, key));
     NewFlow {
-        running: Running::new(Arc::clone(&relation), alerts, keys),
+        running: Running::new(Arc::clone(&relation), alerts, keys).with_timers(spec.plan.has_timers()),
         entry: Arc::new(FlowEntry {
             spec: Arc::new(spec),
             relation,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::error::{ApiError, json_response};
 use super::{ENDPOINTS, Server};
 use crate::config::ViewKind;
-use crate::engine::{Engine, Relation, RelationKind};
+use crate::engine::{Engine, Recovery, Relation, RelationKind};
 
 /// Lists every relation with its columns, key, definition and current extent.
 pub(super) async fn views(State(server): State<Arc<Server>>) -> Response {
@@ -42,6 +42,9 @@ pub(super) async fn readyz(State(server): State<Arc<Server>>) -> Result<Response
         return Err(ApiError::busy("stopping", "the program is stopping"));
     }
     let engine = &server.engine;
+    if let Some(recovery) = engine.recovery() {
+        return Err(recovering(&recovery));
+    }
     let relations = engine.relations();
     let waiting: Vec<&str> = relations
         .iter()
@@ -55,6 +58,20 @@ pub(super) async fn readyz(State(server): State<Arc<Server>>) -> Result<Response
         ));
     }
     Ok(json_response(StatusCode::OK, r#"{"status":"ready"}"#))
+}
+
+/// Says how far the program has come in taking up what the last run left.
+pub(super) fn recovering(recovery: &Recovery) -> ApiError {
+    let Recovery { rows, bytes } = recovery;
+    let message = format!(
+        "taking up what the last run left: {} % ({} of {} rows, {} of {} bytes of the log)",
+        recovery.percent(),
+        rows.0,
+        rows.1,
+        bytes.0,
+        bytes.1
+    );
+    ApiError::busy("recovering", message).hint("Ask /readyz when it is done.")
 }
 
 fn describe(engine: &Engine, relation: &Relation) -> Value {

@@ -86,18 +86,27 @@ pub(super) async fn ingest(
     let source = find(&server, &name)?;
     let operation = operation(&parameters, &name, &source)?;
     let kind = kind(request.headers(), &source)?;
+    let idempotency_key = idempotency_key(request.headers())?;
     let bytes_max = server.engine.deployment().options.body_bytes_max;
     let (body, permit) = body::read(request, bytes_max, &server.ingest.memory).await?;
     let decoded = decode(&source, kind, operation, body).await?;
     drop(permit);
-    let accepted = server.engine.ingest(&name, operation, decoded).await.map_err(refused)?;
-    let answer = json!({
+    let accepted = server
+        .engine
+        .ingest_once(&name, operation, decoded, idempotency_key)
+        .await;
+    let accepted = accepted.map_err(refused)?;
+    let mut answer = json!({
         "accepted": accepted.accepted,
         "late": accepted.late,
         "rejected": accepted.rejected,
         "tick": accepted.tick,
         "reasons": accepted.reasons,
     });
+    if accepted.repeated {
+        // Taken before, and not again.
+        answer["repeated"] = json!(true);
+    }
     Ok(json_response(StatusCode::OK, answer.to_string()))
 }
 
@@ -174,6 +183,24 @@ fn operation(parameters: &HashMap<String, String>, name: &str, source: &Source) 
     }
 }
 
+/// The longest idempotency key, in bytes.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// Returns the key by which this request is known if it is sent again.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(key) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    match key.to_str() {
+        Ok(key) if !key.is_empty() && key.len() <= IDEMPOTENCY_KEY_BYTES_MAX => Ok(Some(key.to_owned())),
+        _ => Err(ApiError::bad_request(
+            "unusable_idempotency_key",
+            format!("the Idempotency-Key is no text of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters"),
+        )
+        .hint("Send for example a UUID, and the same one again where no answer came.")),
+    }
+}
+
 /// Returns the format that the headers or the declaration tell, if they do.
 fn kind(headers: &HeaderMap, source: &Source) -> Result<Option<FormatKind>, ApiError> {
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
@@ -234,7 +261,8 @@ async fn decode(
 }
 
 fn refused(error: IngestError) -> ApiError {
-    ApiError::busy("not_taken", error.to_string()).hint("Nothing of this body was taken. Send it again in a moment.")
+    ApiError::busy("not_taken", error.to_string())
+        .hint("Send it again in a moment. With the header Idempotency-Key it counts once, whether or not it was taken.")
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod changes;
 mod doors;
 mod follow;
 mod inputs;
-mod ledger;
+pub(crate) mod ledger;
 mod shop;
 mod values;
 mod water;
@@ -117,7 +117,7 @@ impl Session {
 }
 
 /// Compares sorted rows.
-fn same(what: &str, found: &[String], expected: &[String]) {
+pub(crate) fn same(what: &str, found: &[String], expected: &[String]) {
     if found == expected {
         return;
     }

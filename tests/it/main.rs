@@ -1,5 +1,8 @@
 //! Tests from outside: one binary, because each links the whole of DataFusion.
 mod bounds;
+#[cfg(target_os = "linux")]
+mod crash;
+mod durable;
 mod front_door;
 mod history;
 mod nexmark;

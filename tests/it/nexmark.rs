@@ -71,6 +71,7 @@ fn deployment(dir: &Path, events: usize) -> Deployment {
 fn rows(deployment: &Deployment, name: &str) -> RecordBatch {
     let source = source(deployment, name);
     let setting = Setting {
+        name: &source.name,
         columns: &source.columns,
         format: &source.format,
         time_column: source.time.map(|time| time.column),

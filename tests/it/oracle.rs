@@ -13,7 +13,7 @@ mod aggregates;
 pub(crate) mod bag;
 mod case;
 mod changes;
-mod closing;
+pub(crate) mod closing;
 mod deployment;
 mod dice;
 mod expressions;

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,8 +31,12 @@ pub struct Program {
     child: Child,
     /// Where it answers: host and port.
     pub address: String,
+    /// What it prints, line by line, until its address is known.
+    lines: Mutex<Receiver<String>>,
     said: Arc<Mutex<String>>,
     agent: ureq::Agent,
+    /// Where it keeps what is to survive, unless it was told another folder.
+    _data: tempfile::TempDir,
 }
 
 /// An HTTP answer.
@@ -101,11 +105,27 @@ impl Program {
 
     /// The same with more arguments.
     pub fn start_with(dir: &Path, arguments: &[&str]) -> Program {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sangam"))
+        let mut program = Self::spawn(dir, arguments, &[]);
+        if let Err(status) = program.ready() {
+            panic!("it ended with {status}; it said:\n{}", program.said());
+        }
+        program
+    }
+
+    /// Starts `sangam run` in an environment, and waits for nothing.
+    pub fn spawn(dir: &Path, arguments: &[&str], variables: &[(String, String)]) -> Program {
+        let data = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sangam"));
+        command
             .arg("run")
             .arg(dir)
             .args(["--listen", "127.0.0.1:0"])
-            .args(arguments)
+            .args(arguments);
+        if !arguments.contains(&"--data") {
+            command.arg("--data").arg(data.path());
+        }
+        let mut child = command
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -119,22 +139,63 @@ impl Program {
             .timeout_global(Some(PATIENCE))
             .build()
             .into();
-        let mut program = Program {
+        Program {
             child,
             address: String::new(),
+            lines: Mutex::new(lines),
             said,
             agent,
-        };
+            _data: data,
+        }
+    }
+
+    /// Waits until every view has its first answer, or the process has ended.
+    pub fn ready(&mut self) -> Result<(), ExitStatus> {
         let deadline = Instant::now() + PATIENCE;
-        while program.address.is_empty() {
-            let line = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-            let line = line.unwrap_or_else(|_| panic!("it printed no address: {}", program.said()));
-            if let Some((_, address)) = line.split_once("http://") {
-                program.address = address.trim().to_owned();
+        while self.address.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.get_mut().expect("no panic under it").recv_timeout(left) {
+                Ok(line) => {
+                    if let Some((_, address)) = line.split_once("http://") {
+                        self.address = address.trim().to_owned();
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(self.ended(PATIENCE)),
+                Err(RecvTimeoutError::Timeout) => panic!("it printed no address: {}", self.said()),
             }
         }
-        program.until("it is ready", || program.get("/readyz").status == 200);
-        program
+        loop {
+            if let Ok(reply) = self.try_request("GET", "/readyz", &[], b"")
+                && reply.status == 200
+            {
+                return Ok(());
+            }
+            if !self.is_alive() {
+                return Err(self.ended(PATIENCE));
+            }
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain until it is ready; it said:\n{}",
+                self.said()
+            );
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it is gone");
+    }
+
+    /// Tells whether the process runs.
+    pub fn is_alive(&self) -> bool {
+        // A process that ended is a zombie until it is waited for.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        stat.is_ok_and(|stat| {
+            stat.rsplit_once(')')
+                .is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+        })
     }
 
     /// Returns everything printed so far.

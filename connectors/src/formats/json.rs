@@ -25,8 +25,8 @@ pub(crate) struct JsonRows {
     recent: Vec<(String, Option<usize>)>,
     /// The same keys, to be passed over at a glance.
     known: Known,
-    /// Of rows in an envelope, the slots of their key.
-    envelope: Option<Arc<[usize]>>,
+    /// Whether rows in an envelope have a key, and the slots of it.
+    envelope: Option<(bool, Arc<[usize]>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +56,11 @@ impl JsonRows {
         }
     }
 
-    /// Reads rows in an envelope; `key` are the slots of what tells them apart, if anything does.
-    pub(crate) fn enveloped(self, key: Vec<usize>) -> JsonRows {
+    /// Reads rows in an envelope; `keyed` says that something tells them apart, `key` are the slots of as much of
+    /// it as is read here.
+    pub(crate) fn enveloped(self, keyed: bool, key: Vec<usize>) -> JsonRows {
         JsonRows {
-            envelope: Some(key.into()),
+            envelope: Some((keyed, key.into())),
             ..self
         }
     }
@@ -126,6 +127,24 @@ impl JsonRows {
         }
     }
 
+    /// Adds the row of a message at `start..end`, which the end of `text` or a line end follows, if it is one object
+    /// with the keys of the first and nothing else, as nearly all are.
+    #[inline]
+    pub(crate) fn known_message(&self, text: &str, start: usize, end: usize, cells: &mut Cells) -> bool {
+        if self.envelope.is_some() {
+            return false;
+        }
+        match self.known.line(text.as_bytes(), start, true, cells) {
+            Some((found, _)) if found == end => true,
+            Some(_) => {
+                // A line of several.
+                cells.drop_row();
+                false
+            }
+            None => false,
+        }
+    }
+
     fn line(&mut self, text: &str, start: usize, last: bool, cells: &mut Cells) -> Step {
         let bytes = text.as_bytes();
         if self.envelope.is_none()
@@ -179,17 +198,17 @@ impl JsonRows {
     /// Reads the object at `start`, and adds the rows it holds: itself, or those of an envelope. Returns its
     /// end and the number of rows.
     fn entry(&mut self, text: &str, start: usize, cells: &mut Cells) -> Result<(usize, usize), Fault> {
-        let Some(key) = self.envelope.clone() else {
+        let Some((keyed, key)) = self.envelope.clone() else {
             return Ok((self.row(text, start, cells)?, 1));
         };
-        let (message, end) = envelope::message(text, start, !key.is_empty())?;
+        let (message, end) = envelope::message(text, start, keyed)?;
         let mut rows = 0;
         if let Some(before) = message.before {
             self.row(text, before, cells)?;
             cells.take_back();
             rows += 1;
             // Only what names its key is another row than the one that comes.
-            if message.after.is_some() && !key.is_empty() && !cells.has(&key) {
+            if message.after.is_some() && keyed && !cells.has(&key) {
                 cells.drop_row();
                 rows -= 1;
             }
@@ -200,7 +219,7 @@ impl JsonRows {
                 return Err(fault);
             }
             rows += 1;
-            if rows == 2 && !key.is_empty() && cells.agree(text, &key) {
+            if rows == 2 && keyed && cells.agree(text, &key) {
                 cells.drop_row_before_last();
                 rows = 1;
             }

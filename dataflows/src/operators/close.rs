@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch};
+use arrow::array::{Array, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, SchemaRef};
 
 use super::SharedCell;
@@ -98,6 +99,36 @@ impl Close {
         }
     }
 
+    /// Takes in rows of buckets that were closed before this dataflow was.
+    fn seed(&mut self, tick: Tick, out: &mut Vec<Part>) {
+        let seeds: Vec<Updates> = {
+            let mut shared = self.shared.borrow_mut();
+            let due = shared.seeds.extract_if(.., |(at, _)| *at <= tick);
+            due.map(|(_, rows)| rows).collect()
+        };
+        for updates in seeds {
+            if self.keeps {
+                let buckets = self.times.of(updates.rows().column(self.times.column));
+                let mut order: Vec<u32> = (0..updates.len() as u32).collect();
+                order.sort_by_key(|&row| buckets.is_valid(row as usize).then(|| buckets.value(row as usize)));
+                let sorted = take_record_batch(updates.rows(), &UInt32Array::from(order.clone()));
+                let sorted = Updates::inserts(sorted.expect("rows of the batch"));
+                let bucket = |row: u32| match buckets.is_valid(row as usize) {
+                    true => buckets.value(row as usize),
+                    false => i64::MAX,
+                };
+                let mut start = 0;
+                for run in order.chunk_by(|left, right| bucket(*left) == bucket(*right)) {
+                    let rows = sorted.slice(start, run.len());
+                    self.closed.entry(bucket(run[0])).or_default().push(rows);
+                    self.closed_rows += run.len();
+                    start += run.len();
+                }
+            }
+            out.push(Part::whole(updates));
+        }
+    }
+
     /// Takes back closed rows that are kept no longer.
     fn leave(&mut self, gone: i64, out: &mut Vec<Part>) {
         while let Some(oldest) = self.closed.first_entry().filter(|oldest| *oldest.key() < gone) {
@@ -131,6 +162,7 @@ impl TickOperator for Close {
     fn apply(&mut self, tick: Tick, inputs: &mut [Vec<Part>]) -> Vec<Part> {
         let closed = self.shared.borrow().closed_at(tick);
         let mut out = Vec::new();
+        self.seed(tick, &mut out);
         if closed.below > self.below {
             self.below = closed.below;
             if self.least < self.below {

@@ -155,6 +155,12 @@ impl Server {
                 flow.shared.borrow_mut().passed.push_back(passed);
             }
         }
+        for (flow, rows) in &input.seeds {
+            let share = share(&Updates::inserts(rows.clone()), self.index, peers, input.tick);
+            if let (Some(flow), Some(share)) = (&self.flows[*flow], share) {
+                flow.shared.borrow_mut().seeds.push((input.tick, share));
+            }
+        }
         for flow in flows() {
             let mut shared = flow.shared.borrow_mut();
             shared.ticks.push_back(input.tick);

@@ -128,6 +128,16 @@ impl Counted {
         changes
     }
 
+    /// Returns every row as often as it is there, and the segment it expires with.
+    pub(super) fn all(&self, schema: &SchemaRef) -> (RecordBatch, Vec<i64>) {
+        let copies = self.segments.iter().flat_map(|(&(group, segment), &count)| {
+            std::iter::repeat_n((group, segment), usize::try_from(count).unwrap_or(0))
+        });
+        let (groups, segments): (Vec<u32>, Vec<i64>) = copies.unzip();
+        let rows = RecordBatch::try_new(Arc::clone(schema), self.index.keys(&groups)).expect("rows of this schema");
+        (rows, segments)
+    }
+
     fn lower(&mut self, (group, segment): (u32, i64), by: i64) {
         if let Some(count) = self.segments.get_mut(&(group, segment)) {
             *count -= by;

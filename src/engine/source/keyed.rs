@@ -100,6 +100,13 @@ impl Keyed {
         changes
     }
 
+    /// Returns every row, and the segment it expires with.
+    pub(super) fn all(&self, schema: &SchemaRef) -> (RecordBatch, Vec<i64>) {
+        let there = self.slots.iter().filter(|(slot, _)| *slot != NO_SLOT);
+        let (slots, segments): (Vec<u32>, Vec<i64>) = there.copied().unzip();
+        (batch_of(schema, &self.rows, &slots), segments)
+    }
+
     /// Marks the row of each key that wins.
     fn winners(&mut self, rows: &RecordBatch, groups: &[u32]) -> Vec<bool> {
         let mut winners = vec![false; groups.len()];

@@ -236,7 +236,7 @@ fn batch(schema: &SchemaRef, time_zone: &str, held: &[Held]) -> RecordBatch {
 }
 
 /// Writes rows as the program writes them.
-fn encoded(batches: &[RecordBatch]) -> Vec<u8> {
+pub(crate) fn encoded(batches: &[RecordBatch]) -> Vec<u8> {
     let mut out = vec![b'['];
     for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
         if out.len() > 1 {
@@ -249,7 +249,7 @@ fn encoded(batches: &[RecordBatch]) -> Vec<u8> {
 }
 
 /// Reads an array of rows and sorts them, each in one spelling.
-pub(super) fn canonical(rows: &[u8]) -> Vec<String> {
+pub(crate) fn canonical(rows: &[u8]) -> Vec<String> {
     let rows: Vec<Value> = serde_json::from_slice(rows).expect("an array of rows");
     let mut rows: Vec<String> = rows.iter().map(Value::to_string).collect();
     rows.sort();

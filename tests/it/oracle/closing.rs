@@ -243,7 +243,7 @@ impl Closed {
     }
 }
 
-fn chosen(batch: &RecordBatch, column: usize, wanted: impl Fn(Option<i64>) -> bool) -> RecordBatch {
+pub(crate) fn chosen(batch: &RecordBatch, column: usize, wanted: impl Fn(Option<i64>) -> bool) -> RecordBatch {
     let times = cast(batch.column(column), &DataType::Int64).expect("a bucket is a time");
     let times = times.as_primitive::<Int64Type>();
     let mask: BooleanArray = (0..times.len())

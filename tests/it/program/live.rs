@@ -134,6 +134,13 @@ impl Live {
 
     /// Reads and applies one frame; none within the time, or none any more, gives nothing.
     pub fn read(&mut self, deadline: Instant) -> Option<Value> {
+        let frame = self.frame(deadline)?;
+        self.apply(&frame);
+        Some(frame)
+    }
+
+    /// Reads one frame and leaves it to the caller to apply it.
+    pub fn frame(&mut self, deadline: Instant) -> Option<Value> {
         loop {
             let left = deadline
                 .saturating_duration_since(Instant::now())
@@ -141,9 +148,7 @@ impl Live {
             self.socket.get_ref().set_read_timeout(Some(left)).expect("a timeout");
             match self.socket.read() {
                 Ok(Message::Text(text)) => {
-                    let frame: Value = serde_json::from_str(&text).expect("frames are JSON");
-                    self.apply(&frame);
-                    return Some(frame);
+                    return Some(serde_json::from_str(&text).expect("frames are JSON"));
                 }
                 Ok(Message::Close(_)) => return None,
                 Ok(_) => {}
@@ -176,7 +181,8 @@ impl Live {
         self.held.get(id).unwrap_or_else(|| panic!("nobody subscribed to {id}"))
     }
 
-    fn apply(&mut self, frame: &Value) {
+    /// Applies one frame to what is held.
+    pub fn apply(&mut self, frame: &Value) {
         let kind = frame["type"].as_str().expect("a frame has a type");
         if kind == "error" {
             self.refusals.push(frame.clone());

@@ -180,7 +180,9 @@ fn a_deployments_own_tests_fail_readably() {
 fn help_speaks_to_newcomers() {
     let help = sangam(&["--help"]);
     assert!(help.status.success());
-    for command in ["run", "check", "test", "explain", "new", "query"] {
+    for command in [
+        "run", "check", "test", "explain", "new", "query", "backup", "restore", "verify",
+    ] {
         assert!(
             said(&help).contains(&format!("\n  {command} ")),
             "no {command} in\n{}",

@@ -29,6 +29,7 @@ fn open(directory: &Path, connector: &str, format: &str) -> Result<Box<dyn Reade
     let columns = columns();
     let format = toml::from_str(format).unwrap();
     let setting = Setting {
+        name: "readings",
         columns: &columns,
         format: &format,
         time_column: Some(1),

@@ -35,6 +35,7 @@ fn columns(names: &[&str]) -> Vec<Column> {
 
 fn with<T>(columns: &[Column], then: impl FnOnce(&Setting<'_>) -> T) -> T {
     then(&Setting {
+        name: "bids",
         columns,
         format: &FormatConfig::default(),
         time_column: None,

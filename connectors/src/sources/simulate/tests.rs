@@ -66,6 +66,7 @@ fn reader(config: &str, start_us: i64, directory: &Path) -> Result<Box<dyn Reade
     let columns = columns();
     let format = FormatConfig::default();
     let setting = Setting {
+        name: "readings",
         columns: &columns,
         format: &format,
         time_column: None,

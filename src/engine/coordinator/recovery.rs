@@ -1,0 +1,434 @@
+//! How a start goes on where the last run ended: with the newest checkpoint, and the ticks that followed it.
+//!
+//! The ticks of the log go the way they went, through the same code: nothing is decided anew by a clock. What was
+//! told of them outside stands in the log, too, and is not told again; what was not is told now.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use arrow::array::RecordBatch;
+use connectors::{Batch, Decoded, Position};
+use dataflows::Tick;
+use dataflows::workers::FlowId;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::super::alerts::{self, Standing};
+use super::super::closing::SavedClosing;
+use super::super::filling::{Contents, Fill, Filling};
+use super::super::flows::Running;
+use super::super::shared::Recovery;
+use super::super::storage::Past;
+use super::super::store::Run;
+use super::super::{Operation, idempotency, letters};
+use super::{Coordinator, Cut, Inbox};
+use crate::log::{Manifest, Part, Record, TickRecord, Told};
+
+/// How long a worker may take for one tick of the past before the start is given up.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// What earlier runs have written down, and what of it may go.
+pub(in crate::engine) struct Recovered {
+    pub(in crate::engine) past: Box<dyn Past>,
+    /// Sources whose rows may be forgotten where they are declared no more.
+    pub(in crate::engine) forget: Vec<String>,
+}
+
+/// What was told of ticks that are computed again: alerts and sinks by tick.
+#[derive(Default)]
+pub(super) struct AlreadyTold {
+    alerts: HashSet<(Tick, Arc<str>)>,
+    sinks: HashSet<(Tick, Arc<str>)>,
+}
+
+impl AlreadyTold {
+    fn note(&mut self, told: &Told) {
+        let alerts = told.transitions.iter().map(|told| (told.tick, Arc::clone(&told.alert)));
+        self.alerts.extend(alerts);
+        let sinks = told.outgoing.iter().map(|out| (told.tick, Arc::clone(&out.sink)));
+        self.sinks.extend(sinks);
+    }
+
+    /// Takes out of `told` what was told before.
+    pub(super) fn remove(&mut self, told: &mut Told) {
+        if self.alerts.is_empty() && self.sinks.is_empty() {
+            return;
+        }
+        let tick = told.tick;
+        told.transitions
+            .retain(|told| !self.alerts.contains(&(tick, Arc::clone(&told.alert))));
+        told.outgoing
+            .retain(|out| !self.sinks.contains(&(tick, Arc::clone(&out.sink))));
+    }
+}
+
+impl Coordinator {
+    /// Brings everything to where the last run ended; the doors are closed meanwhile.
+    ///
+    /// # Errors
+    /// When the data folder is damaged or does not fit the deployment, or a worker dies.
+    pub(in crate::engine) fn recover(&mut self, recovered: Recovered, inbox: &Inbox) -> anyhow::Result<Vec<Position>> {
+        let mut progress = Recovery::default();
+        let (manifest, extent) = (recovered.past.manifest().cloned(), recovered.past.extent());
+        if let Some((_, last, bytes)) = extent {
+            self.durable = last;
+            progress.bytes.1 = bytes;
+        }
+        self.saving.found(
+            progress.bytes.1,
+            manifest.as_ref().map_or(0, |manifest| manifest.log_from),
+        );
+        match &manifest {
+            Some(manifest) => self.load(manifest, &recovered, &mut progress, inbox)?,
+            None => self.shared.set_recovery(Some(progress)),
+        }
+        let from = match (&manifest, extent) {
+            (Some(manifest), _) => manifest.log_from,
+            (None, Some((first, ..))) => first,
+            (None, None) => 1,
+        };
+        self.replay(from, &recovered, &mut progress, inbox)?;
+        // Ticks that were told before need not be known any more.
+        self.wait(inbox, |coordinator| coordinator.is_settled())?;
+        self.told = AlreadyTold::default();
+        if self.clock.last() == 0 {
+            self.first_tick();
+        }
+        self.shared.acknowledged.fetch_max(self.clock.last(), Ordering::SeqCst);
+        self.shared.set_recovery(None);
+        Ok(self.positions.clone())
+    }
+
+    /// Takes a checkpoint in.
+    fn load(
+        &mut self,
+        manifest: &Manifest,
+        recovered: &Recovered,
+        progress: &mut Recovery,
+        inbox: &Inbox,
+    ) -> anyhow::Result<()> {
+        let tick = manifest.tick;
+        let parts = manifest.sources.values().flat_map(|source| &source.parts);
+        // Each row is read, and then fed.
+        progress.rows.1 = 2 * parts.map(|part| part.rows).sum::<u64>();
+        self.shared.set_recovery(Some(*progress));
+        self.clock.resume(tick);
+        for (name, saved) in &manifest.sources {
+            let Some(position) = self.topology.source(name) else {
+                let rows: u64 = saved.parts.iter().map(|part| part.rows).sum();
+                if rows == 0 || recovered.forget.contains(name) {
+                    tracing::warn!(
+                        source = name,
+                        rows,
+                        "a source is declared no more; its rows are forgotten"
+                    );
+                    continue;
+                }
+                bail!(
+                    "the data folder holds {rows} rows of source \"{name}\", which the deployment declares no more\n  \
+                     hint: Put sources/{name}.toml back, or start with `--forget {name}` to drop them."
+                );
+            };
+            let shape = self.sources[position].shape();
+            if let Some(what) = misfit(&saved.shape, &shape) {
+                bail!(
+                    "source \"{name}\" is declared differently from what {} holds: {what}\n  \
+                     hint: Put it back as it was. Columns that may be NULL can be added. To begin anew, name another \
+                     folder with --data.",
+                    recovered.past.place()
+                );
+            }
+            let state = &saved.state["relation"];
+            let fits = self.sources[position]
+                .restore(state)
+                .context("could not read a source's clock")?;
+            if !fits {
+                tracing::info!(source = name, "retain has changed: rows expire by it from now on");
+            }
+            for part in &saved.parts {
+                recovered.past.part(part, &mut |rows| {
+                    progress.rows.0 += rows.num_rows() as u64;
+                    self.shared.set_recovery(Some(*progress));
+                    let loaded = self.sources[position].load(part.segment, rows, state);
+                    loaded.map_err(|what| anyhow::anyhow!("could not take in rows of source \"{name}\": {what}"))
+                })?;
+            }
+            let entry = &self.topology.sources[position];
+            let changes = self.sources[position].take_changes();
+            self.sources[position]
+                .restore(state)
+                .context("could not read a source's clock")?;
+            entry
+                .relation
+                .store
+                .complete(Run::new(tick, changes.updates, changes.steps));
+            entry.observe(self.sources[position].clock_us(), self.sources[position].watermark_us());
+            if let Ok(counts) = serde_json::from_value(saved.state["counts"].clone()) {
+                entry.set_counts(counts);
+            }
+            self.positions[position] = saved.position.clone();
+        }
+        for source in &self.topology.sources {
+            source.relation.cut(tick, false);
+            source.relation.store.told_from(tick);
+        }
+        let seeds = self.load_views(manifest, recovered)?;
+        self.load_tables(manifest, recovered)?;
+        self.feed(tick, seeds, progress, inbox)
+    }
+
+    /// Takes in how far views are closed, and the rows of closed buckets.
+    fn load_views(&mut self, manifest: &Manifest, recovered: &Recovered) -> anyhow::Result<Vec<(FlowId, RecordBatch)>> {
+        let mut seeds = Vec::new();
+        for (name, saved) in &manifest.views {
+            let Some(flow) = self
+                .topology
+                .flows
+                .values()
+                .find(|flow| flow.view.is_some() && flow.name() == name)
+            else {
+                tracing::warn!(view = name, "a view is declared no more; its closed rows are forgotten");
+                continue;
+            };
+            if saved.state["definition"] != Value::from(flow.relation.relation.definition) {
+                tracing::warn!(view = name, "a view is another now; its closed rows are forgotten");
+                continue;
+            }
+            let closing: SavedClosing = serde_json::from_value(saved.state["closed"].clone())
+                .context("could not read how far a view is closed")?;
+            self.closings.restore(name, &closing);
+            for part in &saved.parts {
+                let id = flow.spec.id;
+                recovered.past.part(part, &mut |rows| {
+                    seeds.push((id, rows));
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(seeds)
+    }
+
+    /// Takes in what the engine itself keeps: letters, what happened to alerts, answers by key.
+    fn load_tables(&mut self, manifest: &Manifest, recovered: &Recovered) -> anyhow::Result<()> {
+        let read = |name: &str| -> anyhow::Result<Vec<RecordBatch>> {
+            let mut batches = Vec::new();
+            for part in manifest.tables.get(name).map_or(&[] as &[Part], Vec::as_slice) {
+                recovered.past.part(part, &mut |rows| {
+                    batches.push(rows);
+                    Ok(())
+                })?;
+            }
+            Ok(batches)
+        };
+        for rows in read(letters::LATE)? {
+            self.shared
+                .restore_late(&rows, manifest.state["late"].as_u64().unwrap_or(0));
+        }
+        for rows in read(letters::REJECTED)? {
+            self.shared
+                .restore_rejected(&rows, manifest.state["rejected"].as_u64().unwrap_or(0));
+        }
+        for rows in read(alerts::EVENTS)? {
+            self.shared.restore_events(alerts::transitions(&rows));
+        }
+        for rows in read(idempotency::TABLE)? {
+            self.answered.restore(&rows);
+        }
+        let mut standing: HashMap<Arc<str>, Standing> = HashMap::new();
+        for rows in read(alerts::STANDING)? {
+            for told in alerts::transitions(&rows) {
+                standing
+                    .entry(told.alert)
+                    .or_default()
+                    .insert(told.key, (told.raised, told.row));
+            }
+        }
+        for running in self.flows.values_mut() {
+            let name = running.relation.relation.name.as_str();
+            running.stood(standing.remove(name).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Feeds all views what sources retain.
+    fn feed(
+        &mut self,
+        tick: Tick,
+        seeds: Vec<(FlowId, RecordBatch)>,
+        progress: &mut Recovery,
+        inbox: &Inbox,
+    ) -> anyhow::Result<()> {
+        let mut contents: Vec<(Arc<str>, Vec<RecordBatch>)> = Vec::new();
+        for source in &self.topology.sources {
+            let rows = source.relation.store.snapshot(tick).unwrap_or_default();
+            contents.push((Arc::clone(&source.name), rows));
+        }
+        // The smallest first: a row that comes late meets all its partners at once.
+        contents.sort_by_key(|(_, batches)| batches.iter().map(RecordBatch::num_rows).sum::<usize>());
+        let batches = contents
+            .into_iter()
+            .flat_map(|(name, batches)| batches.into_iter().map(move |rows| (Arc::clone(&name), rows)));
+        let closed: Vec<_> = self.closings.closed();
+        let running: BTreeMap<FlowId, Running> = std::mem::take(&mut self.flows);
+        let mut filling = Filling::alone(running, seeds);
+        let (reply, _filled) = oneshot::channel();
+        let fill = Fill {
+            through: tick,
+            contents: Contents::new(batches),
+            topology: Arc::clone(&self.topology),
+            sources: Vec::new(),
+            remove: Vec::new(),
+            reply,
+        };
+        filling.begin(Box::new(fill), closed);
+        self.filling = Some(filling);
+        self.go_on();
+        let read = progress.rows.0;
+        while let Some(filling) = &self.filling {
+            let left = filling.rows_left() as u64;
+            progress.rows.0 = read.max(progress.rows.1.saturating_sub(left));
+            self.shared.set_recovery(Some(*progress));
+            self.hear(inbox)?;
+            self.go_on();
+        }
+        Ok(())
+    }
+
+    /// Lets the ticks of the log go by again.
+    fn replay(
+        &mut self,
+        from: u64,
+        recovered: &Recovered,
+        progress: &mut Recovery,
+        inbox: &Inbox,
+    ) -> anyhow::Result<()> {
+        // What was told comes behind the tick of which it was: so it must be known before.
+        let mut told = Vec::new();
+        recovered.past.told(from, &mut |record| told.push(record))?;
+        for told in told {
+            self.told.note(&told);
+            self.shared.restore_events(told.transitions);
+        }
+        recovered.past.records(from, &mut |(record, bytes)| {
+            progress.bytes.0 += bytes as u64;
+            self.shared.set_recovery(Some(*progress));
+            let Record::Tick(record) = record else { return Ok(()) };
+            self.wait(inbox, |coordinator| {
+                coordinator.in_flight.len() < coordinator.in_flight_max
+            })?;
+            self.play(record, recovered)
+        })
+    }
+
+    /// Lets one tick go by again.
+    fn play(&mut self, record: TickRecord, recovered: &Recovered) -> anyhow::Result<()> {
+        self.clock.resume(record.tick);
+        let mut cut = Cut {
+            everything: record.everything,
+            ..Cut::at(record.tick)
+        };
+        let log = self.log.take();
+        self.begin(record.tick);
+        for entry in record.entries {
+            let Some(source) = self.topology.source(&entry.source) else {
+                if recovered.forget.iter().any(|name| **name == *entry.source) {
+                    continue;
+                }
+                self.log = log;
+                bail!(
+                    "the log holds rows of source \"{0}\", which the deployment declares no more\n  \
+                     hint: Put sources/{0}.toml back, or start with `--forget {0}` to drop them.",
+                    entry.source
+                );
+            };
+            let operation = match entry.delete {
+                true => Operation::Delete,
+                false => Operation::Insert,
+            };
+            let batch = Batch {
+                decoded: Decoded {
+                    rows: entry.rows,
+                    rejected: entry.rejected,
+                },
+                position: entry.position,
+                partitions: entry.partitions,
+            };
+            self.take(source, operation, batch, entry.idempotency_key, None, &mut cut);
+        }
+        // Its record is there already.
+        self.finish(cut);
+        self.log = log;
+        Ok(())
+    }
+
+    /// Waits for workers and the log until something holds.
+    fn wait(&mut self, inbox: &Inbox, holds: impl Fn(&Coordinator) -> bool) -> anyhow::Result<()> {
+        while !holds(self) {
+            self.hear(inbox)?;
+        }
+        Ok(())
+    }
+
+    /// Hears from a worker or from the log.
+    fn hear(&mut self, inbox: &Inbox) -> anyhow::Result<()> {
+        crossbeam_channel::select! {
+            recv(inbox.responses) -> response => match response {
+                Ok(response) => self.answered(response),
+                Err(_) => bail!("the workers have ended"),
+            },
+            recv(inbox.events) -> event => if let Ok(event) = event {
+                self.logged(event);
+            },
+            default(PATIENCE) => bail!("a tick of the log was not answered within an hour"),
+        }
+        match self.shared.failure() {
+            Some(reason) => bail!(reason),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Says how a source's rows differ from what is declared, where they cannot be taken in as they are.
+fn misfit(was: &Value, is: &Value) -> Option<String> {
+    for (word, before) in was.as_object()? {
+        let now = &is[word];
+        if word == "columns" {
+            let columns = |value: &Value| -> BTreeMap<String, (Value, Value)> {
+                let columns = value.as_array().into_iter().flatten();
+                columns
+                    .map(|column| {
+                        (
+                            column[0].as_str().unwrap_or_default().to_owned(),
+                            (column[1].clone(), column[2].clone()),
+                        )
+                    })
+                    .collect()
+            };
+            let (was, is) = (columns(before), columns(now));
+            for (name, (data_type, nullable)) in &was {
+                match is.get(name) {
+                    None => return Some(format!("column \"{name}\" is gone")),
+                    Some((now, _)) if now != data_type => {
+                        return Some(format!("column \"{name}\" was {data_type} and is {now}"));
+                    }
+                    Some((_, now)) if nullable == true && now == false => {
+                        return Some(format!("column \"{name}\" may be NULL no more"));
+                    }
+                    Some(_) => {}
+                }
+            }
+            let added = is
+                .iter()
+                .find(|(name, (_, nullable))| !was.contains_key(*name) && nullable == false);
+            if let Some((name, _)) = added {
+                return Some(format!("column \"{name}\" is new and not NULL"));
+            }
+        } else if before != now {
+            return Some(format!("{word} was {before} and is {now}"));
+        }
+    }
+    None
+}

@@ -1,0 +1,68 @@
+//! The shipped coordinator under a clock, a storage and sources of our own: a seed decides in which order things
+//! happen, when the power goes, and how much of what was not synced is left then.
+//!
+//! After each crash a new coordinator begins with what the storage has. What was acknowledged must be there, what was
+//! not at most once after its reader has sent it again; views must be those of the rows up to the position the reader
+//! goes on from, a follower must be able to go on from its tick, and alerts must be told once.
+
+mod disk;
+mod world;
+
+use disk::Bug;
+use world::World;
+
+/// Steps of one seed.
+const STEPS: usize = 400;
+
+/// Seeds that are played. `SANGAM_SIMULATION_SEEDS` plays others.
+const SEEDS: u64 = 150;
+
+/// Seeds within which a planted bug must be found.
+const FOUND_WITHIN: u64 = 10_000;
+
+/// Plays a seed; says what was wrong.
+fn play(seed: u64, bug: Bug) -> Result<world::Seen, String> {
+    let outcome = std::panic::catch_unwind(|| World::new(seed, bug).play(STEPS));
+    outcome.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().cloned();
+        Err(said
+            .or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()))
+            .unwrap_or_default())
+    })
+}
+
+#[test]
+fn no_order_of_things_loses_or_doubles_anything() {
+    let seeds = std::env::var("SANGAM_SIMULATION_SEEDS").ok();
+    let seeds = match seeds.as_deref().map(|text| text.split_once("..")) {
+        Some(Some((from, to))) => from.parse().expect("a seed")..to.parse().expect("a seed"),
+        Some(None) => 0..seeds.expect("a text").parse().expect("a count of seeds"),
+        None => 0..SEEDS,
+    };
+    let mut all = world::Seen::default();
+    for seed in seeds {
+        match play(seed, Bug::None) {
+            Ok(seen) => all.add(&seen),
+            Err(wrong) => panic!(
+                "seed {seed}: {wrong} (play it alone with SANGAM_SIMULATION_SEEDS={seed}..{})",
+                seed + 1
+            ),
+        }
+    }
+    println!("{all:?}");
+    assert!(all.is_everything(), "some things never happened: {all:?}");
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    for bug in [
+        Bug::AcknowledgedBeforeSync,
+        Bug::OffsetsApart,
+        Bug::NamedBeforeComplete,
+        Bug::ToldBeforeSync,
+    ] {
+        let found = (0..FOUND_WITHIN).find_map(|seed| play(seed, bug).err().map(|wrong| (seed, wrong)));
+        let (seed, wrong) = found.unwrap_or_else(|| panic!("{bug:?} was not found within {FOUND_WITHIN} seeds"));
+        println!("{bug:?}: seed {seed}: {wrong}");
+    }
+}

@@ -1,0 +1,192 @@
+//! Where a coordinator has its ticks written down, and finds those of earlier runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use arrow::array::RecordBatch;
+use crossbeam_channel::{Sender, unbounded};
+use dataflows::Tick;
+
+use crate::log::{Checkpoint, Durability, LogError, LogEvent, LogStore, LogWriter, Manifest, Part, Record, Told};
+
+/// What a coordinator asks of the place where ticks are written down. It hears of what came of it as [`LogEvent`]s.
+pub(super) trait Storage: Send {
+    /// Hands a record over; returns its number.
+    fn append(&mut self, record: Record) -> u64;
+
+    /// Returns the number of the next record.
+    fn next(&self) -> u64;
+
+    /// Hands all that is retained over: once it is written whole, records before it go.
+    fn checkpoint(&mut self, checkpoint: Checkpoint);
+
+    /// Hears that the checkpoint handed over last has taken the place of the one before.
+    fn named(&mut self);
+}
+
+/// A data folder.
+pub(super) struct Disk {
+    writer: LogWriter,
+    jobs: Option<Sender<Job>>,
+    checkpoints: Option<JoinHandle<()>>,
+}
+
+enum Job {
+    Write(Box<Checkpoint>),
+    Sweep,
+}
+
+impl Disk {
+    /// Starts the threads that write to a data folder.
+    pub(super) fn start(folder: &Folder, durability: Durability, events: Sender<LogEvent>) -> anyhow::Result<Disk> {
+        let writer = LogWriter::start(Arc::clone(&folder.store), folder.next(), durability, events.clone())?;
+        let name = writer.namer();
+        let (data, last) = (folder.data.clone(), folder.manifest.clone());
+        let (jobs, waiting) = unbounded::<Job>();
+        let checkpoints = super::spawn("checkpoints", move || {
+            let mut last = last;
+            for job in waiting {
+                let done = match job {
+                    Job::Write(checkpoint) => checkpoint.write(&data, last.as_ref()).map(|manifest| {
+                        last = Some(manifest.clone());
+                        name(manifest);
+                    }),
+                    Job::Sweep => last.as_ref().map_or(Ok(()), |last| last.sweep(&data)),
+                };
+                if let Err(error) = done {
+                    let _ = events.send(LogEvent::Failed(error));
+                    return;
+                }
+            }
+        })?;
+        Ok(Disk {
+            writer,
+            jobs: Some(jobs),
+            checkpoints: Some(checkpoints),
+        })
+    }
+
+    /// Returns a door for a sink to say up to which tick it has delivered.
+    pub(super) fn delivered(&self, sink: Arc<str>) -> impl Fn(Tick) + Send + 'static {
+        self.writer.delivered(sink)
+    }
+
+    fn job(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // A thread that has ended has said why.
+            let _ = jobs.send(job);
+        }
+    }
+}
+
+impl Storage for Disk {
+    fn append(&mut self, record: Record) -> u64 {
+        self.writer.append(record)
+    }
+
+    fn next(&self) -> u64 {
+        self.writer.next()
+    }
+
+    fn checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.job(Job::Write(Box::new(checkpoint)));
+    }
+
+    fn named(&mut self) {
+        self.job(Job::Sweep);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // It holds a door to the writer, which ends once all are closed.
+        self.jobs = None;
+        if let Some(checkpoints) = self.checkpoints.take() {
+            let _ = checkpoints.join();
+        }
+    }
+}
+
+/// What earlier runs have written down.
+pub(super) trait Past: Send {
+    /// Returns the newest checkpoint.
+    fn manifest(&self) -> Option<&Manifest>;
+
+    /// Returns the number of the first record, that of the last, and their bytes.
+    fn extent(&self) -> Option<(u64, u64, u64)>;
+
+    /// Hands every record from a number on that says what was told.
+    fn told(&self, from: u64, take: &mut dyn FnMut(Told)) -> anyhow::Result<()>;
+
+    /// Hands every record from a number on, with its length.
+    fn records(&self, from: u64, take: Take<'_, (Record, usize)>) -> anyhow::Result<()>;
+
+    /// Hands rows of the checkpoint.
+    fn part(&self, part: &Part, take: Take<'_, RecordBatch>) -> anyhow::Result<()>;
+
+    /// Says where all this is.
+    fn place(&self) -> String;
+}
+
+/// Takes one thing after the other, until one fails.
+pub(super) type Take<'a, T> = &'a mut dyn FnMut(T) -> anyhow::Result<()>;
+
+/// What a data folder holds of earlier runs.
+pub(super) struct Folder {
+    pub(super) store: Arc<LogStore>,
+    pub(super) data: PathBuf,
+    manifest: Option<Manifest>,
+    extent: Option<(u64, u64, u64)>,
+}
+
+impl Folder {
+    /// Opens a data folder, or makes one.
+    ///
+    /// # Errors
+    /// As [`LogStore::open`].
+    pub(super) fn open(data: &Path) -> Result<Folder, LogError> {
+        let store = Arc::new(LogStore::open(data)?);
+        Ok(Folder {
+            manifest: store.meta("checkpoint")?,
+            extent: store.extent()?,
+            data: data.to_owned(),
+            store,
+        })
+    }
+
+    /// Returns the number of the record to be written next.
+    pub(super) fn next(&self) -> u64 {
+        match (self.extent, &self.manifest) {
+            (Some((_, last, _)), _) => last + 1,
+            (None, Some(manifest)) => manifest.log_from,
+            (None, None) => 1,
+        }
+    }
+}
+
+impl Past for Folder {
+    fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    fn extent(&self) -> Option<(u64, u64, u64)> {
+        self.extent
+    }
+
+    fn told(&self, from: u64, take: &mut dyn FnMut(Told)) -> anyhow::Result<()> {
+        Ok(self.store.replay_told(from, take)?)
+    }
+
+    fn records(&self, from: u64, take: Take<'_, (Record, usize)>) -> anyhow::Result<()> {
+        self.store.replay(from, |_, record, bytes| take((record, bytes)))
+    }
+
+    fn part(&self, part: &Part, take: Take<'_, RecordBatch>) -> anyhow::Result<()> {
+        part.read(&self.data, take)
+    }
+
+    fn place(&self) -> String {
+        format!("the data folder \"{}\"", self.data.display())
+    }
+}

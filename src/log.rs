@@ -1,0 +1,24 @@
+//! What survives: every tick is written down before anything of it is told, and now and then all that is retained.
+//!
+//! A `record` is what came in at one tick, or what was told of one; `codec` gives it bytes with a checksum. The
+//! `store` keeps records in one file and commits some of them together, on the thread of the `writer`. A `checkpoint`
+//! is all that is retained as of one tick, in files of `blocks`; once the store names it, the records before go. A
+//! `backup` is a copy of both.
+//!
+//! Nothing here knows what a row means: what is written is handed back as it was.
+
+mod backup;
+mod blocks;
+mod checkpoint;
+mod codec;
+mod error;
+mod record;
+mod store;
+mod writer;
+
+pub use backup::Whole;
+pub use checkpoint::{Checkpoint, FileRef, Manifest, Part, Rows, SourceManifest, Stretch, ViewManifest};
+pub use error::LogError;
+pub use record::{Entry, Outgoing, Record, TickRecord, Told, Transition};
+pub use store::{FORMAT, Identity, LogStore};
+pub use writer::{Durability, LogEvent, LogWriter};

@@ -1,0 +1,447 @@
+//! The file that holds the log: records by number, the schemas of their rows, and what is known by name.
+//!
+//! One transaction of the store is one write: all of it is there after a crash, or none.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use dataflows::Tick;
+use redb::{Builder, Database, ReadableDatabase, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::codec::{self, Encoder};
+use super::error::LogError;
+use super::record::{Record, Schemas, Told};
+
+/// The version of the data folder's format.
+pub const FORMAT: u32 = 1;
+
+/// The store's file in the data folder.
+pub(super) const FILE: &str = "log.redb";
+
+/// Memory for pages of the store; what is written is mostly never read again.
+const CACHE_BYTES: usize = 32 << 20;
+
+pub(super) const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
+pub(super) const SCHEMAS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("schemas");
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(super) const OUTBOX: TableDefinition<'_, (&str, Tick), &[u8]> = TableDefinition::new("outbox");
+
+/// What a data folder is, from its beginning on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// The version of its format.
+    pub format: u32,
+    /// A number that no other data folder shares.
+    pub incarnation: u64,
+    /// When the deployment first started, in microseconds since 1970.
+    pub started_us: i64,
+}
+
+/// An open data folder.
+pub struct LogStore {
+    path: PathBuf,
+    database: Database,
+    identity: Identity,
+}
+
+/// What is written at once.
+#[derive(Default)]
+pub(super) struct Write {
+    /// Records with their numbers.
+    pub(super) records: Vec<(u64, Vec<u8>)>,
+    /// Schemas that are new.
+    pub(super) schemas: Vec<(u64, Vec<u8>)>,
+    /// What is known by name from now on.
+    pub(super) meta: Vec<(&'static str, Vec<u8>)>,
+    /// Records of smaller numbers go.
+    pub(super) forget_below: Option<u64>,
+    /// What sinks are to deliver: sink, tick, a record's bytes.
+    pub(super) outgoing: Vec<(Arc<str>, Tick, Vec<u8>)>,
+    /// Up to which tick sinks have delivered.
+    pub(super) delivered: Vec<(Arc<str>, Tick)>,
+}
+
+impl LogStore {
+    /// Opens the data folder, or makes one.
+    ///
+    /// # Errors
+    /// When another program has it open, it is of an unknown format, or damaged, or cannot be written.
+    pub fn open(dir: &Path) -> Result<LogStore, LogError> {
+        make_folder(dir)?;
+        let path = dir.join(FILE);
+        // A damaged page may meet an assertion in the store rather than an error.
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| open(&path)));
+        let database = match opened {
+            Ok(database) => database?,
+            Err(_) => return Err(LogError::damaged(&path, "its pages do not fit together")),
+        };
+        // Whoever made the file may have died before its name was safe.
+        sync_folder(dir)?;
+        let mut store = LogStore {
+            path,
+            database,
+            identity: Identity {
+                format: FORMAT,
+                incarnation: 0,
+                started_us: 0,
+            },
+        };
+        match store.meta::<Identity>("identity")? {
+            Some(identity) if identity.format != FORMAT => {
+                return Err(LogError::Format {
+                    path: dir.to_owned(),
+                    found: identity.format,
+                    known: FORMAT,
+                });
+            }
+            Some(identity) => store.identity = identity,
+            None => store.begin()?,
+        }
+        Ok(store)
+    }
+
+    /// Gives a new folder its identity.
+    fn begin(&mut self) -> Result<(), LogError> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let started_us = now.map_or(0, |since| since.as_micros() as i64);
+        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), started_us);
+        self.identity = Identity {
+            format: FORMAT,
+            incarnation: random,
+            started_us,
+        };
+        let bytes = json(&self.identity);
+        self.write(
+            Write {
+                meta: vec![("identity", bytes)],
+                ..Write::default()
+            },
+            true,
+        )
+    }
+
+    /// Returns what the folder is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Returns the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns what is known by a name.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or does not hold what was written.
+    pub fn meta<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, LogError> {
+        let fault = |error: redb::Error| LogError::redb("read", &self.path, error);
+        let transaction = self.database.begin_read().map_err(|error| fault(error.into()))?;
+        let table = transaction.open_table(META).map_err(|error| fault(error.into()))?;
+        let Some(value) = table.get(name).map_err(|error| fault(error.into()))? else {
+            return Ok(None);
+        };
+        let value = checked(value.value());
+        value
+            .map(Some)
+            .map_err(|what| LogError::damaged(&self.path, format!("its entry \"{name}\": {what}")))
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Returns the number of the first record and that of the last, if there are any, and their bytes in all.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn extent(&self) -> Result<Option<(u64, u64, u64)>, LogError> {
+        let fault = |error: redb::Error| LogError::redb("read", &self.path, error);
+        let transaction = self.database.begin_read().map_err(|error| fault(error.into()))?;
+        let table = transaction.open_table(RECORDS).map_err(|error| fault(error.into()))?;
+        let (mut ends, mut bytes) = (None::<(u64, u64)>, 0);
+        for entry in table.range::<u64>(..).map_err(|error| fault(error.into()))? {
+            let (number, value) = entry.map_err(|error| fault(error.into()))?;
+            let number = number.value();
+            ends = Some((ends.map_or(number, |(first, _)| first), number));
+            bytes += value.value().len() as u64;
+        }
+        Ok(ends.map(|(first, last)| (first, last, bytes)))
+    }
+
+    fn each<E: From<LogError>>(
+        &self,
+        from: u64,
+        is_wanted: impl Fn(&[u8]) -> bool,
+        mut take: impl FnMut(u64, Record, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let fault = |error: redb::Error| LogError::redb("read", &self.path, error);
+        let transaction = self.database.begin_read().map_err(|error| fault(error.into()))?;
+        let table = transaction.open_table(RECORDS).map_err(|error| fault(error.into()))?;
+        let schemas = transaction.open_table(SCHEMAS).map_err(|error| fault(error.into()))?;
+        let mut schemas = StoredSchemas {
+            known: HashMap::new(),
+            read: |number: u64| {
+                let found = schemas.get(number).map_err(|error| error.to_string())?;
+                found
+                    .map(|found| found.value().to_vec())
+                    .ok_or_else(|| format!("schema {number} is missing"))
+            },
+        };
+        let mut expected = from;
+        for entry in table.range(from..).map_err(|error| fault(error.into()))? {
+            let (number, value) = entry.map_err(|error| fault(error.into()))?;
+            let number = number.value();
+            if number != expected {
+                let what = format!("record {expected} is missing, the next is {number}");
+                return Err(LogError::damaged(&self.path, what).into());
+            }
+            expected += 1;
+            let bytes = value.value();
+            if !is_wanted(bytes) {
+                continue;
+            }
+            let record = Record::decode(bytes, &mut schemas)
+                .map_err(|what| LogError::damaged(&self.path, format!("record {number}: {what}")))?;
+            take(number, record, bytes.len())?;
+        }
+        Ok(())
+    }
+
+    /// Hands every record from number `from` on that says what was told.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a record is damaged.
+    pub fn replay_told(&self, from: u64, mut take: impl FnMut(Told)) -> Result<(), LogError> {
+        self.each(from, Record::is_told, |_, record, _| -> Result<(), LogError> {
+            if let Record::Told(told) = record {
+                take(told);
+            }
+            Ok(())
+        })
+    }
+
+    /// Hands every record from number `from` on, in their order, with its number and its bytes' length.
+    ///
+    /// # Errors
+    /// When the file cannot be read, a record is damaged, or one is missing; and whatever `take` fails with.
+    pub fn replay<E: From<LogError>>(
+        &self,
+        from: u64,
+        take: impl FnMut(u64, Record, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.each(from, |_| true, take)
+    }
+
+    /// Returns what a sink has still to deliver, after a tick, the oldest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged.
+    pub fn outbox(&self, sink: &str, after: Tick, most: usize) -> Result<Vec<Record>, LogError> {
+        let fault = |error: redb::Error| LogError::redb("read", &self.path, error);
+        let transaction = self.database.begin_read().map_err(|error| fault(error.into()))?;
+        let table = transaction.open_table(OUTBOX).map_err(|error| fault(error.into()))?;
+        let schemas = transaction.open_table(SCHEMAS).map_err(|error| fault(error.into()))?;
+        let mut schemas = StoredSchemas {
+            known: HashMap::new(),
+            read: |number: u64| {
+                let found = schemas.get(number).map_err(|error| error.to_string())?;
+                found
+                    .map(|found| found.value().to_vec())
+                    .ok_or_else(|| format!("schema {number} is missing"))
+            },
+        };
+        let range = table
+            .range((sink, after + 1)..=(sink, Tick::MAX))
+            .map_err(|error| fault(error.into()))?;
+        let mut records = Vec::new();
+        for entry in range.take(most) {
+            let (_, value) = entry.map_err(|error| fault(error.into()))?;
+            let record = Record::decode(value.value(), &mut schemas);
+            records.push(record.map_err(|what| {
+                LogError::damaged(&self.path, format!("what sink \"{sink}\" is to deliver: {what}"))
+            })?);
+        }
+        Ok(records)
+    }
+
+    /// Writes all of it in one transaction; with `sync` it survives a power cut once this returns.
+    pub(super) fn write(&self, write: Write, sync: bool) -> Result<(), LogError> {
+        self.transact(write, sync)
+            .map_err(|error| LogError::redb("write", &self.path, error))
+    }
+
+    fn transact(&self, write: Write, sync: bool) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        let durability = match sync {
+            true => redb::Durability::Immediate,
+            false => redb::Durability::None,
+        };
+        transaction.set_durability(durability)?;
+        {
+            let mut records = transaction.open_table(RECORDS)?;
+            for (number, bytes) in &write.records {
+                records.insert(number, bytes.as_slice())?;
+            }
+            if let Some(first) = write.forget_below {
+                records.retain_in(..first, |_, _| false)?;
+            }
+            let mut schemas = transaction.open_table(SCHEMAS)?;
+            for (number, bytes) in &write.schemas {
+                schemas.insert(number, bytes.as_slice())?;
+            }
+            let mut meta = transaction.open_table(META)?;
+            for (name, bytes) in write.meta {
+                let mut bytes = bytes;
+                bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+                meta.insert(name, bytes.as_slice())?;
+            }
+            let mut outbox = transaction.open_table(OUTBOX)?;
+            for (sink, tick, bytes) in &write.outgoing {
+                outbox.insert((&**sink, *tick), bytes.as_slice())?;
+            }
+            for (sink, tick) in &write.delivered {
+                outbox.retain_in((&**sink, 0)..=(&**sink, *tick), |_, _| false)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+/// Reads a value that stands before its checksum.
+pub(super) fn checked<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let (bytes, checksum) = bytes.split_last_chunk::<4>().ok_or("it is cut off")?;
+    if crc32fast::hash(bytes) != u32::from_le_bytes(*checksum) {
+        return Err("its checksum does not match".to_owned());
+    }
+    serde_json::from_slice(bytes).map_err(|error| format!("it cannot be read: {error}"))
+}
+
+/// Opens the file; what a crash left half done is undone.
+fn open(path: &Path) -> Result<Database, LogError> {
+    let fault = |error: redb::DatabaseError| LogError::redb("open", path, error);
+    let repaired = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = Arc::clone(&repaired);
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    builder.set_repair_callback(move |_| seen.store(true, std::sync::atomic::Ordering::Relaxed));
+    let mut database = builder.create(path).map_err(fault)?;
+    // After a crash every page was looked at already.
+    if !repaired.load(std::sync::atomic::Ordering::Relaxed) && !database.check_integrity().map_err(fault)? {
+        return Err(LogError::damaged(path, "the checksums of its pages do not match"));
+    }
+    // Tables that nothing was written to yet are there, too.
+    let made = || -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
+        transaction.open_table(RECORDS)?;
+        transaction.open_table(SCHEMAS)?;
+        transaction.open_table(META)?;
+        transaction.open_table(OUTBOX)?;
+        transaction.commit()?;
+        Ok(())
+    };
+    made().map_err(|error| LogError::redb("write", path, error))?;
+    Ok(database)
+}
+
+/// Makes a folder whose name survives a power cut, also where an earlier start made it and got no further.
+pub(super) fn make_folder(dir: &Path) -> Result<(), LogError> {
+    let fault = |error| LogError::io("make the folder", dir, error);
+    let dir = std::path::absolute(dir).map_err(fault)?;
+    let mut named = vec![dir.as_path()];
+    named.extend(dir.ancestors().skip(1).take_while(|above| !above.is_dir()));
+    std::fs::create_dir_all(&dir).map_err(fault)?;
+    named.into_iter().filter_map(Path::parent).try_for_each(sync_folder)
+}
+
+/// Makes sure that a folder's names survive a power cut.
+pub(super) fn sync_folder(dir: &Path) -> Result<(), LogError> {
+    let synced = std::fs::File::open(dir).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| LogError::io("sync the folder", dir, error))
+}
+
+/// Schemas that are read when a record first names them.
+struct StoredSchemas<R> {
+    known: HashMap<u64, SchemaRef>,
+    read: R,
+}
+
+impl<R: FnMut(u64) -> Result<Vec<u8>, String>> Schemas for StoredSchemas<R> {
+    fn number(&mut self, _: &SchemaRef) -> Result<u64, String> {
+        Err("schemas are numbered by the writer".to_owned())
+    }
+
+    fn schema(&mut self, number: u64) -> Result<SchemaRef, String> {
+        if let Some(schema) = self.known.get(&number) {
+            return Ok(Arc::clone(schema));
+        }
+        let schema = codec::schema(&(self.read)(number)?).map_err(|error| error.to_string())?;
+        self.known.insert(number, Arc::clone(&schema));
+        Ok(schema)
+    }
+}
+
+/// Turns records into one write; schemas it has not seen come along.
+pub(super) struct Batcher {
+    encoder: Encoder,
+    known: Vec<(SchemaRef, u64)>,
+    fresh: Vec<(u64, Vec<u8>)>,
+}
+
+impl Batcher {
+    pub(super) fn new() -> Self {
+        Batcher {
+            encoder: Encoder::new(),
+            known: Vec::new(),
+            fresh: Vec::new(),
+        }
+    }
+
+    /// Gives a record bytes.
+    pub(super) fn encode(&mut self, record: &Record) -> Result<Vec<u8>, String> {
+        let mut encoder = std::mem::replace(&mut self.encoder, Encoder::new());
+        let bytes = record.encode(&mut encoder, self);
+        self.encoder = encoder;
+        bytes
+    }
+
+    /// Returns the schemas seen for the first time since the last call.
+    pub(super) fn fresh_schemas(&mut self) -> Vec<(u64, Vec<u8>)> {
+        std::mem::take(&mut self.fresh)
+    }
+}
+
+impl Schemas for Batcher {
+    fn number(&mut self, schema: &SchemaRef) -> Result<u64, String> {
+        let known = self
+            .known
+            .iter()
+            .find(|(known, _)| Arc::ptr_eq(known, schema) || known == schema);
+        if let Some((_, number)) = known {
+            return Ok(*number);
+        }
+        let bytes = codec::schema_bytes(schema).map_err(|error| error.to_string())?;
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&bytes);
+        let number = hasher.finish();
+        self.known.push((Arc::clone(schema), number));
+        self.fresh.push((number, bytes));
+        Ok(number)
+    }
+
+    fn schema(&mut self, number: u64) -> Result<SchemaRef, String> {
+        Err(format!("schema {number} is not read here"))
+    }
+}
+
+/// Gives a value bytes.
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("maps with texts as keys become JSON")
+}
