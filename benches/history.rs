@@ -78,7 +78,7 @@ fn main() -> ExitCode {
             let names: Vec<String> = VIEWS.iter().map(|(name, _)| (*name).to_owned()).collect();
             let snapshot = engine.snapshot(&names, last).await.expect("views");
             for (name, _) in VIEWS {
-                let rows: usize = snapshot.relations[name].1.iter().map(RecordBatch::num_rows).sum();
+                let rows: usize = snapshot.relations[name].batches.iter().map(RecordBatch::num_rows).sum();
                 assert!(rows > 0, "{name} is empty");
             }
             drop(snapshot);

@@ -103,7 +103,7 @@ async fn answer(engine: &Engine, rows: RecordBatch) -> Vec<RecordBatch> {
     let accepted = engine.ingest("facts", Operation::Insert, decoded).await;
     let tick = accepted.expect("an open source").tick;
     let mut snapshot = engine.snapshot(&["view".to_owned()], tick).await.expect("a view");
-    snapshot.relations.remove("view").expect("the view").1
+    snapshot.relations.remove("view").expect("the view").batches
 }
 
 /// Adds up what tells two answers apart: rows, totals, counts, and the greatest amounts with their keys.

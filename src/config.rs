@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use queries::Catalog;
 
 pub use edit::Edit;
+pub(crate) use folder::is_identifier;
 pub use folder::{ALERT, KINDS, Kind, SINK, SOURCE, TEST, VIEW};
 pub use options::{Clock, Options};
 pub use problem::FileProblem;

@@ -558,7 +558,7 @@ impl Engine {
                 return Ok(None);
             };
             let schema = Arc::clone(&entry.relation.schema);
-            relations.insert(entry.relation.name.clone(), (schema, batches));
+            relations.insert(entry.relation.name.clone(), (schema, batches).into());
         }
         for table in system {
             let reading = tables::Reading {
@@ -570,7 +570,7 @@ impl Engine {
             let Ok(batches) = (table.read)(&reading) else {
                 return Ok(None);
             };
-            relations.insert(table.name.to_owned(), ((table.schema)(), batches));
+            relations.insert(table.name.to_owned(), ((table.schema)(), batches).into());
         }
         Ok(Some(Snapshot { tick, relations }))
     }

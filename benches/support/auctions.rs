@@ -206,7 +206,7 @@ pub fn run(house: &House, name: &str, sql: &str) -> Run {
             .sum();
         let snapshot = engine.snapshot(&[name.to_owned()], end).await.expect("a view");
         run.rows = snapshot.relations[name]
-            .1
+            .batches
             .iter()
             .map(|batch| batch.num_rows() as i64)
             .sum();

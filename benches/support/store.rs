@@ -32,7 +32,11 @@ pub fn time(sql: &str, ticks: &[RecordBatch]) -> Duration {
         }
         let snapshot = engine.snapshot(&["view".to_owned()], tick).await.expect("a view");
         let took = begin.elapsed();
-        let rows: usize = snapshot.relations["view"].1.iter().map(RecordBatch::num_rows).sum();
+        let rows: usize = snapshot.relations["view"]
+            .batches
+            .iter()
+            .map(RecordBatch::num_rows)
+            .sum();
         assert_eq!(
             rows as u64,
             engine.rows("view"),

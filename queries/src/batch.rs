@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use dataflows::{Tick, nested};
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::Transformed;
 use datafusion::datasource::{MemTable, provider_as_source, source_as_provider};
 use datafusion::error::DataFusionError;
@@ -31,6 +32,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use futures_util::StreamExt;
 
 use crate::catalog::{Catalog, register, relation_name};
+use crate::cold::{Cold, HotAndCold, hints};
 use crate::parsing;
 use crate::problem::{Problem, QueryError};
 use crate::rewrites::plain_types::plain;
@@ -39,7 +41,28 @@ use crate::view::View;
 use windows::WholePartitions;
 
 /// The rows of relations at one tick, by name.
-pub type Relations = HashMap<String, (SchemaRef, Vec<RecordBatch>)>;
+pub type Relations = HashMap<String, Relation>;
+
+/// The rows of one relation at one tick.
+#[derive(Clone, Debug)]
+pub struct Relation {
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// The rows in memory.
+    pub batches: Vec<RecordBatch>,
+    /// The rows that are in files, none of them in memory, too, but before [`Cold::with_hot_from`].
+    pub cold: Option<Cold>,
+}
+
+impl From<(SchemaRef, Vec<RecordBatch>)> for Relation {
+    fn from((schema, batches): (SchemaRef, Vec<RecordBatch>)) -> Self {
+        Relation {
+            schema,
+            batches,
+            cold: None,
+        }
+    }
+}
 
 impl Catalog {
     /// Executes a view's own shared plan over the rows of its inputs, with `now()` at `tick`.
@@ -111,6 +134,12 @@ fn rules_for_views() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
 /// Puts the rows under the plan's scans.
 pub(crate) fn over(plan: LogicalPlan, relations: &Relations) -> Result<LogicalPlan, QueryError> {
     let mut missing = None;
+    let is_cold = relations.values().any(|relation| relation.cold.is_some());
+    let plan = if is_cold {
+        hints::hinted(plan).map_err(failed)?
+    } else {
+        plan
+    };
     let plan = plan.transform_up_with_subqueries(|plan| {
         let LogicalPlan::TableScan(scan) = plan else {
             return Ok(Transformed::no(plan));
@@ -120,12 +149,12 @@ pub(crate) fn over(plan: LogicalPlan, relations: &Relations) -> Result<LogicalPl
             return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
         }
         let name = relation_name(&scan.table_name);
-        let Some((_, batches)) = relations.get(&name) else {
+        let Some(relation) = relations.get(&name) else {
             missing = Some(name);
             return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
         };
         // The plan was made for the catalog's columns, nullability included.
-        let table = memory(&name, &scan.source.schema(), batches)
+        let table = table(&name, &scan.source.schema(), relation)
             .map_err(|error| datafusion::error::DataFusionError::Execution(error.to_string()))?;
         let builder = TableScanBuilder::new(scan.table_name, provider_as_source(table))
             .with_projection(scan.projection)
@@ -139,19 +168,26 @@ pub(crate) fn over(plan: LogicalPlan, relations: &Relations) -> Result<LogicalPl
     }
 }
 
-fn memory(name: &str, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Arc<MemTable>, QueryError> {
-    let batches = batches
-        .iter()
-        .map(|batch| with_schema(batch.clone(), schema))
-        .collect::<Result<Vec<_>, _>>()?;
-    MemTable::try_new(schema.clone(), vec![batches])
-        .map(Arc::new)
-        .map_err(|error| {
-            QueryError::Execution(format!(
-                "the rows of \"{name}\" do not fit its columns: {}",
-                Problem::from(error)
-            ))
-        })
+fn table(name: &str, schema: &SchemaRef, relation: &Relation) -> Result<Arc<dyn TableProvider>, QueryError> {
+    let unfit = |error: DataFusionError| {
+        QueryError::Execution(format!(
+            "the rows of \"{name}\" do not fit its columns: {}",
+            Problem::from(error)
+        ))
+    };
+    let mut batches = Vec::with_capacity(relation.batches.len());
+    for batch in &relation.batches {
+        let batch = with_schema(batch.clone(), schema)?;
+        batches.push(match &relation.cold {
+            Some(cold) => cold.hot(batch).map_err(|error| unfit(error.into()))?,
+            None => batch,
+        });
+    }
+    let hot = Arc::new(MemTable::try_new(schema.clone(), vec![batches]).map_err(unfit)?);
+    Ok(match &relation.cold {
+        Some(cold) => Arc::new(HotAndCold::new(hot, cold)),
+        None => hot,
+    })
 }
 
 /// Executes an optimised logical plan.
@@ -160,7 +196,10 @@ pub(crate) async fn execute(session: &SessionState, plan: &LogicalPlan) -> Resul
     collect(physical, session.task_ctx()).await.map_err(failed)
 }
 
-async fn physical(session: &SessionState, plan: &LogicalPlan) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+pub(crate) async fn physical(
+    session: &SessionState,
+    plan: &LogicalPlan,
+) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
     let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(planner::Planner)]);
     planner
         .create_physical_plan(&opaque::opaque(plan.clone())?, session)

@@ -6,11 +6,12 @@
 //! `WITH RECURSIVE`), `rewrites` give both engines one
 //! answer, `lower` produces the incremental plan (`expiry` knows
 //! what leaves by itself, `closing` what a view finishes), `text` and `explain` print it;
-//! `batch` executes the same shared plan with DataFusion and `query` answers
-//! ad-hoc SQL, `predicate` is the condition of a subscription. `problem` is what all of them say when they cannot.
+//! `cold` reads rows that are out of memory, `batch` executes the same shared plan with
+//! DataFusion and `query` answers ad-hoc SQL, `predicate` is the condition of a subscription. `problem` is what all of them say when they cannot.
 mod batch;
 mod catalog;
 mod closing;
+pub mod cold;
 mod expiry;
 mod explain;
 pub mod functions;
@@ -26,7 +27,7 @@ mod text;
 mod types;
 mod view;
 
-pub use batch::Relations;
+pub use batch::{Relation, Relations};
 pub use catalog::{Catalog, SourceRelation};
 pub use closing::{Closing, Emit, Passing};
 pub use predicate::Predicate;

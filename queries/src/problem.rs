@@ -151,6 +151,10 @@ fn plain(error: &DataFusionError) -> Problem {
 
 /// Rewords the messages of DataFusion's that speak to its developers.
 fn reworded(message: &str) -> Option<Problem> {
+    // Parquet and the store put their own names before it.
+    if let Some(at) = message.find("history file \"") {
+        return Some(Problem::new(first_line(&message[at..])));
+    }
     let quoted = || {
         message
             .split('"')

@@ -124,7 +124,7 @@ fn events(catalog: &Catalog, rows: &[Event]) -> Relations {
         Arc::new(Float64Array::from_iter(rows.iter().map(|row| row.3))),
     ];
     let batch = RecordBatch::try_new(schema.clone(), columns).unwrap();
-    Relations::from([("events".to_owned(), (schema, vec![batch]))])
+    Relations::from([("events".to_owned(), (schema, vec![batch]).into())])
 }
 
 /// Rows of `readings`: station, microseconds, ph.
@@ -157,7 +157,7 @@ fn readings(catalog: &Catalog, rows: &[(&str, i64, Option<f64>)]) -> Relations {
         ),
     ];
     let batch = RecordBatch::try_new(schema.clone(), columns).unwrap();
-    Relations::from([("readings".to_owned(), (schema, vec![batch]))])
+    Relations::from([("readings".to_owned(), (schema, vec![batch]).into())])
 }
 
 /// Prints rows in the order of their text.

@@ -41,10 +41,10 @@ impl Engine {
         let mut views = Vec::new();
         for definition in &deployment.views {
             let name = definition.view.name.clone();
-            let Some((schema, held)) = snapshot.relations.get(&name) else {
+            let Some(relation) = snapshot.relations.get(&name) else {
                 continue;
             };
-            let rows = held.iter().map(RecordBatch::num_rows).sum();
+            let rows = relation.batches.iter().map(RecordBatch::num_rows).sum();
             let mut audited = Audited {
                 view: name,
                 rows,
@@ -59,7 +59,7 @@ impl Engine {
                     .batch(&definition.view, &snapshot.relations, snapshot.tick)
                     .await;
                 audited.difference = match batch {
-                    Ok(batch) => difference(schema, held, &batch),
+                    Ok(batch) => difference(&relation.schema, &relation.batches, &batch),
                     Err(error) => Some(format!("batch failed: {error}")),
                 };
             }

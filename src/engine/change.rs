@@ -310,7 +310,7 @@ fn contents(snapshot: Snapshot) -> Contents {
     let mut relations: Vec<(String, Vec<RecordBatch>)> = snapshot
         .relations
         .into_iter()
-        .map(|(name, (_, batches))| (name, batches))
+        .map(|(name, relation)| (name, relation.batches))
         .collect();
     relations.sort_by_key(|(name, batches)| (batches.iter().map(RecordBatch::num_rows).sum::<usize>(), name.clone()));
     let batches = relations.into_iter().flat_map(|(name, batches)| {

@@ -4,6 +4,7 @@ mod bounds;
 mod crash;
 mod durable;
 mod front_door;
+mod history;
 mod nexmark;
 mod oracle;
 mod pipelined;

@@ -141,9 +141,12 @@ fn all_queries_are_right_at_every_checkpoint() {
                 if name == "bid" {
                     here = arrived(&here, ticks.iter().copied());
                 }
-                ledger.insert(name.to_owned(), (here.schema(), vec![here]));
+                ledger.insert(name.to_owned(), (here.schema(), vec![here]).into());
             }
-            ledger.insert("side_input".to_owned(), (side_input.schema(), vec![side_input.clone()]));
+            ledger.insert(
+                "side_input".to_owned(),
+                (side_input.schema(), vec![side_input.clone()]).into(),
+            );
             let plain = checkpoint % 5 == 0;
             proof
                 .check(
@@ -234,10 +237,10 @@ fn the_deployment_runs_by_itself() {
             });
             rows = arrived(&rows, ticks);
         }
-        inputs.insert(name.to_owned(), (rows.schema(), vec![rows]));
+        inputs.insert(name.to_owned(), (rows.schema(), vec![rows]).into());
     }
     let side_input = rows(&deployment, "side_input");
-    inputs.insert("side_input".to_owned(), (side_input.schema(), vec![side_input]));
+    inputs.insert("side_input".to_owned(), (side_input.schema(), vec![side_input]).into());
     block_on(async {
         let _honest = crate::HONEST.read().await;
         let engine = Engine::start(deployment.clone()).expect("the engine starts");
@@ -256,7 +259,7 @@ fn the_deployment_runs_by_itself() {
             let reader = Reader::new(&view.schema);
             let (want, have) = (
                 reader.bag(&expected).expect("rows"),
-                reader.bag(&relations[&view.name].1).expect("rows"),
+                reader.bag(&relations[&view.name].batches).expect("rows"),
             );
             if let Some(difference) = reader.difference(&want, &have) {
                 panic!("{}:\n{difference}", view.name);

@@ -101,7 +101,10 @@ fn play(sql: &str, workers: usize) {
             }
         }
         found.retain(|_, count| *count != 0);
-        let inputs = Relations::from([("edges".to_owned(), (Arc::clone(&schema), vec![batch(&schema, edges)]))]);
+        let inputs = Relations::from([(
+            "edges".to_owned(),
+            (Arc::clone(&schema), vec![batch(&schema, edges)]).into(),
+        )]);
         let rows = runtime
             .block_on(catalog.batch(&view, &inputs, tick))
             .expect("an answer");

@@ -201,7 +201,7 @@ impl Proof {
                     .unwrap_or_else(|difference| panic!("{what}: {} and plain DataFusion:\n{difference}", view.name));
                 self.plain += 1;
             }
-            inputs.insert(view.name.clone(), (Arc::clone(&view.schema), answer.clone()));
+            inputs.insert(view.name.clone(), (Arc::clone(&view.schema), answer.clone()).into());
             expected.push((answer, sum));
         }
         for side in &self.sides {
@@ -213,7 +213,7 @@ impl Proof {
             assert_eq!(of, tick);
             for (at, (answer, sum)) in expected.iter().enumerate() {
                 let (name, reader) = (&names[at], &self.readers[at]);
-                let found = &relations[name].1;
+                let found = &relations[name].batches;
                 if reader.sum(found).expect("rows of the view") != *sum {
                     let (want, have) = (reader.bag(answer).expect("rows"), reader.bag(found).expect("rows"));
                     let difference = reader.difference(&want, &have).unwrap_or_default();

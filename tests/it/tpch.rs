@@ -122,7 +122,7 @@ async fn play(mut proof: Proof, mut tables: Vec<Table>) -> Proof {
 fn relations(tables: &[Table]) -> Relations {
     let relations = tables
         .iter()
-        .map(|table| (table.name.to_owned(), (table.schema(), table.rows())));
+        .map(|table| (table.name.to_owned(), (table.schema(), table.rows()).into()));
     relations.collect()
 }
 

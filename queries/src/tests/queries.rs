@@ -129,7 +129,7 @@ fn system_tables_and_names() {
         .unwrap();
     assert_eq!(query.relations(), ["sangam.late", "events", "readings"]);
     let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from(vec![3, 4]))]).unwrap();
-    let rows = Relations::from([("sangam.late".to_owned(), (schema, vec![batch]))]);
+    let rows = Relations::from([("sangam.late".to_owned(), (schema, vec![batch]).into())]);
     assert_eq!(
         ask(&catalog, "SELECT sum(rows) AS n FROM sangam.late", &rows).unwrap(),
         "| n |\n| 7 |"

@@ -156,7 +156,7 @@ impl Player<'_> {
             self.fail(number, expectation.line, format!("{name} has failed: {reason}"));
             return Ok(());
         }
-        let (schema, batches) = snapshot
+        let queries::Relation { schema, batches, .. } = snapshot
             .relations
             .get(name)
             .with_context(|| format!("no relation \"{name}\""))?;

@@ -188,7 +188,7 @@ impl Subscription {
         let batches = snapshot
             .relations
             .remove(&name)
-            .map(|(_, batches)| batches)
+            .map(|relation| relation.batches)
             .unwrap_or_default();
         self.state = State::Snapshot(Cursor::new(snapshot.tick, batches));
         self.go_on(engine).await

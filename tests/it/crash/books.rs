@@ -139,7 +139,7 @@ impl Books {
             if wanted.contains(name.as_str()) {
                 answers.insert(name.clone(), canonical(&encoded(std::slice::from_ref(&rows))));
             }
-            relations.insert(name.clone(), (schema.clone(), vec![rows]));
+            relations.insert(name.clone(), (schema.clone(), vec![rows]).into());
         }
         let needed = self.needed(wanted);
         for view in self.deployment.views.iter().map(|definition| &definition.view) {
@@ -163,7 +163,7 @@ impl Books {
                     {
                         let rows: Vec<&Value> = book.ever.iter().collect();
                         let schema = &book.source.schema;
-                        ever.insert(book.source.name.clone(), (schema.clone(), vec![batch(schema, &rows)]));
+                        ever.insert(book.source.name.clone(), (schema.clone(), vec![batch(schema, &rows)]).into());
                     }
                     self.closed(closing, tick, &answer(&ever))
                 }
@@ -171,7 +171,7 @@ impl Books {
             if wanted.contains(view.name.as_str()) {
                 answers.insert(view.name.clone(), canonical(&encoded(&rows)));
             }
-            relations.insert(view.name.clone(), (view.schema.clone(), rows));
+            relations.insert(view.name.clone(), (view.schema.clone(), rows).into());
         }
         answers
     }

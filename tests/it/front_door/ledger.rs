@@ -128,7 +128,10 @@ impl Ledger {
                 book.source.name.clone(),
                 canonical(&encoded(std::slice::from_ref(&batch))),
             );
-            relations.insert(book.source.name.clone(), (book.source.schema.clone(), vec![batch]));
+            relations.insert(
+                book.source.name.clone(),
+                (book.source.schema.clone(), vec![batch]).into(),
+            );
         }
         for definition in &self.deployment.views {
             let view = &definition.view;
@@ -137,7 +140,7 @@ impl Ledger {
                 .block_on(self.deployment.catalog.batch(view, &relations, tick));
             let batches = answer.unwrap_or_else(|error| panic!("{} by DataFusion: {error}", view.name));
             answers.insert(view.name.clone(), canonical(&encoded(&batches)));
-            relations.insert(view.name.clone(), (view.schema.clone(), batches));
+            relations.insert(view.name.clone(), (view.schema.clone(), batches).into());
         }
         answers
     }

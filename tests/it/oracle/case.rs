@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use dataflows::plan::{Operator, WindowFunction};
-use queries::Relations;
+use queries::{Relation, Relations};
 use sangam::config::Deployment;
 use sangam::engine::{Changes, Engine, Operation, Snapshot};
 
@@ -392,7 +392,7 @@ impl<'a> Case<'a> {
                 continue;
             }
             let name = &self.names[at].clone();
-            let (schema, batches) = relations
+            let Relation { schema, batches, .. } = relations
                 .get(name)
                 .ok_or_else(|| format!("the snapshot has no {name}"))?;
             if *schema != self.schemas[at] {
@@ -425,7 +425,7 @@ impl<'a> Case<'a> {
                 }
             }
         }
-        self.errors(&relations["sangam.errors"].1)
+        self.errors(&relations["sangam.errors"].batches)
     }
 
     /// Computes what every relation must hold: sources by the ledger, views by DataFusion.
@@ -436,7 +436,7 @@ impl<'a> Case<'a> {
                 let rows = vec![batch(&self.schemas[at], &book.rows())];
                 self.expected[at] = self.readers[at].bag(&rows)?;
                 self.inputs
-                    .insert(self.names[at].clone(), (Arc::clone(&self.schemas[at]), rows));
+                    .insert(self.names[at].clone(), (Arc::clone(&self.schemas[at]), rows).into());
             }
         }
         self.close();
@@ -481,7 +481,8 @@ impl<'a> Case<'a> {
             let bag = self.readers[at].bag(&rows)?;
             self.changed[at] = bag != self.expected[at] || self.count == 0;
             self.expected[at] = bag;
-            self.inputs.insert(view.name.clone(), (Arc::clone(&view.schema), rows));
+            self.inputs
+                .insert(view.name.clone(), (Arc::clone(&view.schema), rows).into());
             let mut reasons = Vec::new();
             for place in &mut self.places[index] {
                 reasons.extend(
@@ -627,7 +628,7 @@ impl<'a> Case<'a> {
                 continue;
             }
             self.tally.plain += 1;
-            nearly(&view.schema, &self.inputs[&view.name].1, &plain)
+            nearly(&view.schema, &self.inputs[&view.name].batches, &plain)
                 .map_err(|what| format!("{} differs from plain DataFusion:\n{what}", view.name))?;
         }
         Ok(())
@@ -706,7 +707,7 @@ impl<'a> Case<'a> {
                         .filter(|source| *source == Some(book.spec.name.as_str()))
                         .count()
                 };
-                let have: usize = read.relations[name].1.iter().map(of_source).sum();
+                let have: usize = read.relations[name].batches.iter().map(of_source).sum();
                 if have != want {
                     return Err(format!(
                         "{name} was to have {want} rows of {}, and has {have}",

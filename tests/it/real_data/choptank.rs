@@ -60,7 +60,7 @@ fn ledger(recording: &Recording, schema: SchemaRef) -> Relations {
     };
     let accepted: Vec<String> = recording.accepted.iter().map(iso).collect();
     let rows = rows("day\tflow", &accepted, &schema, b'\t');
-    Relations::from([("flows".to_owned(), (schema, vec![rows]))])
+    Relations::from([("flows".to_owned(), (schema, vec![rows]).into())])
 }
 
 #[tokio::test(flavor = "multi_thread")]

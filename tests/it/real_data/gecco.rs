@@ -66,7 +66,7 @@ fn files<'a>(source: &'a str, text: &'a str) -> Vec<(&'static str, &'a str)> {
 
 fn ledger(recording: &Recording, schema: SchemaRef) -> Relations {
     let rows = rows(&recording.head, &recording.accepted, &schema, b',');
-    Relations::from([("readings".to_owned(), (schema, vec![rows]))])
+    Relations::from([("readings".to_owned(), (schema, vec![rows]).into())])
 }
 
 const FORMAT: &str = "[format]\ntype = \"csv\"\nnull = [\"NA\", \"\"]\n";

@@ -97,7 +97,7 @@ impl Rivers {
         columns.extend(DOUBLES.iter().map(double));
         columns.push(year);
         let batch = RecordBatch::try_new(schema.clone(), columns).expect("a column each");
-        Relations::from([("rivers".to_owned(), (schema, vec![batch]))])
+        Relations::from([("rivers".to_owned(), (schema, vec![batch]).into())])
     }
 }
 

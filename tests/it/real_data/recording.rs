@@ -245,7 +245,7 @@ pub async fn compare_answers(deployment: &config::Deployment, mut ledger: Relati
             view.name
         );
         assert_eq!(found, expected, "view {}", view.name);
-        ledger.insert(view.name.clone(), (view.schema.clone(), answer));
+        ledger.insert(view.name.clone(), (view.schema.clone(), answer).into());
     }
 }
 
@@ -259,14 +259,14 @@ pub async fn compare(deployment: &config::Deployment, mut ledger: Relations, sna
             .await
             .expect("a batch answer");
         let expected = sorted(&answer);
-        let found = sorted(&snapshot.relations[&view.name].1);
+        let found = sorted(&snapshot.relations[&view.name].batches);
         assert!(
             !expected.is_empty(),
             "view {} is empty, which proves nothing",
             view.name
         );
         assert_eq!(found, expected, "view {}", view.name);
-        ledger.insert(view.name.clone(), (view.schema.clone(), answer));
+        ledger.insert(view.name.clone(), (view.schema.clone(), answer).into());
     }
 }
 

@@ -326,7 +326,7 @@ impl Database {
                 }
                 let rows = self.rows.get(&source.name).cloned().unwrap_or_default();
                 compare(&source.name, &source.schema, &rows, &relations)?;
-                inputs.insert(source.name.clone(), (Arc::clone(&source.schema), rows));
+                inputs.insert(source.name.clone(), (Arc::clone(&source.schema), rows).into());
             }
             for definition in &deployment.views {
                 let view = &definition.view;
@@ -337,7 +337,7 @@ impl Database {
                 }
                 let rows = deployment.catalog.batch(view, &inputs, tick).await.map_err(told)?;
                 compare(&view.name, &view.schema, &rows, &relations)?;
-                inputs.insert(view.name.clone(), (Arc::clone(&view.schema), rows));
+                inputs.insert(view.name.clone(), (Arc::clone(&view.schema), rows).into());
             }
             Ok(relations)
         })
@@ -363,7 +363,10 @@ async fn send(engine: &Engine, step: &Step) -> Result<(u64, usize), Told> {
 
 fn compare(name: &str, schema: &SchemaRef, expected: &[RecordBatch], relations: &Relations) -> Result<(), Told> {
     let reader = Reader::new(schema);
-    let found = relations.get(name).map(|(_, rows)| rows.as_slice()).unwrap_or_default();
+    let found = relations
+        .get(name)
+        .map(|found| found.batches.as_slice())
+        .unwrap_or_default();
     let (want, have) = (reader.bag(expected).map_err(Told)?, reader.bag(found).map_err(Told)?);
     match reader.difference(&want, &have) {
         Some(difference) => Err(Told(format!("{name} is not what a batch answers:\n{difference}"))),
