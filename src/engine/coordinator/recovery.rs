@@ -285,14 +285,16 @@ impl Coordinator {
         };
         filling.begin(Box::new(fill), closed);
         self.filling = Some(filling);
-        self.go_on();
+        self.fill();
         let read = progress.rows.0;
         while let Some(filling) = &self.filling {
             let left = filling.rows_left() as u64;
             progress.rows.0 = read.max(progress.rows.1.saturating_sub(left));
             self.shared.set_recovery(Some(*progress));
             self.hear(inbox)?;
-            self.go_on();
+            // No checkpoint: it would say that it holds the records that are still to come.
+            self.fill();
+            self.let_go();
         }
         Ok(())
     }

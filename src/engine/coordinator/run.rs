@@ -21,6 +21,8 @@ pub(in crate::engine) struct Inbox {
 pub(in crate::engine) fn run(mut coordinator: Coordinator, inbox: &Inbox) {
     let (no_requests, no_changes) = (never(), never());
     let (mut open, mut may_change) = (true, true);
+    // A start that found a long log has a checkpoint to write before any door opens.
+    coordinator.go_on();
     while open || !coordinator.is_settled() {
         let room = coordinator.has_room();
         let door = if open && room { &inbox.requests } else { &no_requests };
