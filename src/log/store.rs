@@ -194,15 +194,14 @@ impl LogStore {
                     .ok_or_else(|| format!("schema {number} is missing"))
             },
         };
-        let mut expected = from;
-        for entry in table.range(from..).map_err(|error| fault(error.into()))? {
+        let entries = table.range(from..).map_err(|error| fault(error.into()))?;
+        for (expected, entry) in (from..).zip(entries) {
             let (number, value) = entry.map_err(|error| fault(error.into()))?;
             let number = number.value();
             if number != expected {
                 let what = format!("record {expected} is missing, the next is {number}");
                 return Err(LogError::damaged(&self.path, what).into());
             }
-            expected += 1;
             let bytes = value.value();
             if !is_wanted(bytes) {
                 continue;

@@ -314,3 +314,61 @@ fn what_does_not_fit_is_refused() {
     std::fs::write(&source, &text).expect("a file");
     refused("column \"station\" may be NULL no more");
 }
+
+#[test]
+fn a_backup_is_whole_and_begins_anew() {
+    let dir = shop("checkpoint_bytes = 20000");
+    let data = tempfile::tempdir().expect("a folder");
+    let path = |path: &Path| path.to_str().expect("a path").to_owned();
+    let program = start(dir.path(), data.path());
+    feed(&program, 0);
+    feed(&program, 60);
+    let before = state(&program);
+    let backup = program.request("POST", "/backup?name=one", &[], b"");
+    assert_eq!(backup.status, 200, "{}", backup.text());
+    let backup = backup.json()["backup"].as_str().expect("a folder").to_owned();
+    assert_eq!(program.request("POST", "/backup?name=one", &[], b"").status, 500);
+    assert_eq!(
+        program.request("POST", "/backup?name=../one", &[], b"").refusal().0,
+        400
+    );
+    feed(&program, 120);
+    let audit = program.request("POST", "/verify", &[], b"").json();
+    assert_eq!(audit["right"], json!(true), "{audit}");
+    let views = audit["views"].as_array().expect("views");
+    assert!(
+        views.iter().filter(|view| view["passed_over"].is_null()).count() >= 3,
+        "{audit}"
+    );
+    program.stop();
+    let stopped = sangam(&["verify", &path(dir.path()), "--data", &path(data.path())]);
+    let said = String::from_utf8_lossy(&stopped.stdout).into_owned();
+    assert!(stopped.status.success() && said.contains("right  recent"), "{said}");
+    let anew = data.path().join("anew");
+    let restored = sangam(&["restore", &backup, "--data", &path(&anew)]);
+    assert!(
+        restored.status.success(),
+        "{}",
+        String::from_utf8_lossy(&restored.stderr)
+    );
+    let program = start(dir.path(), &anew);
+    same("restored", &before, &state(&program));
+    program.stop();
+    // A byte that is not what it was is found in whatever file it is, and the file is named.
+    for entry in std::fs::read_dir(anew.join("checkpoint")).expect("a folder") {
+        let file = entry.expect("a file").path();
+        let whole = std::fs::read(&file).expect("a file");
+        let mut bytes = whole.clone();
+        let at = bytes.len() / 2;
+        bytes[at] ^= 0x10;
+        std::fs::write(&file, bytes).expect("a file");
+        let stopped = sangam(&["verify", &path(dir.path()), "--data", &path(&anew)]);
+        let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(
+            !stopped.status.success() && said.contains(&name) && said.contains("hint"),
+            "{name}: {said}"
+        );
+        std::fs::write(&file, whole).expect("a file");
+    }
+}

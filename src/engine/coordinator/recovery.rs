@@ -193,7 +193,7 @@ impl Coordinator {
                 tracing::warn!(view = name, "a view is declared no more; its closed rows are forgotten");
                 continue;
             };
-            if saved.state["definition"] != Value::from(flow.relation.relation.definition) {
+            if saved.state["definition"].as_u64() != Some(flow.relation.relation.definition) {
                 tracing::warn!(view = name, "a view is another now; its closed rows are forgotten");
                 continue;
             }

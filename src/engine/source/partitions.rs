@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn the_slowest_holds_until_it_is_idle() {
         let mut partitions = Partitions::new(100);
-        let mut take = |partitions: &mut Partitions, tick: Tick, rows: &[(&str, &[i64])]| {
+        let take = |partitions: &mut Partitions, tick: Tick, rows: &[(&str, &[i64])]| {
             partitions.begin(tick);
             let times: TimestampMicrosecondArray = rows
                 .iter()
