@@ -163,7 +163,10 @@ impl Books {
                     {
                         let rows: Vec<&Value> = book.ever.iter().collect();
                         let schema = &book.source.schema;
-                        ever.insert(book.source.name.clone(), (schema.clone(), vec![batch(schema, &rows)]).into());
+                        ever.insert(
+                            book.source.name.clone(),
+                            (schema.clone(), vec![batch(schema, &rows)]).into(),
+                        );
                     }
                     self.closed(closing, tick, &answer(&ever))
                 }

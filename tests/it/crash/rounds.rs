@@ -66,6 +66,9 @@ pub(super) struct Tally {
     pub(super) start_ms: Vec<u64>,
 }
 
+/// What a relation holds, and who says so.
+type Found<'a> = (&'a str, &'a str, Vec<String>);
+
 impl Campaign {
     pub(super) fn new(seed: u64, clock: Clock) -> Campaign {
         let root = tempfile::tempdir().expect("a folder of our own");
@@ -323,7 +326,7 @@ impl Campaign {
         self.follower.reach(self.books.tick);
         self.tally.resumed = self.follower.resumed;
         // What was found: by tick and relation, who says so and what.
-        let mut found: BTreeMap<u64, Vec<(&str, &str, Vec<String>)>> = BTreeMap::new();
+        let mut found: BTreeMap<u64, Vec<Found<'_>>> = BTreeMap::new();
         for relation in &self.relations {
             let held = &self.follower.held()[relation];
             found
