@@ -260,7 +260,7 @@ impl Coordinator {
                     log.named();
                 }
             }
-            LogEvent::Failed(error) => self.shared.fail(error.to_string()),
+            LogEvent::Failed(error) => self.shared.fail(format!("{:#}", anyhow::Error::from(error))),
         }
     }
 

@@ -225,6 +225,11 @@ impl Part {
     }
 }
 
+/// Tells whether there are files of checkpoints.
+pub(super) fn exists(data: &Path) -> bool {
+    std::fs::read_dir(data.join(FOLDER)).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 fn folder(data: &Path) -> Result<PathBuf, LogError> {
     let dir = data.join(FOLDER);
     make_folder(&dir)?;

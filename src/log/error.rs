@@ -74,6 +74,7 @@ impl LogError {
     pub(super) fn redb(what: &'static str, path: &Path, error: impl Into<redb::Error>) -> LogError {
         match error.into() {
             redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => LogError::InUse(path.to_owned()),
+            redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => LogError::damaged(path, source),
             redb::Error::Io(source) => LogError::io(what, path, source),
             redb::Error::Corrupted(what) => LogError::damaged(path, what),
             other => LogError::io(what, path, io::Error::other(other.to_string())),

@@ -14,6 +14,7 @@ use redb::{Builder, Database, ReadableDatabase, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint;
 use super::codec::{self, Encoder};
 use super::error::LogError;
 use super::record::{Record, Schemas, Told};
@@ -75,6 +76,9 @@ impl LogStore {
     pub fn open(dir: &Path) -> Result<LogStore, LogError> {
         make_folder(dir)?;
         let path = dir.join(FILE);
+        if !path.exists() {
+            create(dir, &path)?;
+        }
         // A damaged page may meet an assertion in the store rather than an error.
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| open(&path)));
         let database = match opened {
@@ -323,6 +327,22 @@ pub(super) fn checked<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| format!("it cannot be read: {error}"))
 }
 
+/// Makes the file under another name first: half of one is none.
+fn create(dir: &Path, path: &Path) -> Result<(), LogError> {
+    if checkpoint::exists(dir) {
+        return Err(LogError::damaged(path, "the file is missing, and there are checkpoints"));
+    }
+    let made = path.with_extension("new");
+    match std::fs::remove_file(&made) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(LogError::io("remove", &made, error)),
+        _ => {}
+    }
+    let created = Builder::new().create(&made);
+    drop(created.map_err(|error| LogError::redb("create", &made, error))?);
+    std::fs::rename(&made, path).map_err(|error| LogError::io("rename", &made, error))?;
+    sync_folder(dir)
+}
+
 /// Opens the file; what a crash left half done is undone.
 fn open(path: &Path) -> Result<Database, LogError> {
     let fault = |error: redb::DatabaseError| LogError::redb("open", path, error);
@@ -331,7 +351,7 @@ fn open(path: &Path) -> Result<Database, LogError> {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES);
     builder.set_repair_callback(move |_| seen.store(true, std::sync::atomic::Ordering::Relaxed));
-    let mut database = builder.create(path).map_err(fault)?;
+    let mut database = builder.open(path).map_err(fault)?;
     // After a crash every page was looked at already.
     if !repaired.load(std::sync::atomic::Ordering::Relaxed) && !database.check_integrity().map_err(fault)? {
         return Err(LogError::damaged(path, "the checksums of its pages do not match"));

@@ -72,8 +72,10 @@ impl Coordinator {
             source.observe(clock, watermark);
         }
         // Every relation learns of the tick before anyone hears it was acknowledged.
-        for source in &self.topology.sources {
-            source.relation.cut(tick, false);
+        for (position, source) in self.topology.sources.iter().enumerate() {
+            // Nobody may read of the tick before its rows are there.
+            let changes = pending.runs.iter().any(|(changed, _)| *changed == position);
+            source.relation.cut(tick, changes);
         }
         for (flow, running) in &self.flows {
             running.relation.cut(tick, pending.flows.binary_search(flow).is_ok());

@@ -102,7 +102,7 @@ impl Place {
         assert_eq!(lost, 0, "acknowledged rows are lost; it said:\n{}", program.said());
         let more = once.len() - self.acknowledged.len();
         assert!(more == 0 || more as u64 == ROWS, "{more} rows were never acknowledged");
-        let n = program.number("SELECT sum(n) FROM totals");
+        let n = program.number("SELECT coalesce(sum(n), 0) FROM totals");
         assert_eq!(n as usize, once.len(), "of the view");
     }
 }
@@ -208,7 +208,8 @@ fn a_checkpoint_that_fails_loses_nothing() {
             place.disk.calls().contains("\nF "),
             "{point} never came in {taken} posts"
         );
-        if program.is_alive() {
+        // Whoever does not take rows any more is about to end.
+        if taken == 80 {
             place.check(&program);
             program.signal("KILL");
             program.ended(PATIENCE);
@@ -298,14 +299,17 @@ fn damage_is_never_passed_over() {
     assert!(!files.is_empty(), "there is no checkpoint");
     let log = place.data().join("log.redb");
     let mut found = [0, 0];
-    for case in 0..30 {
+    for case in 0..36 {
         let is_log = case % 3 != 0;
         let file = if is_log { &log } else { &files[case % files.len()] };
         let bytes = fs::read(file).expect("a file");
         let mut damaged = bytes.clone();
         // Where anything stands: most of a young log is empty.
         let full: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at] != 0).collect();
-        let at = full[place.random.random_range(0..full.len())];
+        // The first bytes say which commit is the last one.
+        let all = full.iter().take_while(|&&at| at < 512).count();
+        let within = if is_log && case % 2 == 0 { all } else { full.len() };
+        let at = full[place.random.random_range(0..within)];
         damaged[at] ^= 1 << place.random.random_range(0..8);
         fs::write(file, damaged).expect("a file");
         let all: Vec<(PathBuf, Vec<u8>)> = files
@@ -323,7 +327,10 @@ fn damage_is_never_passed_over() {
                     .to_str()
                     .expect("UTF-8")
                     .to_lowercase();
-                told(&mut program, &[name.as_str(), "hint"]);
+                told(&mut program, &["data", "hint"]);
+                // A log that fell back to what it held before may name files that are gone.
+                let said = program.said().to_lowercase();
+                assert!(said.contains(&name) || (is_log && said.contains(".blocks")), "not {name}, but:\n{said}");
                 found[usize::from(is_log)] += 1;
             }
             Ok(()) => {
@@ -350,7 +357,7 @@ fn damage_is_never_passed_over() {
         }
     }
     println!("damage was found in {} checkpoints and {} logs", found[0], found[1]);
-    assert!(found[0] == 10 && found[1] > 2, "{found:?}");
+    assert!(found[0] == 12 && found[1] > 2, "{found:?}");
     let program = place.start(&[]);
     place.check(&program);
 }
