@@ -330,7 +330,10 @@ pub(super) fn checked<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 /// Makes the file under another name first: half of one is none.
 fn create(dir: &Path, path: &Path) -> Result<(), LogError> {
     if checkpoint::exists(dir) {
-        return Err(LogError::damaged(path, "the file is missing, and there are checkpoints"));
+        return Err(LogError::damaged(
+            path,
+            "the file is missing, and there are checkpoints",
+        ));
     }
     let made = path.with_extension("new");
     match std::fs::remove_file(&made) {
