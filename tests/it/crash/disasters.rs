@@ -330,7 +330,10 @@ fn damage_is_never_passed_over() {
                 told(&mut program, &["data", "hint"]);
                 // A log that fell back to what it held before may name files that are gone.
                 let said = program.said().to_lowercase();
-                assert!(said.contains(&name) || (is_log && said.contains(".blocks")), "not {name}, but:\n{said}");
+                assert!(
+                    said.contains(&name) || (is_log && said.contains(".blocks")),
+                    "not {name}, but:\n{said}"
+                );
                 found[usize::from(is_log)] += 1;
             }
             Ok(()) => {
