@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
+use sangam::log::{LogStore, Manifest};
 
 use super::deployment::{Clock, deployment};
 use super::disk::{Cut, Disk};
@@ -282,6 +283,18 @@ fn two_programs_on_one_folder_are_one_too_many() {
     program.stop();
 }
 
+/// Returns the files of the newest checkpoint; others may lie about until the next.
+fn checkpoint(data: &Path) -> Vec<PathBuf> {
+    let log = LogStore::open(data).expect("a log");
+    let manifest: Manifest = log.meta("checkpoint").expect("a log").expect("a checkpoint");
+    let sources = manifest.sources.values().flat_map(|source| &source.parts);
+    let views = manifest.views.values().flat_map(|view| &view.parts);
+    let parts = sources.chain(views).chain(manifest.tables.values().flatten());
+    parts
+        .map(|part| data.join("checkpoint").join(&part.file.name))
+        .collect()
+}
+
 /// A byte that is not what was written is told by the file it stands in; where it does not matter, all is there.
 #[test]
 fn damage_is_never_passed_over() {
@@ -291,11 +304,7 @@ fn damage_is_never_passed_over() {
     // Some of it stands in the log alone.
     program.signal("KILL");
     program.ended(PATIENCE);
-    let mut files: Vec<PathBuf> = fs::read_dir(place.data().join("checkpoint"))
-        .expect("a folder of checkpoints")
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
-    files.sort();
+    let files = checkpoint(&place.data());
     assert!(!files.is_empty(), "there is no checkpoint");
     let log = place.data().join("log.redb");
     let mut found = [0, 0];
