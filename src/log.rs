@@ -2,8 +2,8 @@
 //!
 //! A `record` is what came in at one tick, or what was told of one; `codec` gives it bytes with a checksum. The
 //! `store` keeps records in one file and commits some of them together, on the thread of the `writer`. A `checkpoint`
-//! is all that is retained as of one tick, in files of `blocks`; once the store names it, the records before go. A
-//! `backup` is a copy of both.
+//! is all that is retained as of one tick, in files of `blocks`; once the store names it, the records before go. The
+//! `mark` says how far the log was safe. A `backup` is a copy of log and checkpoint.
 //!
 //! Nothing here knows what a row means: what is written is handed back as it was.
 
@@ -12,6 +12,7 @@ mod blocks;
 mod checkpoint;
 mod codec;
 mod error;
+mod mark;
 mod record;
 mod store;
 mod writer;

@@ -77,6 +77,8 @@ impl LogError {
             redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => LogError::damaged(path, source),
             redb::Error::Io(source) => LogError::io(what, path, source),
             redb::Error::Corrupted(what) => LogError::damaged(path, what),
+            // Whatever wrote a file of that name, it was not this program.
+            upgrade @ redb::Error::UpgradeRequired(_) => LogError::damaged(path, upgrade),
             other => LogError::io(what, path, io::Error::other(other.to_string())),
         }
     }

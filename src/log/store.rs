@@ -7,16 +7,18 @@ use std::hash::{DefaultHasher, Hasher};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use dataflows::Tick;
-use redb::{Builder, Database, ReadableDatabase, TableDefinition};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint;
+use super::checkpoint::{self, Manifest};
 use super::codec::{self, Encoder};
 use super::error::LogError;
+use super::mark::Mark;
 use super::record::{Record, Schemas, Told};
 
 /// The version of the data folder's format.
@@ -49,6 +51,9 @@ pub struct LogStore {
     path: PathBuf,
     database: Database,
     identity: Identity,
+    mark: Mark,
+    /// The newest record that was written.
+    newest: AtomicU64,
 }
 
 /// What is written at once.
@@ -85,6 +90,7 @@ impl LogStore {
             Ok(database) => database?,
             Err(_) => return Err(LogError::damaged(&path, "its pages do not fit together")),
         };
+        let mark = Mark::open(dir)?;
         // Whoever made the file may have died before its name was safe.
         sync_folder(dir)?;
         let mut store = LogStore {
@@ -95,6 +101,8 @@ impl LogStore {
                 incarnation: 0,
                 started_us: 0,
             },
+            mark,
+            newest: AtomicU64::new(0),
         };
         match store.meta::<Identity>("identity")? {
             Some(identity) if identity.format != FORMAT => {
@@ -107,6 +115,12 @@ impl LogStore {
             Some(identity) => store.identity = identity,
             None => store.begin()?,
         }
+        let newest = store.last()?;
+        if let Some(safe) = store.mark.read()?.filter(|safe| *safe > newest) {
+            let what = format!("it held records up to {safe}, and now they end at {newest}");
+            return Err(LogError::damaged(&store.path, what));
+        }
+        store.newest = AtomicU64::new(newest);
         Ok(store)
     }
 
@@ -276,8 +290,28 @@ impl LogStore {
 
     /// Writes all of it in one transaction; with `sync` it survives a power cut once this returns.
     pub(super) fn write(&self, write: Write, sync: bool) -> Result<(), LogError> {
+        let numbers = write.records.iter().map(|(number, _)| *number);
+        let newest = numbers.max().unwrap_or(0);
         self.transact(write, sync)
-            .map_err(|error| LogError::redb("write", &self.path, error))
+            .map_err(|error| LogError::redb("write", &self.path, error))?;
+        let newest = newest.max(self.newest.fetch_max(newest, Ordering::Relaxed));
+        match sync {
+            true => self.mark.write(newest),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns the number of the newest record; 0 before the first.
+    fn last(&self) -> Result<u64, LogError> {
+        let fault = |error: redb::Error| LogError::redb("read", &self.path, error);
+        let transaction = self.database.begin_read().map_err(|error| fault(error.into()))?;
+        let table = transaction.open_table(RECORDS).map_err(|error| fault(error.into()))?;
+        let last = table.last().map_err(|error| fault(error.into()))?;
+        if let Some((number, _)) = last {
+            return Ok(number.value());
+        }
+        let manifest = self.meta::<Manifest>("checkpoint")?;
+        Ok(manifest.map_or(0, |manifest| manifest.log_from.saturating_sub(1)))
     }
 
     fn transact(&self, write: Write, sync: bool) -> Result<(), redb::Error> {
@@ -329,10 +363,10 @@ pub(super) fn checked<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 
 /// Makes the file under another name first: half of one is none.
 fn create(dir: &Path, path: &Path) -> Result<(), LogError> {
-    if checkpoint::exists(dir) {
+    if checkpoint::exists(dir) || Mark::exists(dir) {
         return Err(LogError::damaged(
             path,
-            "the file is missing, and there are checkpoints",
+            "the file is missing, and others that go with it are not",
         ));
     }
     let made = path.with_extension("new");
