@@ -340,7 +340,7 @@ impl Coordinator {
         self.positions.resize(self.sources.len(), Position::new());
         self.topology = fill.topology;
         self.shared.set_topology(Arc::clone(&self.topology));
-        let _ = fill.reply.send(tick);
+        self.answer_change(fill.reply, tick);
         self.shared.bump();
     }
 

@@ -44,6 +44,8 @@ pub(super) enum Untold {
     Answer(FlowId, Tick, Answer),
     /// There is something for a sink.
     Outgoing(Arc<str>),
+    /// A change of what runs has taken effect at a tick.
+    Changed(oneshot::Sender<Tick>, Tick),
 }
 
 impl Untold {
@@ -173,6 +175,13 @@ impl Coordinator {
         self.reveal_told();
     }
 
+    /// Answers who asked for a change, once all that it tells of alerts is told.
+    pub(super) fn answer_change(&mut self, reply: oneshot::Sender<Tick>, tick: Tick) {
+        let number = self.untold.back().map_or(self.durable, |(number, _)| *number);
+        self.untold.push_back((number, Untold::Changed(reply, tick)));
+        self.reveal_told();
+    }
+
     fn append_told(&mut self, told: Told) -> u64 {
         match &mut self.log {
             Some(log) => log.append(Record::Told(told)),
@@ -197,6 +206,10 @@ impl Coordinator {
                 }
             }
             Untold::Outgoing(sink) => self.shared.sinks.wake(&sink),
+            Untold::Changed(reply, tick) => {
+                // Whoever asked may have gone away; the change holds all the same.
+                let _ = reply.send(tick);
+            }
         }
     }
 }
