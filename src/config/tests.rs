@@ -416,7 +416,30 @@ fn names_are_checked() {
         &found,
         "sources/deep: unknown folder\n    Hint: Each source is one file sources/NAME.toml.",
     );
-    assert_says(&problems(&[("sinks/a.toml", "")]), "sinks: unknown folder");
+    assert_says(&problems(&[("sunks/a.toml", "")]), "sunks: unknown folder");
+}
+
+#[test]
+fn sinks_are_checked() {
+    let sink = |options: &str, text: &str| {
+        problems(&[
+            ("deployment.toml", options),
+            ("sources/readings.toml", READINGS),
+            ("views/latest.sql", LATEST),
+            ("sinks/out.toml", text),
+        ])
+    };
+    let kafka = "[connector]\ntype = \"kafka\"\nbrokers = \"127.0.0.1:1\"\ntopic = \"t\"\n";
+    assert_says(&sink("", ""), "sinks/out.toml: a sink needs `from`");
+    assert_says(
+        &sink("", &format!("from = \"lastest\"\n{kafka}")),
+        "there is no view or alert \"lastest\"\n    Hint: Did you mean \"latest\"?",
+    );
+    assert_says(&sink("", "from = \"latest\""), "a sink needs a `[connector]`");
+    assert_says(
+        &sink("durability = \"none\"", &format!("from = \"latest\"\n{kafka}")),
+        "a sink in a deployment of which nothing survives",
+    );
 }
 
 #[test]
