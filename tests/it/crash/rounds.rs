@@ -58,7 +58,7 @@ pub(super) struct Tally {
     pub(super) missed: Vec<String>,
     pub(super) checks: usize,
     /// Answers that came right a moment later.
-    pub(super) stale: usize,
+    pub(super) stale: Vec<String>,
     pub(super) posts: usize,
     pub(super) retries: u64,
     pub(super) rows: usize,
@@ -348,6 +348,9 @@ impl Campaign {
                 self.tally.rows += rows.len();
                 // Of two ticks a few milliseconds apart the second may miss what `now()` lets go of meanwhile.
                 if rows != expected[relation] && self.times.are_real() && GOES_BY_NOW.contains(&relation) {
+                    let since_ms = (tick - self.books.tick) / 1000;
+                    let what = format!("{relation} by {by}, {since_ms} ms after the last rows");
+                    self.tally.stale.push(what);
                     stale.insert(relation.to_owned());
                     continue;
                 }
@@ -356,7 +359,6 @@ impl Campaign {
             }
         }
         for relation in stale {
-            self.tally.stale += 1;
             self.comes_right(program, &relation);
         }
         for table in ["late", "rejected"] {
