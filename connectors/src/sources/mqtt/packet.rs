@@ -394,6 +394,7 @@ impl Publish {
 
 /// What a side that takes messages in answers; written alike in both versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "these are the names of MQTT")]
 pub(crate) enum Answer {
     PubAck(u16),
     PubRec(u16),

@@ -64,12 +64,18 @@ struct Open {
     thread: JoinHandle<()>,
 }
 
+/// An id that a source holds, and where its messages go.
+type Holding = (Held, Arc<Inbox>);
+
+/// A message, and where it goes.
+type Delivered = (Arc<Inbox>, Item);
+
 /// What the thread of a listener and its sources share.
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) settings: DoorSettings,
     taken: RwLock<Arc<Vec<Taker>>>,
-    held: Mutex<HashMap<u32, Vec<(Held, Arc<Inbox>)>>>,
+    held: Mutex<HashMap<u32, Vec<Holding>>>,
     /// Whether clients are let in.
     ready: watch::Sender<bool>,
 }
@@ -287,12 +293,7 @@ impl Kept {
 impl House {
     /// Finds the session of a client, or begins one; says whether it was there, and what is to be told because an
     /// older one is forgotten.
-    pub(super) fn session(
-        &self,
-        client: &Arc<str>,
-        clean: bool,
-        owner: u64,
-    ) -> (Rc<Kept>, bool, Vec<(Arc<Inbox>, Item)>) {
+    pub(super) fn session(&self, client: &Arc<str>, clean: bool, owner: u64) -> (Rc<Kept>, bool, Vec<Delivered>) {
         let mut sessions = self.sessions.borrow_mut();
         let number = crate::sources::mqtt::client::client_number(client);
         let held = self.door.held(number);
