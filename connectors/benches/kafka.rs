@@ -131,6 +131,7 @@ fn decode(broker: &Broker) -> Duration {
     ];
     let columns = columns.map(|(name, data_type)| Column::new(Arc::new(Field::new(name, data_type, false))));
     let setting = Setting {
+        name: "bench",
         columns: &columns,
         format: &FormatConfig::default(),
         time_column: Some(1),

@@ -152,9 +152,8 @@ fn rumqttc_publishes_by_3_1_1() {
         });
         let mut answered = 0;
         loop {
-            match events.poll().await.unwrap() {
-                Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) => answered += 1,
-                _ => {}
+            if let Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) = events.poll().await.unwrap() {
+                answered += 1;
             }
             if answered == 1000 {
                 return;

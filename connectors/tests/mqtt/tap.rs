@@ -91,8 +91,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, kinds: Option<&Mutex<Vec<u8>>>) 
     let mut chunk = [0; 4096];
     // Where packets end, to know which bytes begin one.
     let mut held: Vec<u8> = Vec::new();
-    loop {
-        let Ok(read @ 1..) = from.read(&mut chunk) else { break };
+    while let Ok(read @ 1..) = from.read(&mut chunk) {
         if let Some(kinds) = kinds {
             held.extend_from_slice(&chunk[..read]);
             while let Some(length) = packet_length(&held) {
