@@ -2,12 +2,14 @@
 //!
 //! It owns every source's state and the only door into the workers. What it does is decided by what it is told, in
 //! order, and by nothing else: `run` tells it from its thread, and a simulation may instead. Nothing of a tick is
-//! seen outside before the log has it; `pending` holds it until then, while the workers compute. `saving` has all that is
+//! seen outside before the log has it; `pending` holds it until then, while the workers compute. `changing` replaces
+//! dataflows while others run. `saving` has all that is
 //! retained written down now and then, `recovery` begins with it and with the ticks that followed.
 //!
 //! While `in_flight` ticks are unfinished it takes no input, so that load is
 //! felt at the doors and ticks grow by themselves.
 
+mod changing;
 mod pending;
 mod recovery;
 mod run;
@@ -26,8 +28,8 @@ use dataflows::workers::{Closed, Completed, FlowId, TickInput, Workers};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::clock::TickClock;
-use super::closing::{self, Closings};
-use super::filling::{ChangeRequest, Fill, Filling};
+use super::closing::Closings;
+use super::filling::Filling;
 use super::flows::{Answers, Running};
 use super::idempotency::Answered;
 use super::shared::{RelationEntry, Shared};
@@ -35,7 +37,6 @@ use super::source::{Counts, Operation, Outgoing, SourceState};
 use super::storage::Storage;
 use super::store::Run;
 use super::topology::Topology;
-use super::wiring::NewFlow;
 use crate::config::Clock;
 use crate::log::{Entry, LogEvent, Record, TickRecord, Told};
 use pending::{Pending, Untold};
@@ -261,102 +262,6 @@ impl Coordinator {
                 }
             }
             LogEvent::Failed(error) => self.shared.fail(format!("{:#}", anyhow::Error::from(error))),
-        }
-    }
-
-    pub(super) fn change(&mut self, request: ChangeRequest) {
-        match request {
-            ChangeRequest::Install { flows, reply } => {
-                self.install(&flows);
-                self.filling = Some(Filling::new(flows));
-                let _ = reply.send(self.clock.last());
-            }
-            ChangeRequest::Fill(fill) => {
-                if let Some(filling) = &mut self.filling {
-                    let closed = closing::starting(&fill.topology, &filling.flows(), &self.sources);
-                    filling.begin(fill, closed);
-                }
-            }
-            ChangeRequest::Abandon => {
-                for flow in self.filling.take().map_or_else(Vec::new, |filling| filling.flows()) {
-                    self.workers.remove(flow);
-                }
-            }
-        }
-    }
-
-    fn install(&self, flows: &[NewFlow]) {
-        for flow in flows {
-            self.workers.install(&flow.entry.spec);
-        }
-    }
-
-    /// Hands new dataflows what comes next; once they stand where the others do, they are of them.
-    fn fill(&mut self) {
-        let Some(filling) = &mut self.filling else { return };
-        if let Some(input) = filling.next(self.workers.count()) {
-            self.workers.tick(input);
-        }
-        // What is not seen yet of the others is not to be seen of these first.
-        if self.pending.is_empty()
-            && filling.is_done()
-            && let Some((running, fill, closed)) = self.filling.take().and_then(Filling::finish)
-        {
-            self.closings = Closings::new(&fill.topology, &self.closings, &closed);
-            self.replace(running, *fill);
-        }
-    }
-
-    /// Puts new dataflows in the place of others.
-    fn replace(&mut self, running: BTreeMap<FlowId, Running>, fill: Fill) {
-        let tick = self.clock.last();
-        let mut gone: BTreeMap<FlowId, Running> = BTreeMap::new();
-        for flow in fill.remove {
-            gone.extend(self.flows.remove(&flow).map(|running| (flow, running)));
-        }
-        for (flow, mut new) in running {
-            new.relation.cut(tick, false);
-            new.relation.store.told_from(tick);
-            let name = &new.relation.relation.name;
-            let old = gone
-                .iter()
-                .find(|(_, old)| old.relation.relation.name == *name)
-                .map(|(id, _)| *id);
-            let old = old.and_then(|old| gone.remove_entry(&old));
-            let transitions = new.go_live(old.as_ref().map(|(_, old)| old), tick);
-            self.tell_transitions(tick, &new, transitions);
-            self.leaving.extend(old);
-            self.flows.insert(flow, new);
-        }
-        for running in gone.values_mut() {
-            let transitions = running.clear(tick);
-            self.tell_transitions(tick, running, transitions);
-        }
-        self.leaving.append(&mut gone);
-        for source in &fill.topology.sources[self.sources.len()..] {
-            source.relation.cut(tick, false);
-        }
-        self.sources.extend(fill.sources);
-        self.positions.resize(self.sources.len(), Position::new());
-        self.topology = fill.topology;
-        self.shared.set_topology(Arc::clone(&self.topology));
-        self.answer_change(fill.reply, tick);
-        self.shared.bump();
-    }
-
-    /// Takes dataflows away whose last tick is answered.
-    fn let_go(&mut self) {
-        if self.leaving.is_empty() {
-            return;
-        }
-        let is_awaited = |flow: &FlowId| {
-            let answers = self.in_flight.values().any(|answers| answers.concerns(*flow));
-            answers || self.untold.iter().any(|(_, untold)| untold.is_of(*flow))
-        };
-        let done: Vec<FlowId> = self.leaving.keys().copied().filter(|flow| !is_awaited(flow)).collect();
-        for flow in done {
-            self.leaving.remove(&flow);
-            self.workers.remove(flow);
         }
     }
 
