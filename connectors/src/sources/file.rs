@@ -23,7 +23,8 @@ const CHUNK_BYTES: usize = 512 * 1024;
 /// Reads CSV, JSON lines, a JSON array or Parquet from files, `.gz` and `.zst`
 /// as they are.
 ///
-/// Nothing survives a restart: the files are read from their start again.
+/// After a restart the files are read from their start again, and the rows that were logged are passed over: so a
+/// followed file must only grow.
 ///
 /// ```toml
 /// [connector]

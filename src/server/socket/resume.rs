@@ -12,7 +12,7 @@ pub(super) struct Resume {
     pub(super) definition: u64,
     /// The filter and the columns.
     pub(super) selection: u64,
-    /// The start of the program, as long as nothing survives it.
+    /// The log; where nothing survives the program, its start.
     pub(super) incarnation: u64,
     /// All changes up to here have been sent.
     pub(super) tick: Tick,
