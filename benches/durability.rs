@@ -77,6 +77,7 @@ fn deployment(dir: &Path, views: usize) {
 fn open(dir: &Path, data: &Path, durability: Durability) -> Engine {
     let deployment = sangam::config::load(dir).unwrap_or_else(|problems| panic!("{problems:?}"));
     let data = Data {
+        history: deployment.history(data),
         dir: data.to_owned(),
         durability,
         forget: Vec::new(),

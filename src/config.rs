@@ -32,7 +32,7 @@ pub use folder::{ALERT, KINDS, Kind, SINK, SOURCE, TEST, VIEW};
 pub use options::{Clock, Options};
 pub use problem::FileProblem;
 pub use sink::SinkDef;
-pub use source::{Source, TimeColumn};
+pub use source::{KeepInput, Source, TimeColumn};
 pub use test::{Expectation, Step, Test};
 pub use view::{Priority, ViewDef, ViewKind};
 
@@ -67,6 +67,17 @@ pub struct Deployment {
     pub tests: Vec<Test>,
     /// What is allowed but worth knowing.
     pub warnings: Vec<FileProblem>,
+}
+
+impl Deployment {
+    /// Says where history is kept, next to a data folder.
+    pub fn history(&self, data: &Path) -> String {
+        match &self.options.history {
+            None => data.join("history").display().to_string(),
+            Some(place) if place.contains("://") => place.clone(),
+            Some(folder) => self.dir.join(folder).display().to_string(),
+        }
+    }
 }
 
 /// Reads the deployment in `dir`.

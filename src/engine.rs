@@ -10,6 +10,7 @@
 mod alerts;
 mod audit;
 mod base;
+mod carried;
 mod change;
 mod chunks;
 mod clock;
@@ -19,8 +20,12 @@ mod feed;
 mod filling;
 mod flows;
 mod idempotency;
+mod keeping;
 mod keys;
 mod letters;
+mod raw;
+mod readers;
+mod reels;
 mod shared;
 mod sinks;
 mod source;
@@ -55,6 +60,7 @@ use crate::config::{Clock, Deployment, ViewDef};
 use crate::log::{LogError, LogStore};
 use coordinator::{Arrival, Request};
 use feed::{Doors, Feed};
+pub use keeping::{copy_history, verify_history};
 use shared::{RelationEntry, Shared};
 use store::RelationStore;
 use tables::TABLES;
@@ -62,14 +68,19 @@ use tables::TABLES;
 pub use alerts::TRANSITIONS_MAX;
 pub use audit::{Audit, Audited};
 pub use change::{ChangeError, Changed};
+pub(crate) use closing::layout as layout_of_rows;
 pub use coordinator::Accepted;
 pub use idempotency::IDEMPOTENCY_KEYS_MAX;
 pub use letters::{LETTER_BYTES_MAX, LETTERS_MAX};
+pub(crate) use raw::{TICKS, layout as layout_of_input};
 pub use shared::Recovery;
 pub use sinks::SinkStatus;
 pub use source::Operation;
 pub use start::Data;
 pub use store::RUN_BYTES_MAX;
+
+/// The folder of history in a backup.
+pub const BACKUP_HISTORY: &str = "history";
 
 /// Rows that may wait to be cut into a tick; who brings more waits at the door.
 pub const WAITING_ROWS_MAX: usize = 512 * 1024;
@@ -90,8 +101,14 @@ struct Inner {
     /// Held while the deployment is changed; the number of the next dataflow.
     changing: tokio::sync::Mutex<FlowId>,
     incarnation: u64,
-    /// The data folder.
-    kept: Option<(Arc<LogStore>, PathBuf)>,
+    kept: Option<Kept>,
+}
+
+/// Where all is that survives.
+struct Kept {
+    store: Arc<LogStore>,
+    data: PathBuf,
+    history: String,
 }
 
 /// What is known of a source, view or alert before any row is.
@@ -210,10 +227,14 @@ impl Engine {
         if name.is_empty() || name.len() > 100 || !name.chars().all(is_fit) {
             return Err(BackupError::Name(name.to_owned()));
         }
-        let (store, data) = self.inner.kept.as_ref().ok_or(BackupError::NothingKept)?;
+        let kept = self.inner.kept.as_ref().ok_or(BackupError::NothingKept)?;
         let deployment = self.deployment();
         let to = deployment.dir.join(&deployment.options.backups).join(name);
-        store.backup(data, &to)?;
+        kept.store.backup(&kept.data, &to, |inventory, into| {
+            let into = into.join(BACKUP_HISTORY).display().to_string();
+            let copied = copy_history(&kept.history, &into, &kept.store.owner(), inventory);
+            copied.map_err(|error| LogError::history("copy", &kept.history, error))
+        })?;
         Ok(to)
     }
 
@@ -373,11 +394,11 @@ impl Engine {
         let mut relations = Relations::new();
         for entry in entries {
             // Another reader may have moved a relation on meanwhile: then this one looks again.
-            let Ok(batches) = entry.store.snapshot(tick) else {
+            let Ok((batches, cold)) = entry.store.whole(tick) else {
                 return Ok(None);
             };
             let schema = Arc::clone(&entry.relation.schema);
-            relations.insert(entry.relation.name.clone(), (schema, batches).into());
+            relations.insert(entry.relation.name.clone(), queries::Relation { schema, batches, cold });
         }
         for table in system {
             let reading = tables::Reading {

@@ -13,9 +13,11 @@
 
 mod archive;
 mod compaction;
+mod copying;
 mod encoding;
 mod entry;
 mod error;
+mod inventory;
 mod layout;
 mod local;
 mod location;
@@ -29,6 +31,7 @@ mod writing;
 pub use archive::Archive;
 pub use entry::{FORMAT_VERSION, FileEntry};
 pub use error::{HistoryError, HistoryErrorKind};
+pub use inventory::{Inventory, KeptSource, KeptView, Stored};
 pub use layout::Layout;
 pub use plan::{expired, plan_compaction};
 

@@ -18,8 +18,10 @@ mod store;
 mod writer;
 
 pub use backup::Whole;
-pub use checkpoint::{Checkpoint, FileRef, Manifest, Part, Rows, SourceManifest, Stretch, ViewManifest};
+pub use checkpoint::{
+    Checkpoint, FileRef, Keep, KeepSource, KeepView, Manifest, Part, Rows, SourceManifest, Stretch, ViewManifest,
+};
 pub use error::LogError;
 pub use record::{Entry, Outgoing, Record, TickRecord, Told, Transition};
 pub use store::{FORMAT, Identity, LogStore};
-pub use writer::{Durability, LogEvent, LogWriter};
+pub use writer::{Durability, LogEvent, LogWriter, Named};

@@ -50,8 +50,8 @@ pub(crate) struct Shared {
     pub(crate) closed: VecDeque<(Tick, Closed)>,
     /// What the rows to come of joins by time are not below, from each tick on at which that moved.
     pub(crate) passed: VecDeque<(Tick, Arc<[Passed]>)>,
-    /// Rows of closed buckets that the view begins with, by the tick at which it takes them in.
-    pub(crate) seeds: Vec<(Tick, Updates)>,
+    /// Rows of closed buckets that the view takes in again, by tick, and whether they are told.
+    pub(crate) seeds: Vec<(Tick, Updates, bool)>,
     /// For each operator with timers, the first tick at which one is due.
     pub(crate) due: Vec<Option<Tick>>,
     /// Wake the operators that see every tick.
@@ -69,6 +69,10 @@ pub struct Closed {
     pub below: i64,
     /// Final rows of buckets below this leave.
     pub gone: i64,
+    /// Final rows of buckets below this are kept elsewhere, too: they are forgotten, and stay in the view.
+    pub stored: i64,
+    /// But for those below this, which are held because they leave soon.
+    pub held: i64,
 }
 
 /// The least times that rows to come of a join by time may have.
@@ -87,6 +91,8 @@ impl Default for Closed {
         Closed {
             below: i64::MIN,
             gone: i64::MIN,
+            stored: i64::MIN,
+            held: i64::MIN,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The incremental plan, as data: parsed, checked and printed before a worker sees it.
 
 mod aggregate;
+mod reach;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use datafusion::physical_expr::expressions::{BinaryExpr, Column, IsNotNullExpr, 
 use crate::functions;
 pub use crate::operators::release::times_of;
 pub use aggregate::{AggregateCall, AggregateFunction};
+pub use reach::Reach;
 
 /// The position of a node in [`Plan::nodes`].
 pub type NodeId = usize;

@@ -63,11 +63,22 @@ pub struct TickInput {
     /// What the rows of later ticks are not below, in joins by time of dataflows it concerns.
     pub passed: Vec<(FlowId, Arc<[Passed]>)>,
     /// Rows of closed buckets that dataflows hold from now on, as if they had closed them.
-    pub seeds: Vec<(FlowId, RecordBatch)>,
+    pub seeds: Vec<Seed>,
     /// Set while these dataflows are filled with what stood before they were installed: `inputs`
     /// is part of what their relations held at this tick, and for them alone. Of what came
     /// meanwhile, only what is later counts.
     pub fill: Option<Tick>,
+}
+
+/// Rows of closed buckets that a dataflow takes in again.
+#[derive(Clone, Debug)]
+pub struct Seed {
+    /// The dataflow.
+    pub flow: FlowId,
+    /// The rows.
+    pub rows: RecordBatch,
+    /// Whether they are told: where they are not, the view shows them already.
+    pub told: bool,
 }
 
 impl TickInput {

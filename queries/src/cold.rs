@@ -12,7 +12,7 @@ mod table;
 mod verified;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -92,6 +92,7 @@ pub struct Cold {
     reader: Arc<CachedParquetFileReaderFactory>,
     time: Option<String>,
     hot_from_us: Option<i64>,
+    from_us: Option<i64>,
 }
 
 impl Cold {
@@ -106,6 +107,7 @@ impl Cold {
             )),
             time: None,
             hot_from_us: None,
+            from_us: None,
         }
     }
 
@@ -124,6 +126,30 @@ impl Cold {
     pub fn with_hot_from(mut self, time_us: i64) -> Self {
         self.hot_from_us = Some(time_us);
         self
+    }
+
+    /// Passes over rows of the files before this time: they are kept no longer, and their files are
+    /// only because they hold others, too.
+    #[must_use]
+    pub fn with_from(mut self, time_us: i64) -> Self {
+        self.from_us = Some(time_us);
+        self
+    }
+
+    /// Shows as much of other files, into which the same rows were merged.
+    #[must_use]
+    pub fn merged_into(&self, other: Cold) -> Self {
+        Cold {
+            time: self.time.clone(),
+            hot_from_us: self.hot_from_us,
+            from_us: self.from_us,
+            ..other
+        }
+    }
+
+    /// Returns what tells when nobody holds it any more, so that its files may go.
+    pub fn watch(&self) -> Weak<[ColdFile]> {
+        Arc::downgrade(&self.files)
     }
 
     /// Returns the files.
@@ -207,6 +233,16 @@ fn at_or_after(column: &dyn Array, from_us: i64) -> Option<BooleanArray> {
             Some(days.iter().map(|day| Some(day.is_none_or(late))).collect())
         }
         _ => None,
+    }
+}
+
+/// Returns the first value of a column's type that is not before a time: of days, the first that begins then.
+fn from(time_us: i64, data_type: &DataType) -> Option<ScalarValue> {
+    match data_type {
+        DataType::Date32 => Some(ScalarValue::Date32(Some(
+            (time_us.div_euclid(DAY_US) + i64::from(time_us.rem_euclid(DAY_US) > 0)) as i32,
+        ))),
+        other => time(time_us, other),
     }
 }
 

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::log::LogStore;
+use crate::engine::{BACKUP_HISTORY, copy_history, verify_history};
+use crate::history::Inventory;
+use crate::log::{LogError, LogStore};
 
 /// Copies all that survives of a running deployment, as of one moment.
 ///
@@ -40,6 +42,9 @@ pub(super) struct Restore {
     /// The data folder to be made; it must not be there.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Where its history goes: what `history` says in deployment.toml. Default: "history" in the data folder.
+    #[arg(long, value_name = "PLACE")]
+    history: Option<String>,
 }
 
 impl Restore {
@@ -55,11 +60,24 @@ impl Restore {
         }
         let store = LogStore::open(&self.backup)?;
         let whole = store.verify(&self.backup)?;
+        let inventory: Inventory = store.meta("history")?.unwrap_or_default();
+        let from = self.backup.join(BACKUP_HISTORY).display().to_string();
+        let (rows, bytes) = match inventory.entries().next() {
+            Some(_) => verify_history(&from, &store.owner(), &inventory)?,
+            None => (0, 0),
+        };
         store
-            .backup(&self.backup, &self.data)
+            .backup(&self.backup, &self.data, |inventory, into| {
+                let place = match &self.history {
+                    Some(place) => place.clone(),
+                    None => into.join(BACKUP_HISTORY).display().to_string(),
+                };
+                let copied = copy_history(&from, &place, &store.owner(), inventory);
+                copied.map_err(|error| LogError::history("copy", &from, error))
+            })
             .context("could not copy the backup")?;
         println!(
-            "{}: {} rows, {} records of the log, {} bytes, all checksums right",
+            "{}: {} rows, {} records of the log, {} bytes; {rows} rows of history, {bytes} bytes; all checksums right",
             self.data.display(),
             whole.rows,
             whole.records,

@@ -45,10 +45,12 @@ impl Run {
         if let Some(workers) = self.workers {
             deployment.options.workers = Some(usize::from(workers));
         }
+        let dir = self
+            .data
+            .unwrap_or_else(|| deployment.dir.join(&deployment.options.data));
         let data = Data {
-            dir: self
-                .data
-                .unwrap_or_else(|| deployment.dir.join(&deployment.options.data)),
+            history: deployment.history(&dir),
+            dir,
             durability: deployment.options.durability,
             forget: self.forget,
             reads: true,

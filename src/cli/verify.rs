@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::engine::{Data, Engine};
+use crate::engine::{Data, Engine, verify_history};
+use crate::history::Inventory;
 use crate::log::{Durability, LogStore};
 
 /// Audits a deployment, running or stopped.
@@ -61,9 +62,17 @@ impl Verify {
             whole.records,
             whole.bytes
         );
+        let history = deployment.history(&data);
+        let inventory: Inventory = store.meta("history")?.unwrap_or_default();
+        if inventory.entries().next().is_some() {
+            let (rows, bytes) = verify_history(&history, &store.owner(), &inventory)?;
+            println!("{history}: {rows} rows of history, {bytes} bytes, all checksums right");
+        }
         // What is looked at must stay as it is.
         let copy = std::env::temp_dir().join(format!("sangam-verify-{}", std::process::id()));
-        store.backup(&data, &copy).context("could not copy the data folder")?;
+        store
+            .backup(&data, &copy, |_, _| Ok(true))
+            .context("could not copy the data folder")?;
         drop(store);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let audit = runtime.context("could not start the runtime")?.block_on(async {
@@ -71,6 +80,7 @@ impl Verify {
                 deployment,
                 Data {
                     dir: copy.clone(),
+                    history,
                     durability: Durability::Interval,
                     forget: Vec::new(),
                     reads: false,

@@ -215,9 +215,9 @@ fn read_kind(dir: &Path, kind: &Kind, problems: &mut Vec<FileProblem>) -> Vec<Co
 
 /// A name must read the same in SQL, in addresses and in file names.
 fn check_name(name: &str, kind: &Kind) -> Result<(), FileProblem> {
-    if kind.is_relation && name == "sangam" {
+    if kind.is_relation && (name == "sangam" || name == crate::engine::TICKS) {
         return Err(
-            FileProblem::new("", "the name \"sangam\" is taken by the system's own tables")
+            FileProblem::new("", format!("the name \"{name}\" is taken by the system's own tables"))
                 .hint("Choose another file name."),
         );
     }

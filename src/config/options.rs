@@ -34,6 +34,9 @@ pub struct Options {
     pub durability: Durability,
     /// The folder that backups are made in, relative to the deployment's. Default ".sangam-backups".
     pub backups: PathBuf,
+    /// Where finished rows and raw input are kept that say `keep`: a folder, relative to the deployment's, or a bucket
+    /// as in "s3://bucket/prefix". Default: "history" in the data folder.
+    pub history: Option<String>,
     /// Bytes the log grows by before all that is retained is written down anew, and the log before goes.
     /// Default 67108864 (64 MiB).
     pub checkpoint_bytes: usize,
@@ -52,6 +55,7 @@ impl Default for Options {
             data: ".sangam".into(),
             durability: Durability::Sync,
             backups: ".sangam-backups".into(),
+            history: None,
             checkpoint_bytes: 64 << 20,
         }
     }

@@ -51,6 +51,13 @@ pub(crate) fn check_kept(views: &[ViewDef], file: impl Fn(&str) -> PathBuf, prob
         let Some(keep_us) = view.closing.as_ref().and_then(|closing| closing.keep_us) else {
             continue;
         };
+        if let Err(error) = crate::engine::layout_of_rows(view) {
+            problems.push(
+                FileProblem::new(file(&view.name), error.what)
+                    .line(Some(1))
+                    .hint(error.hint),
+            );
+        }
         let asked = look_backs.iter().filter(|((relation, _), _)| *relation == view.name);
         if let Some(((_, reader), us)) = asked.max_by_key(|(_, us)| **us)
             && *us > keep_us

@@ -1,5 +1,7 @@
 //! `sources/NAME.toml`: where rows come in, what they look like, how long they stay.
 
+mod stays;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -13,11 +15,12 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use super::document::Document;
-use super::duration::{Span, readable};
+use super::duration::Span;
 use super::folder::is_identifier;
 use super::options::Clock;
 use super::problem::FileProblem;
 use super::spelling;
+pub use stays::KeepInput;
 
 /// A source file.
 ///
@@ -50,6 +53,8 @@ pub(crate) struct SourceFile {
     arrival: Option<String>,
     /// How long a row stays, by the source's clock. Default: for ever.
     retain: Option<Span>,
+    /// How long what came in is kept in history, for questions about the past: a span, or "forever". Default: not.
+    keep: Option<KeepInput>,
     /// Where rows come from. Required.
     connector: Option<ConnectorConfig>,
     /// How rows are written. Default: by a file's name, JSON elsewhere.
@@ -100,6 +105,8 @@ pub struct Source {
     pub arrival: Option<usize>,
     /// How long a row stays, in microseconds of the source's clock.
     pub retain_us: Option<i64>,
+    /// How long what came in is kept in history, if it is.
+    pub keep: Option<KeepInput>,
     /// Where rows come from.
     pub connector: ConnectorConfig,
     /// How rows are written.
@@ -201,6 +208,7 @@ pub(crate) fn build(
     let time = check.time(&file, clock);
     let arrival = check.arrival(&file);
     check.retain(&file);
+    check.keep(&file);
     check.snapshot(&file);
     check.envelope(&file);
     let format = file.format.unwrap_or_default();
@@ -229,7 +237,7 @@ pub(crate) fn build(
     if problems.len() > before {
         return None;
     }
-    Some(Source {
+    let source = Source {
         name: name.to_owned(),
         schema: connectors::schema(&columns),
         columns,
@@ -240,9 +248,16 @@ pub(crate) fn build(
         time,
         arrival,
         retain_us: file.retain.map(|retain| retain.us),
+        keep: file.keep,
         format,
         connector,
-    })
+    };
+    if source.keep.is_some()
+        && let Err(error) = crate::engine::layout_of_input(&source)
+    {
+        problems.push(document.problem(&["keep"], error.what).hint(error.hint));
+    }
+    Some(source)
 }
 
 /// Finds the key that a connector's or a format's message speaks of: the column
@@ -451,88 +466,6 @@ impl Check<'_, '_> {
             );
         }
         Some(column)
-    }
-
-    fn retain(&mut self, file: &SourceFile) {
-        let Some(retain) = file.retain else { return };
-        if retain.us == 0 {
-            self.refuse(&["retain"], "`retain` is zero", "Leave it out to keep rows for ever.");
-        }
-        if let Some(lateness) = file.time.as_ref().and_then(|time| time.lateness)
-            && lateness > retain
-        {
-            self.refuse(
-                &["retain"],
-                format!(
-                    "`retain` ({}) is shorter than `lateness` ({})",
-                    readable(retain.us),
-                    readable(lateness.us)
-                ),
-                "Rows would be accepted only to expire at once: retain at least as long as rows may be late.",
-            );
-        }
-    }
-
-    fn snapshot(&mut self, file: &SourceFile) {
-        if !file.snapshot {
-            return;
-        }
-        let beside = [
-            (
-                file.retractions,
-                &["retractions"] as &[&str],
-                "what a snapshot no longer holds is taken back anyway",
-            ),
-            (
-                file.version.is_some(),
-                &["version"],
-                "the newest snapshot is what there is",
-            ),
-            (
-                file.retain.is_some(),
-                &["retain"],
-                "a row stays as long as snapshots hold it",
-            ),
-            (
-                file.arrival.is_some(),
-                &["arrival"],
-                "a row that stays would be another each time",
-            ),
-            (
-                file.time.as_ref().is_some_and(|time| time.lateness.is_some()),
-                &["time", "lateness"],
-                "rows of a snapshot are there, however old they are",
-            ),
-        ];
-        for (set, path, reason) in beside {
-            if set {
-                let what = format!("`{}` stands beside `snapshot`", path.join("."));
-                self.refuse(path, what, format!("Leave it out: {reason}."));
-            }
-        }
-        match &file.connector {
-            Some(ConnectorConfig::File(config)) if config.follow || config.speed.is_some() => self.refuse(
-                &["snapshot"],
-                "a snapshot of a file that is followed, or replayed at a pace",
-                "Files are snapshots as a whole: leave `follow` and `speed` out.",
-            ),
-            Some(ConnectorConfig::Simulate(_) | ConnectorConfig::Nexmark(_)) => self.refuse(
-                &["snapshot"],
-                "a snapshot of a source that makes its rows up",
-                "Snapshots come by connectors of type \"http\" and \"file\".",
-            ),
-            Some(ConnectorConfig::Kafka(_)) => self.refuse(
-                &["snapshot"],
-                "a snapshot of a topic, which never ends",
-                "For a topic that keeps the newest message of each key, use envelope = \"upsert\".",
-            ),
-            Some(ConnectorConfig::Mqtt(_) | ConnectorConfig::MqttListener(_)) => self.refuse(
-                &["snapshot"],
-                "a snapshot of messages, which never end",
-                "Snapshots come by connectors of type \"http\" and \"file\".",
-            ),
-            _ => {}
-        }
     }
 
     fn envelope(&mut self, file: &SourceFile) {

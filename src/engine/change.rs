@@ -6,9 +6,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::array::RecordBatch;
 use dataflows::Tick;
-use dataflows::workers::{FlowId, check};
+use dataflows::workers::{Closed, FlowId, Seed, check};
+use queries::QueryError;
 use tokio::sync::oneshot;
 
+use super::carried::{Carried, carried, hydrate};
 use super::feed::Feed;
 use super::filling::{ChangeRequest, Contents, Fill};
 use super::shared::SourceEntry;
@@ -155,16 +157,26 @@ impl Engine {
         let remove = old.flows.keys().copied().filter(|flow| !stays.contains(flow)).collect();
         let mut inputs = inputs(&new);
         inputs.retain(|input| old.relation(input).is_some());
-        let entries = kept.into_iter().chain(new.iter().map(|flow| Arc::clone(&flow.entry)));
+        let carried = carried(self, &old.deployment, &new, &deployment.views).map_err(ChangeError::Unsupported)?;
+        inputs.extend(carried.iter().map(|carried| carried.name.clone()));
+        let entries: Vec<_> = kept
+            .into_iter()
+            .chain(new.iter().map(|flow| Arc::clone(&flow.entry)))
+            .collect();
+        let readers: Vec<ViewDef> = new.iter().filter_map(|flow| flow.entry.view.clone()).collect();
         let topology = Arc::new(Topology::new(Arc::new(deployment), sources, entries));
         let (reply, installed) = oneshot::channel();
         self.ask(ChangeRequest::Install { flows: new, reply })?;
-        let installed = installed.await.map_err(|_| EngineError::Stopped)?;
-        let snapshot = match self.snapshot(&inputs, installed).await {
-            Ok(snapshot) => snapshot,
+        let (installed, closed) = installed.await.map_err(|_| EngineError::Stopped)?;
+        let read = match self.snapshot(&inputs, installed).await {
+            Ok(snapshot) => fill_with(snapshot, &old.deployment, &readers, &carried, &closed).await,
+            Err(error) => Err(error.into()),
+        };
+        let (snapshot, seeds, closed) = match read {
+            Ok(read) => read,
             Err(error) => {
                 self.ask(ChangeRequest::Abandon)?;
-                return Err(error.into());
+                return Err(error);
             }
         };
         let through = snapshot.tick;
@@ -174,6 +186,8 @@ impl Engine {
         self.ask(ChangeRequest::Fill(Box::new(Fill {
             through,
             contents,
+            seeds,
+            closed,
             topology,
             sources: states,
             remove,
@@ -207,6 +221,29 @@ impl Engine {
     }
 }
 
+/// Reads what new dataflows begin with: what their inputs hold, and finished rows of views they replace.
+async fn fill_with(
+    mut snapshot: Snapshot,
+    old: &Deployment,
+    readers: &[ViewDef],
+    carried: &[Carried],
+    closed: &HashMap<String, Closed>,
+) -> Result<(Snapshot, Vec<Seed>, Vec<(FlowId, Closed)>), ChangeError> {
+    let failed = |error: QueryError| ChangeError::Unsupported(format!("could not read the history: {error}"));
+    let (mut seeds, mut from) = (Vec::new(), Vec::new());
+    for view in carried {
+        let closed = closed.get(&view.name).copied().unwrap_or_default();
+        seeds.extend(view.seeds(&snapshot, closed).await.map_err(failed)?);
+        from.push((view.flow, closed));
+    }
+    // What they show themselves is no input.
+    snapshot
+        .relations
+        .retain(|name, _| !carried.iter().any(|view| view.name == *name));
+    hydrate(&mut snapshot, old, readers).await.map_err(failed)?;
+    Ok((snapshot, seeds, from))
+}
+
 /// Lists what differs although it is fixed as long as the program runs.
 fn fixed(old: &Deployment, new: &Deployment) -> Vec<String> {
     let mut fixed = Vec::new();
@@ -218,12 +255,14 @@ fn fixed(old: &Deployment, new: &Deployment) -> Vec<String> {
         before.tick_rows,
         before.in_flight,
         before.body_bytes_max,
+        &before.history,
     ) != (
         after.clock,
         &after.time_zone,
         after.tick_rows,
         after.in_flight,
         after.body_bytes_max,
+        &after.history,
     ) {
         fixed.push("deployment.toml has other options".to_owned());
     }

@@ -1,24 +1,31 @@
 //! How far each view is closed, by the watermarks of its sources at the end of the tick before; and what its joins by
 //! time may forget when a tick is done, by the watermarks at its own end.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
+use arrow::datatypes::DataType;
 use dataflows::json::RowEncoder;
 use dataflows::plan::{Bucket, times_of};
 use dataflows::workers::{Closed, FlowId, Passed};
 use dataflows::{Tick, Updates};
-use queries::{Closing, Passing};
+use queries::{Closing, Passing, View};
 use serde::{Deserialize, Serialize};
 
 use super::letters::Letter;
 use super::source::SourceState;
+use super::store::StoredRows;
 use super::topology::Topology;
+use crate::history::{HistoryError, KeptView, Layout, Stored};
+use crate::log::KeepView;
 
 /// Every view that goes by a watermark.
 #[derive(Default)]
 pub(super) struct Closings {
+    /// Whether closed rows that are kept go to history.
+    has_history: bool,
     views: Vec<State>,
     joins: Vec<Joins>,
 }
@@ -42,6 +49,71 @@ struct State {
     closed: Closed,
     /// A watermark to come, and whether it closes anything.
     next: Option<(i64, bool)>,
+    /// Where its closed rows are kept, where that is not in memory.
+    kept: Option<Kept>,
+}
+
+/// How far the closed rows of a view are in history.
+#[derive(Clone)]
+struct Kept {
+    layout: Layout,
+    /// Microseconds of one of the bucket's column.
+    unit_us: i64,
+    /// Rows of buckets below this are there.
+    stored: i64,
+    /// Of these, those below this are in memory, because they leave next; others cannot leave before they are.
+    limit: i64,
+    /// How far rows had left when more were asked for.
+    asked: i64,
+}
+
+impl Kept {
+    fn new(view: &View, closing: &Closing) -> Option<Kept> {
+        let field = view.schema.field(closing.bucket);
+        Some(Kept {
+            layout: layout(view).ok()?,
+            unit_us: if *field.data_type() == DataType::Date32 {
+                DAY_US
+            } else {
+                1
+            },
+            stored: i64::MIN,
+            limit: i64::MAX,
+            asked: i64::MIN,
+        })
+    }
+
+    /// Returns how far ahead of what has left rows are held, in values of the bucket's column.
+    fn ahead(&self, closing: &Closing) -> i64 {
+        let keep_us = closing.keep_us.unwrap_or(0);
+        (keep_us / AHEAD_PART).max(AHEAD_BUCKETS.saturating_mul(closing.size_us)) / self.unit_us
+    }
+}
+
+/// Rows are held in memory for this part of `keep` before they leave, or for as many buckets.
+const AHEAD_PART: i64 = 128;
+const AHEAD_BUCKETS: i64 = 8;
+
+/// Microseconds of a day.
+const DAY_US: i64 = 86_400_000_000;
+
+/// Lays the finished rows of a view out.
+///
+/// # Errors
+/// When a column is of a type that files cannot hold.
+pub(crate) fn layout(view: &View) -> Result<Layout, HistoryError> {
+    let bucket = view
+        .closing
+        .as_ref()
+        .map(|closing| view.schema.field(closing.bucket).name().as_str());
+    let key: Vec<String> = view
+        .implied_key
+        .iter()
+        .flatten()
+        .filter(|name| Some(name.as_str()) != bucket)
+        .cloned()
+        .collect();
+    Layout::new(view.name.as_str(), Arc::clone(&view.schema), bucket, &key)
 }
 
 /// A view with joins by time.
@@ -55,13 +127,27 @@ struct Joins {
 }
 
 impl State {
+    /// Says which of its rows are in files, and shown.
+    fn rows_in_files(&self) -> Option<StoredRows> {
+        let kept = self.kept.as_ref()?;
+        Some(StoredRows {
+            bucket: self.closing.bucket,
+            stored: kept.stored,
+            from_us: (self.closed.gone > i64::MIN).then(|| self.closed.gone.saturating_mul(kept.unit_us)),
+            cold: None,
+        })
+    }
+
     fn closed_at(&self, watermark_us: i64) -> Closed {
         // Neither ever falls, and a time out of range closes nothing more.
         let below = self.closing.below(watermark_us).unwrap_or(i64::MIN);
         let gone = self.closing.gone(watermark_us).unwrap_or(i64::MIN);
+        // What is in files only cannot leave before it has been read.
+        let limit = self.kept.as_ref().map_or(i64::MAX, |kept| kept.limit);
         Closed {
             below: below.max(self.closed.below),
-            gone: gone.max(self.closed.gone),
+            gone: gone.min(limit).max(self.closed.gone),
+            ..self.closed
         }
     }
 }
@@ -79,8 +165,13 @@ pub(super) fn starting(topology: &Topology, flows: &[FlowId], sources: &[SourceS
         // The first whole bucket is the one that is not over before this.
         let whole_us = retained.max()?.saturating_add(closing.size_us - 1);
         let below = closing.below(whole_us)?;
-        let gone = i64::MIN;
-        Some((flow, Closed { below, gone }))
+        Some((
+            flow,
+            Closed {
+                below,
+                ..Closed::default()
+            },
+        ))
     });
     starting.collect()
 }
@@ -99,42 +190,154 @@ impl SavedClosing {
         Closed {
             below: self.below,
             gone: self.gone,
+            ..Closed::default()
         }
     }
 }
 
-/// A view that closes: its name, how far it is closed, and what picks its closed rows.
-pub(super) type Saved = (String, SavedClosing, Box<dyn Fn(Vec<RecordBatch>) -> Vec<RecordBatch>>);
+/// A view that closes, and how far it is closed.
+pub(super) struct Saved {
+    pub(super) name: String,
+    pub(super) closing: SavedClosing,
+    /// What goes to history, but for the rows.
+    pub(super) keep: Option<KeepView>,
+    bucket: usize,
+    below: i64,
+}
+
+impl Saved {
+    /// Picks closed rows.
+    pub(super) fn closed(&self, batches: &[RecordBatch]) -> Vec<RecordBatch> {
+        let bucket = Bucket {
+            column: self.bucket,
+            of: None,
+        };
+        let closed = batches.iter().map(|rows| {
+            let times = times_of(&bucket, rows);
+            let closed: BooleanArray = times
+                .iter()
+                .map(|time| Some(time.is_some_and(|time| time < self.below)))
+                .collect();
+            filter_record_batch(rows, &closed).expect("one verdict a row")
+        });
+        closed.filter(|rows| rows.num_rows() > 0).collect()
+    }
+}
+
+/// What a tick changes of a view whose rows are in history.
+pub(super) struct Moved {
+    pub(super) flow: FlowId,
+    pub(super) rows: StoredRows,
+}
 
 impl Closings {
+    /// Says whether closed rows are kept in history.
+    pub(super) fn with_history(mut self, topology: &Topology, has_history: bool) -> Self {
+        self.has_history = has_history;
+        for state in self.views.iter_mut().filter(|_| has_history) {
+            let view = topology.flows.get(&state.flow).and_then(|flow| flow.view.as_ref());
+            state.kept = view.and_then(|view| Kept::new(&view.view, &state.closing));
+        }
+        self
+    }
+
     /// Returns what is to be written down of every view that closes.
     pub(super) fn save(&self) -> Vec<Saved> {
         let views = self.views.iter().map(|state| {
-            let saved = SavedClosing {
-                watermark_us: state.watermark_us,
-                below: state.closed.below,
-                gone: state.closed.gone,
-            };
-            let bucket = Bucket {
-                column: state.closing.bucket,
-                of: None,
-            };
-            let below = state.closed.below;
-            let closed = move |batches: Vec<RecordBatch>| {
-                let closed = batches.iter().map(|rows| {
-                    let times = times_of(&bucket, rows);
-                    let closed: BooleanArray = times
-                        .iter()
-                        .map(|time| Some(time.is_some_and(|time| time < below)))
-                        .collect();
-                    filter_record_batch(rows, &closed).expect("one verdict a row")
+            let keep = state
+                .kept
+                .as_ref()
+                .filter(|_| state.closing.keep_us.is_some())
+                .map(|kept| KeepView {
+                    layout: kept.layout.clone(),
+                    unit_us: kept.unit_us,
+                    stored: kept.stored,
+                    below: state.closed.below,
+                    gone: state.closed.gone,
+                    limit: kept.limit,
+                    horizon: state.closed.gone.saturating_add(kept.ahead(&state.closing)),
+                    rows: Vec::new(),
+                    count: 0,
                 });
-                closed.filter(|rows| rows.num_rows() > 0).collect()
-            };
-            let closed: Box<dyn Fn(Vec<RecordBatch>) -> Vec<RecordBatch>> = Box::new(closed);
-            (state.name.to_string(), saved, closed)
+            Saved {
+                name: state.name.to_string(),
+                closing: SavedClosing {
+                    watermark_us: state.watermark_us,
+                    below: state.closed.below,
+                    gone: state.closed.gone,
+                },
+                keep,
+                bucket: state.closing.bucket,
+                below: state.closed.below,
+            }
         });
         views.collect()
+    }
+
+    /// Hears what of a view is in history; from the tick that is begun on that holds.
+    pub(super) fn stored(&mut self, moved: &Stored) -> Option<(FlowId, Closed, StoredRows)> {
+        let state = self.views.iter_mut().find(|state| *state.name == moved.view)?;
+        let kept = state.kept.as_mut()?;
+        kept.stored = moved.stored;
+        kept.limit = if moved.horizon < moved.stored {
+            moved.horizon
+        } else {
+            i64::MAX
+        };
+        (state.closed.stored, state.closed.held) = (moved.stored, moved.horizon);
+        let mut rows = state.rows_in_files()?;
+        rows.cold = Some(moved.cold.clone());
+        Some((state.flow, state.closed, rows))
+    }
+
+    /// Goes on where the history of a view was at the checkpoint. Returns below what its rows are to be in memory.
+    pub(super) fn restore_history(&mut self, view: &str, known: &KeptView) -> Option<(i64, StoredRows)> {
+        let state = self.views.iter_mut().find(|state| *state.name == *view)?;
+        let kept = state.kept.as_mut()?;
+        (kept.stored, kept.limit) = (known.stored, known.limit);
+        // Until the tick that says so, rows may leave as far as they could before the checkpoint.
+        (state.closed.stored, state.closed.held) = (known.stored, known.horizon.max(known.limit));
+        let held = state.closed.held.min(known.stored);
+        Some((held, state.rows_in_files()?))
+    }
+
+    /// Returns the dataflow of a view that closes, and how many microseconds one of its bucket's column is.
+    pub(super) fn place(&self, view: &str) -> Option<(FlowId, i64)> {
+        let state = self.views.iter().find(|state| *state.name == *view)?;
+        Some((state.flow, state.kept.as_ref()?.unit_us))
+    }
+
+    /// Returns how far each view is closed, by name.
+    pub(super) fn by_name(&self) -> HashMap<String, Closed> {
+        self.views
+            .iter()
+            .map(|state| (state.name.to_string(), state.closed))
+            .collect()
+    }
+
+    /// Says which rows of a view are in files, if some are.
+    pub(super) fn rows_in_files(&self, view: &str) -> Option<StoredRows> {
+        let state = self.views.iter().find(|state| *state.name == *view)?;
+        state.rows_in_files().filter(|rows| rows.stored > i64::MIN)
+    }
+
+    /// Tells whether rows will soon be kept long enough that are not in memory.
+    pub(super) fn wants_rows(&mut self) -> bool {
+        let mut wants = false;
+        for state in &mut self.views {
+            let (Some(kept), Some(watermark_us)) = (&mut state.kept, state.watermark_us) else {
+                continue;
+            };
+            let gone = state.closing.gone(watermark_us).unwrap_or(i64::MIN);
+            let ahead = kept.ahead(&state.closing);
+            // Where history does not answer, it is not asked at each tick.
+            let again = kept.asked.saturating_add(ahead / 8) < gone;
+            if kept.limit < i64::MAX && gone.saturating_add(ahead / 2) > kept.limit && again {
+                kept.asked = gone;
+                wants = true;
+            }
+        }
+        wants
     }
 
     /// Returns how far each view is closed.
@@ -146,7 +349,11 @@ impl Closings {
     pub(super) fn restore(&mut self, view: &str, saved: &SavedClosing) {
         for state in self.views.iter_mut().filter(|state| &*state.name == view) {
             state.watermark_us = saved.watermark_us;
-            state.closed = saved.closed();
+            state.closed = Closed {
+                stored: state.closed.stored,
+                held: state.closed.held,
+                ..saved.closed()
+            };
         }
     }
 
@@ -176,6 +383,7 @@ impl Closings {
                 moved: known.is_some_and(|known| known.moved),
             })
         });
+        let view_of = |flow: FlowId| Some(&topology.flows.get(&flow)?.view.as_ref()?.view);
         let state = |(flow, name, closing): &(FlowId, &str, &Closing)| {
             let known = old.views.iter().find(|state| state.flow == *flow);
             let start = starting.iter().find(|(new, _)| new == flow).map(|(_, closed)| *closed);
@@ -188,9 +396,25 @@ impl Closings {
                 watermark_us: known.and_then(|known| known.watermark_us),
                 closed: known.map(|known| known.closed).or(start).unwrap_or_default(),
                 next: known.and_then(|known| known.next),
+                kept: match known {
+                    Some(known) => known.kept.clone(),
+                    None => old
+                        .has_history
+                        .then(|| Kept::new(view_of(*flow)?, closing))
+                        .flatten()
+                        .map(|kept| {
+                            // Finished rows stay where they are, and what they are.
+                            let before = old.views.iter().filter(|state| state.name == (*name).into());
+                            let before = before
+                                .filter_map(|state| state.kept.clone())
+                                .find(|before| before.layout.fingerprint() == kept.layout.fingerprint());
+                            before.unwrap_or(kept)
+                        }),
+                },
             }
         };
         Closings {
+            has_history: old.has_history,
             joins: joins.collect(),
             views: closing.iter().map(state).collect(),
         }
@@ -206,10 +430,11 @@ impl Closings {
     }
 
     /// Begins a tick, before any row of it is taken: returns what is closed from now on.
-    pub(super) fn begin(&mut self, sources: &[SourceState]) -> Vec<(FlowId, Closed)> {
+    /// And which rows in files are shown then, where that has changed.
+    pub(super) fn begin(&mut self, sources: &[SourceState]) -> (Vec<(FlowId, Closed)>, Vec<Moved>) {
         let of = |waits: &Waits| self.watermark_us(waits, sources);
         let of_views: Vec<Option<i64>> = self.views.iter().map(|state| of(&state.waits)).collect();
-        let mut moved = Vec::new();
+        let (mut moved, mut left) = (Vec::new(), Vec::new());
         for (state, watermark_us) in self.views.iter_mut().zip(of_views) {
             let Some(watermark_us) = watermark_us.filter(|us| Some(*us) > state.watermark_us) else {
                 continue;
@@ -217,11 +442,14 @@ impl Closings {
             state.watermark_us = Some(watermark_us);
             let closed = state.closed_at(watermark_us);
             if closed != state.closed {
+                let leaves = closed.gone > state.closed.gone;
                 state.closed = closed;
                 moved.push((state.flow, closed));
+                let rows = state.rows_in_files().filter(|rows| leaves && rows.stored > i64::MIN);
+                left.extend(rows.map(|rows| Moved { flow: state.flow, rows }));
             }
         }
-        moved
+        (moved, left)
     }
 
     /// Returns what the joins of some dataflows may forget once the tick is done, all rows of which were taken:

@@ -24,7 +24,7 @@ use arrow::datatypes::TimestampMicrosecondType;
 use connectors::{Batch, Decoded, Position};
 use crossbeam_channel::{Receiver, Sender};
 use dataflows::Tick;
-use dataflows::workers::{Closed, Completed, FlowId, TickInput, Workers};
+use dataflows::workers::{Closed, Completed, FlowId, Seed, TickInput, Workers};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::clock::TickClock;
@@ -35,9 +35,10 @@ use super::idempotency::Answered;
 use super::shared::{RelationEntry, Shared};
 use super::source::{Counts, Operation, Outgoing, SourceState};
 use super::storage::Storage;
-use super::store::Run;
+use super::store::{Run, StoredRows};
 use super::topology::Topology;
 use crate::config::Clock;
+use crate::history::Stored;
 use crate::log::{Entry, LogEvent, Record, TickRecord, Told};
 use pending::{Pending, Untold};
 use saving::Saving;
@@ -116,6 +117,17 @@ pub(super) struct Coordinator {
     closings: Closings,
     /// What the tick that was begun closes.
     closed: Vec<(FlowId, Closed)>,
+    /// What went to history with the last checkpoint, and is not read there yet.
+    storing: Option<Vec<Stored>>,
+    /// While a start reads the log: what its checkpoint took to history, and whose rows in files are fed.
+    after_load: Vec<Stored>,
+    reread: Vec<(Arc<RelationEntry>, StoredRows)>,
+    /// Whether the tick that was begun says that it is.
+    stores: bool,
+    /// Rows of closed buckets that come to memory again with the tick that was begun.
+    held: Vec<Seed>,
+    /// What of views is in files, by dataflow and tick, until that tick is answered.
+    in_files: BTreeMap<(FlowId, Tick), StoredRows>,
     /// Dataflows on their way in, at most one change at a time.
     filling: Option<Filling>,
     /// Dataflows on their way out, until their last tick is answered.
@@ -180,6 +192,8 @@ pub(super) struct Parts {
     pub(super) flows: BTreeMap<FlowId, Running>,
     pub(super) clock: TickClock,
     pub(super) log: Option<Box<dyn Storage>>,
+    /// Whether closed rows that are kept go to history.
+    pub(super) has_history: bool,
     pub(super) keeper: Sender<Arc<RelationEntry>>,
 }
 
@@ -192,7 +206,7 @@ impl Coordinator {
         };
         Coordinator {
             clock: parts.clock,
-            closings: Closings::new(&topology, &Closings::default(), &[]),
+            closings: Closings::new(&topology, &Closings::default(), &[]).with_history(&topology, parts.has_history),
             topology,
             filling: None,
             leaving: BTreeMap::new(),
@@ -211,6 +225,12 @@ impl Coordinator {
             workers: parts.workers,
             sources: parts.sources,
             closed: Vec::new(),
+            storing: None,
+            after_load: Vec::new(),
+            reread: Vec::new(),
+            stores: false,
+            held: Vec::new(),
+            in_files: BTreeMap::new(),
             flows: parts.flows,
             keeper: parts.keeper,
         }
@@ -231,7 +251,7 @@ impl Coordinator {
         let filling = self.filling.as_ref().is_some_and(Filling::closes_doors);
         let waits = self.pending.len() >= PENDING_TICKS_MAX || self.pending_rows >= PENDING_ROWS_MAX;
         let sinks = self.shared.sinks.is_full();
-        let saves = self.saving.closes_doors() && self.filling.is_none();
+        let saves = self.saving.closes_doors() && self.filling.is_none() && self.storing.is_none();
         self.in_flight.len() < self.in_flight_max && !filling && !waits && !sinks && !saves
     }
 
@@ -261,6 +281,14 @@ impl Coordinator {
                     log.named();
                 }
             }
+            LogEvent::Stored(stored) => self.storing = Some(stored),
+            LogEvent::Merged(views) => {
+                for (view, cold) in views {
+                    if let Some(entry) = self.topology.relation(&view) {
+                        entry.store.merged(cold);
+                    }
+                }
+            }
             LogEvent::Failed(error) => self.shared.fail(format!("{:#}", anyhow::Error::from(error))),
         }
     }
@@ -274,7 +302,8 @@ impl Coordinator {
         let flows = self.flows.values().filter_map(Running::due);
         let due = sources.chain(flows).min();
         let wait = due.map(|due| Duration::from_micros(due.saturating_sub(self.clock.wall_us())));
-        match self.closings.is_due(&self.sources) {
+        let stores = self.storing.is_some() && self.filling.is_none();
+        match self.closings.is_due(&self.sources) || stores {
             true => Some(wait.map_or(CLOSES_AFTER, |wait| wait.min(CLOSES_AFTER))),
             false => wait,
         }
@@ -445,7 +474,40 @@ impl Coordinator {
         for source in &mut self.sources {
             source.begin(tick);
         }
-        self.closed = self.closings.begin(&self.sources);
+        let (closed, moved) = self.closings.begin(&self.sources);
+        self.closed = closed;
+        let moved = moved.into_iter().map(|moved| ((moved.flow, tick), moved.rows));
+        self.in_files.extend(moved);
+        if self.filling.is_none()
+            && let Some(stored) = self.storing.take()
+        {
+            self.store(tick, stored);
+        }
+        if self.closings.wants_rows() {
+            self.saving.want();
+        }
+    }
+
+    /// Has rows be read in history from the tick that was begun on, which went there with the last checkpoint.
+    fn store(&mut self, tick: Tick, stored: Vec<Stored>) {
+        self.stores = true;
+        for moved in stored {
+            let Some((flow, closed, rows)) = self.closings.stored(&moved) else {
+                continue;
+            };
+            self.closed.retain(|(other, _)| *other != flow);
+            self.closed.push((flow, closed));
+            self.in_files.insert((flow, tick), rows);
+            let held = moved.held.into_iter();
+            self.held.extend(held.map(|rows| Seed {
+                flow,
+                rows,
+                told: false,
+            }));
+        }
+        if let Some(log) = &mut self.log {
+            log.stored();
+        }
     }
 
     /// Hands a tick to the log and to the workers; what it holds is answered for once the log has it.
@@ -507,10 +569,12 @@ impl Coordinator {
             Some(log) => log.append(Record::Tick(TickRecord {
                 tick,
                 everything: cut.everything,
+                stored: self.stores,
                 entries: std::mem::take(&mut cut.entries),
             })),
             None => self.durable,
         };
+        self.stores = false;
         self.pending_rows += rows;
         self.pending.push_back(Pending {
             number,
@@ -529,13 +593,14 @@ impl Coordinator {
             self.reveal();
         }
         let passed = self.closings.passed(&flows, &self.sources);
+        let seeds = std::mem::take(&mut self.held);
         self.send(TickInput {
             tick,
             inputs,
             flows,
             closed,
             passed,
-            seeds: Vec::new(),
+            seeds,
             fill: None,
         });
     }

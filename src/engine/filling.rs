@@ -9,13 +9,13 @@
 //! What is set aside are the batches the others were handed, not copies; past [`MISSED_TICKS_MAX`]
 //! ticks of it the doors close until the newcomers have caught up.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::Sender;
-use dataflows::workers::{Closed, Completed, FlowId, TickInput};
+use dataflows::workers::{Closed, Completed, FlowId, Seed, TickInput};
 use dataflows::{Tick, Updates};
 use tokio::sync::oneshot;
 
@@ -45,10 +45,10 @@ const CATCH_UP_TICKS: usize = 16;
 
 /// What is asked of the coordinator to change what runs.
 pub(super) enum ChangeRequest {
-    /// Installs dataflows; answers with the newest tick cut before.
+    /// Installs dataflows; answers with the newest tick cut before, and how far views are closed.
     Install {
         flows: Vec<NewFlow>,
-        reply: oneshot::Sender<Tick>,
+        reply: oneshot::Sender<(Tick, HashMap<String, Closed>)>,
     },
     /// Fills the dataflows installed, then lets them take their places.
     Fill(Box<Fill>),
@@ -62,6 +62,9 @@ pub(super) struct Fill {
     pub(super) through: Tick,
     /// The contents, in the order they are fed.
     pub(super) contents: Contents,
+    /// Finished rows that dataflows begin with, and how far those that replace others are closed.
+    pub(super) seeds: Vec<Seed>,
+    pub(super) closed: Vec<(FlowId, Closed)>,
     /// What runs afterwards.
     pub(super) topology: Arc<Topology>,
     /// What decides which rows enter the sources that are new.
@@ -136,7 +139,7 @@ pub(super) struct Filling {
     /// How far they are closed from the start: of buckets below, rows have expired already.
     closed: Vec<(FlowId, Closed)>,
     /// Rows of closed buckets that are there from the start.
-    seeds: Vec<(FlowId, RecordBatch)>,
+    seeds: Vec<Seed>,
     /// Whether nobody else is there to wait.
     alone: bool,
 }
@@ -152,7 +155,7 @@ impl Filling {
     }
 
     /// Fills all there is, before anyone else is there: with closed rows, and as quickly as it goes.
-    pub(super) fn alone(mut running: BTreeMap<FlowId, Running>, seeds: Vec<(FlowId, RecordBatch)>) -> Self {
+    pub(super) fn alone(mut running: BTreeMap<FlowId, Running>, seeds: Vec<Seed>) -> Self {
         running.values_mut().for_each(Running::hold_back);
         Filling {
             seeds,
@@ -194,8 +197,13 @@ impl Filling {
     }
 
     /// Starts to fill.
-    pub(super) fn begin(&mut self, fill: Box<Fill>, closed: Vec<(FlowId, Closed)>) {
+    pub(super) fn begin(&mut self, mut fill: Box<Fill>, closed: Vec<(FlowId, Closed)>) {
+        self.seeds.append(&mut fill.seeds);
         self.closed = closed;
+        let known = std::mem::take(&mut fill.closed);
+        self.closed
+            .retain(|(flow, _)| !known.iter().any(|(other, _)| other == flow));
+        self.closed.extend(known);
         self.missed.retain(|tick| *tick > fill.through);
         // Each slice is a tick of its own, the last of them that of the contents: so there must be
         // as many ticks before it as slices can still come.

@@ -12,7 +12,7 @@ use super::alerts::{AlertState, Standing};
 use super::keys::KeyCounts;
 use super::shared::RelationEntry;
 use super::sinks;
-use super::store::Run;
+use super::store::{Run, StoredRows};
 use crate::log::{Outgoing, Transition};
 
 /// One running dataflow.
@@ -138,7 +138,8 @@ impl Running {
             .errors
             .as_ref()
             .is_some_and(|store| store.complete(errors));
-        if self.relation.store.complete(Run::new(tick, answer.rows, Vec::new())) || crowded {
+        let run = Run::new(tick, answer.rows, Vec::new()).with_stored(answer.stored);
+        if self.relation.store.complete(run) || crowded {
             // A full queue means that the keeper has been told already.
             let _ = keeper.try_send(Arc::clone(&self.relation));
         }
@@ -166,6 +167,16 @@ pub(super) struct Answer {
     missing: usize,
     rows: Vec<Updates>,
     errors: Vec<Updates>,
+    /// Which of the view's rows are in files from this tick on, where that has changed.
+    stored: Option<StoredRows>,
+}
+
+impl Answer {
+    /// Says which of the view's rows are in files from this tick on.
+    pub(super) fn with_stored(mut self, stored: Option<StoredRows>) -> Self {
+        self.stored = stored;
+        self
+    }
 }
 
 /// What is still to be answered at one tick.

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::Relation;
 use super::alerts::AlertEvents;
+use super::keeping::Holdings;
 use super::letters::Letters;
 use super::sinks::Sinks;
 use super::source::{Counts, Outgoing};
@@ -39,6 +40,8 @@ pub(super) struct Shared {
     /// What is read of the data folder before the doors open; none once they are.
     recovery: RwLock<Option<Recovery>>,
     pub(super) sinks: Sinks,
+    /// What there is of history.
+    pub(super) holdings: Arc<Holdings>,
 }
 
 /// How far a start has come.
@@ -160,7 +163,7 @@ struct Recent {
 }
 
 impl Shared {
-    pub(super) fn new(topology: Arc<Topology>, sinks: Sinks) -> Self {
+    pub(super) fn new(topology: Arc<Topology>, sinks: Sinks, holdings: Arc<Holdings>) -> Self {
         Shared {
             options: topology.deployment.options.clone(),
             topology: RwLock::new(topology),
@@ -175,6 +178,7 @@ impl Shared {
             failure: RwLock::new(None),
             recovery: RwLock::new(None),
             sinks,
+            holdings,
         }
     }
 

@@ -173,6 +173,22 @@ impl SourceState {
         Some(self.clock_us?.saturating_sub(self.retain?.retain_us))
     }
 
+    /// Returns the time, or the tick where rows have none, before which every row has left; none where rows stay.
+    pub(super) fn expired_below_us(&self, tick: Tick) -> Option<i64> {
+        self.retain?;
+        let now = match self.source.time {
+            Some(_) => self.clock_us?,
+            None => i64::try_from(tick).unwrap_or(i64::MAX),
+        };
+        Some(now.saturating_sub(self.retained_for_us()))
+    }
+
+    /// Returns for how long a row stays at most; 0 where rows stay for ever.
+    pub(super) fn retained_for_us(&self) -> i64 {
+        self.retain
+            .map_or(0, |retain| retain.retain_us.saturating_add(retain.width_us))
+    }
+
     /// Begins a tick: rows whose time is over leave.
     pub(super) fn begin(&mut self, tick: Tick) {
         self.clock_before_us = self.clock_us;

@@ -15,12 +15,13 @@ use tokio::sync::Semaphore;
 use super::clock::TickClock;
 use super::coordinator::{self, Coordinator, Inbox, Recovered, Request};
 use super::feed::{self, Doors, Feed};
+use super::keeping::{Door, Holdings};
 use super::shared::{Recovery, RelationEntry, Shared};
 use super::sinks::Sinks;
 use super::storage::{Disk, Folder, Storage};
 use super::topology::Topology;
 use super::wiring::{self, feeds};
-use super::{Engine, Inner, WAITING_ROWS_MAX, add_tables, follow, spawn, yield_to_others};
+use super::{Engine, Inner, Kept, WAITING_ROWS_MAX, add_tables, follow, spawn, yield_to_others};
 use crate::config::{Clock, Deployment};
 use crate::log::{Durability, LogEvent};
 
@@ -33,7 +34,9 @@ pub struct Data {
     pub durability: Durability,
     /// Sources whose rows may be forgotten where they are declared no more.
     pub forget: Vec<String>,
-    /// Whether sources are read. To look at what is there, they need not be.
+    /// Where history is: a folder, or a bucket as in "s3://bucket/prefix".
+    pub history: String,
+    /// Whether sources are read, and rows go to history. To look at what is there, they need not.
     pub reads: bool,
 }
 
@@ -60,9 +63,17 @@ impl Engine {
 
     fn begin(mut deployment: Deployment, data: Option<Data>) -> anyhow::Result<Engine> {
         add_tables(&mut deployment)?;
+        let holdings = Arc::new(Holdings::default());
         let found = data.map(|data| -> anyhow::Result<_> {
             let folder = Folder::open(&data.dir)?;
-            Ok((data, folder))
+            let door = Door::open(
+                &data.history,
+                &folder.store.owner(),
+                data.reads.then_some(&folder.inventory),
+            )?;
+            let reading = door.again()?;
+            let folder = folder.with_history((reading, Arc::clone(&holdings)));
+            Ok((data, folder, door))
         });
         let found = found.transpose()?;
         let now_us = SystemTime::now()
@@ -71,9 +82,9 @@ impl Engine {
         // What a source makes up from the start on, it makes up from the same start again.
         let start_us = found
             .as_ref()
-            .map_or(now_us, |(_, folder)| folder.store.identity().started_us);
+            .map_or(now_us, |(_, folder, _)| folder.store.identity().started_us);
         let feeds = match &found {
-            Some((data, _)) if !data.reads => Vec::new(),
+            Some((data, ..)) if !data.reads => Vec::new(),
             _ => feeds(&deployment, 0, start_us)?,
         };
         let count = deployment
@@ -94,6 +105,7 @@ impl Engine {
         let shared = Arc::new(Shared::new(
             Arc::new(Topology::new(Arc::new(deployment), sources, entries)),
             sinks,
+            Arc::clone(&holdings),
         ));
         let (keeper, folds) = bounded::<Arc<RelationEntry>>(64);
         let (requests, inbox) = unbounded::<Request>();
@@ -115,17 +127,21 @@ impl Engine {
             }
         })?);
         let incarnation = match &found {
-            Some((_, folder)) => folder.store.identity().incarnation,
+            Some((_, folder, _)) => folder.store.identity().incarnation,
             None => std::hash::RandomState::new().hash_one(now_us),
         };
         let (events, logged) = unbounded::<LogEvent>();
         let logged = if found.is_some() { logged } else { never() };
-        let kept = found
-            .as_ref()
-            .map(|(data, folder)| (Arc::clone(&folder.store), data.dir.clone()));
+        let kept = found.as_ref().map(|(data, folder, _)| Kept {
+            store: Arc::clone(&folder.store),
+            data: data.dir.clone(),
+            history: data.history.clone(),
+        });
+        let has_history = found.is_some();
         let (log, recovered) = match found {
-            Some((data, folder)) => {
-                let disk = Disk::start(&folder, data.durability, events)?;
+            Some((data, folder, door)) => {
+                let history = data.reads.then(|| (door, Arc::clone(&holdings)));
+                let disk = Disk::start(&folder, data.durability, history, events)?;
                 threads.extend(delivering.start(&folder.store, |sink| disk.delivered(sink), &doors.stopped)?);
                 let recovered = Recovered {
                     past: Box::new(folder),
@@ -148,6 +164,7 @@ impl Engine {
                 .collect(),
             clock: TickClock::new(shared.options.clock),
             log,
+            has_history,
             keeper,
         });
         let inbox = Inbox {

@@ -5,10 +5,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Sender, unbounded};
 use dataflows::Tick;
+use queries::cold::{Cold, Span};
 
-use crate::log::{Checkpoint, Durability, LogError, LogEvent, LogStore, LogWriter, Manifest, Part, Record, Told};
+use super::keeping::{Door, Holdings, Keeper, Keeping};
+use crate::history::Inventory;
+use crate::log::{
+    Checkpoint, Durability, LogError, LogEvent, LogStore, LogWriter, Manifest, Named, Part, Record, Told,
+};
 
 /// What a coordinator asks of the place where ticks are written down. It hears of what came of it as [`LogEvent`]s.
 pub(super) trait Storage: Send {
@@ -23,6 +29,9 @@ pub(super) trait Storage: Send {
 
     /// Hears that the checkpoint handed over last has taken the place of the one before.
     fn named(&mut self);
+
+    /// Hears that what the last checkpoint took to history is read there: files may be merged.
+    fn stored(&mut self) {}
 }
 
 /// A data folder.
@@ -35,24 +44,38 @@ pub(super) struct Disk {
 enum Job {
     Write(Box<Checkpoint>),
     Sweep,
+    Merge,
 }
 
 impl Disk {
-    /// Starts the threads that write to a data folder.
-    pub(super) fn start(folder: &Folder, durability: Durability, events: Sender<LogEvent>) -> anyhow::Result<Disk> {
+    /// Starts the threads that write to a data folder; with a door to history, checkpoints take rows there.
+    pub(super) fn start(
+        folder: &Folder,
+        durability: Durability,
+        history: Option<(Door, Arc<Holdings>)>,
+        events: Sender<LogEvent>,
+    ) -> anyhow::Result<Disk> {
         let writer = LogWriter::start(Arc::clone(&folder.store), folder.next(), durability, events.clone())?;
-        let name = writer.namer();
+        let (name, keep) = (writer.namer(), writer.keeper());
         let (data, last) = (folder.data.clone(), folder.manifest.clone());
+        let (store, inventory) = (Arc::clone(&folder.store), folder.inventory.clone());
         let (jobs, waiting) = unbounded::<Job>();
         let checkpoints = super::spawn("checkpoints", move || {
-            let mut last = last;
+            let keeper = history.map(|(door, holdings)| Keeper::new(door, store, data.clone(), inventory, holdings));
+            let mut writing = Checkpoints {
+                data,
+                last,
+                keeper,
+                events: events.clone(),
+            };
             for job in waiting {
                 let done = match job {
-                    Job::Write(checkpoint) => checkpoint.write(&data, last.as_ref()).map(|manifest| {
-                        last = Some(manifest.clone());
-                        name(manifest);
-                    }),
-                    Job::Sweep => last.as_ref().map_or(Ok(()), |last| last.sweep(&data)),
+                    Job::Write(checkpoint) => writing.write(*checkpoint, &name),
+                    Job::Sweep => writing.sweep(),
+                    Job::Merge => {
+                        writing.merge(&keep);
+                        Ok(())
+                    }
                 };
                 if let Err(error) = done {
                     let _ = events.send(LogEvent::Failed(error));
@@ -96,6 +119,59 @@ impl Storage for Disk {
     fn named(&mut self) {
         self.job(Job::Sweep);
     }
+
+    fn stored(&mut self) {
+        self.job(Job::Merge);
+    }
+}
+
+/// What the thread that writes checkpoints knows.
+struct Checkpoints {
+    data: PathBuf,
+    last: Option<Manifest>,
+    keeper: Option<Keeper>,
+    events: Sender<LogEvent>,
+}
+
+impl Checkpoints {
+    /// Writes a checkpoint, takes rows to history before, and has both named at once.
+    fn write(&mut self, mut checkpoint: Checkpoint, name: &impl Fn(Named)) -> Result<(), LogError> {
+        let kept = self
+            .keeper
+            .as_mut()
+            .map(|keeper| keeper.keep(&mut checkpoint, self.last.as_ref()));
+        let manifest = checkpoint.write(&self.data, self.last.as_ref())?;
+        self.last = Some(manifest.clone());
+        let (inventory, stored, failure) = match kept {
+            Some(Keeping {
+                inventory,
+                stored,
+                failure,
+            }) => (Some(inventory), stored, failure),
+            None => (None, Vec::new(), None),
+        };
+        name(Named {
+            manifest,
+            inventory: inventory.clone(),
+            stored,
+        });
+        if let (Some(keeper), Some(inventory)) = (&mut self.keeper, inventory) {
+            keeper.counts(inventory, failure);
+        }
+        Ok(())
+    }
+
+    fn sweep(&self) -> Result<(), LogError> {
+        self.last.as_ref().map_or(Ok(()), |last| last.sweep(&self.data))
+    }
+
+    fn merge(&mut self, name: &dyn Fn(Inventory)) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let merged = keeper.merge(name);
+        if !merged.is_empty() {
+            let _ = self.events.send(LogEvent::Merged(merged));
+        }
+    }
 }
 
 impl Drop for Disk {
@@ -127,6 +203,27 @@ pub(super) trait Past: Send {
 
     /// Says where all this is.
     fn place(&self) -> String;
+
+    /// Returns what there is of history.
+    fn inventory(&self) -> Inventory {
+        Inventory::default()
+    }
+
+    /// Hands the finished rows of a view to whoever reads them, if there are any.
+    fn cold(&self, _view: &str) -> Option<Cold> {
+        None
+    }
+
+    /// Hands finished rows of a view, of a span of time.
+    fn finished(
+        &self,
+        _view: &str,
+        _schema: &SchemaRef,
+        _span: &Span,
+        _take: Take<'_, RecordBatch>,
+    ) -> anyhow::Result<()> {
+        Ok(())
+    }
 }
 
 /// Takes one thing after the other, until one fails.
@@ -137,6 +234,8 @@ pub(super) struct Folder {
     pub(super) store: Arc<LogStore>,
     pub(super) data: PathBuf,
     manifest: Option<Manifest>,
+    pub(super) inventory: Inventory,
+    history: Option<(Door, Arc<Holdings>)>,
     extent: Option<(u64, u64, u64)>,
 }
 
@@ -149,10 +248,18 @@ impl Folder {
         let store = Arc::new(LogStore::open(data)?);
         Ok(Folder {
             manifest: store.meta("checkpoint")?,
+            inventory: store.meta("history")?.unwrap_or_default(),
+            history: None,
             extent: store.extent()?,
             data: data.to_owned(),
             store,
         })
+    }
+
+    /// Says where its history is.
+    pub(super) fn with_history(mut self, history: (Door, Arc<Holdings>)) -> Self {
+        self.history = Some(history);
+        self
     }
 
     /// Returns the number of the record to be written next.
@@ -188,5 +295,24 @@ impl Past for Folder {
 
     fn place(&self) -> String {
         format!("the data folder \"{}\"", self.data.display())
+    }
+
+    fn inventory(&self) -> Inventory {
+        self.inventory.clone()
+    }
+
+    fn cold(&self, view: &str) -> Option<Cold> {
+        let kept = self.inventory.views.get(view)?;
+        let (door, holdings) = self.history.as_ref()?;
+        let cold = door.archive.cold(&kept.entries);
+        holdings.lock().watched.push(cold.watch());
+        Some(cold)
+    }
+
+    fn finished(&self, view: &str, schema: &SchemaRef, span: &Span, take: Take<'_, RecordBatch>) -> anyhow::Result<()> {
+        match (&self.history, self.cold(view)) {
+            (Some((door, _)), Some(cold)) => door.rows(&cold, schema, span, take),
+            _ => Ok(()),
+        }
     }
 }

@@ -7,9 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
+use dataflows::plan::{Bucket, times_of};
 use dataflows::{Tick, Updates};
+use queries::cold::Cold;
 
 use super::base::{BaseRows, Told};
 use super::source::ChunkStep;
@@ -30,8 +33,46 @@ pub(super) struct Run {
     pub(super) tick: Tick,
     pub(super) updates: Vec<Updates>,
     pub(super) steps: Vec<ChunkStep>,
+    /// Where some of its rows are from this tick on.
+    stored: Option<StoredRows>,
     bytes: usize,
     changes: usize,
+}
+
+/// Rows of a relation that are in files from a tick on.
+#[derive(Clone, Debug)]
+pub(super) struct StoredRows {
+    /// Position of the bucket's column.
+    pub(super) bucket: usize,
+    /// Rows of buckets below this are there, and not in memory.
+    pub(super) stored: i64,
+    /// Rows there before this have left, in microseconds.
+    pub(super) from_us: Option<i64>,
+    /// The files, where they are others than before.
+    pub(super) cold: Option<Cold>,
+}
+
+impl StoredRows {
+    /// Divides rows: those that are in files, and those that are not.
+    fn divide(&self, rows: &RecordBatch) -> [BooleanArray; 2] {
+        let bucket = Bucket {
+            column: self.bucket,
+            of: None,
+        };
+        let times = times_of(&bucket, rows);
+        let is_stored = |time: Option<i64>| time.is_some_and(|time| time < self.stored);
+        let stored = times.iter().map(|time| Some(is_stored(time))).collect();
+        [stored, times.iter().map(|time| Some(!is_stored(time))).collect()]
+    }
+
+    /// Leaves of changes those of rows in memory.
+    fn in_memory(&self, updates: &Updates) -> Updates {
+        let [_, memory] = self.divide(updates.rows());
+        let rows = filter_record_batch(updates.rows(), &memory).expect("one verdict a row");
+        let diffs = updates.diffs().iter().zip(memory.values());
+        let diffs: Vec<i64> = diffs.filter(|(_, kept)| *kept).map(|(diff, _)| *diff).collect();
+        Updates::new(rows, diffs)
+    }
 }
 
 impl Run {
@@ -42,12 +83,19 @@ impl Run {
             tick,
             updates,
             steps,
+            stored: None,
             bytes,
         }
     }
 
+    /// Says that from here on some rows are in files.
+    pub(super) fn with_stored(mut self, stored: Option<StoredRows>) -> Self {
+        self.stored = stored;
+        self
+    }
+
     fn is_empty(&self) -> bool {
-        self.updates.iter().all(Updates::is_empty) && self.steps.is_empty()
+        self.updates.iter().all(Updates::is_empty) && self.steps.is_empty() && self.stored.is_none()
     }
 }
 
@@ -93,6 +141,53 @@ impl Runs {
 struct Base {
     through: Tick,
     rows: BaseRows,
+    /// The rows that are in files.
+    cold: Option<Cold>,
+    schema: SchemaRef,
+}
+
+impl Base {
+    /// Applies what complete ticks changed, in their order.
+    fn apply(&mut self, runs: &[Arc<Run>]) {
+        let mut rest = runs;
+        while let Some(at) = rest.iter().position(|run| run.stored.is_some()) {
+            self.rows.apply(&rest[..at]);
+            if let Some(stored) = &rest[at].stored {
+                self.let_go(stored);
+                // What else the tick changed of rows in files, the files show.
+                let updates = rest[at]
+                    .updates
+                    .iter()
+                    .map(|updates| stored.in_memory(updates))
+                    .collect();
+                self.rows
+                    .apply(&[Arc::new(Run::new(rest[at].tick, updates, Vec::new()))]);
+            }
+            rest = &rest[at + 1..];
+        }
+        self.rows.apply(rest);
+    }
+
+    /// Lets rows go that are in files; returns how many.
+    fn let_go(&mut self, stored: &StoredRows) -> usize {
+        let mut count = 0;
+        let rows = self.rows.batches(&self.schema);
+        let gone = rows.iter().map(|rows| {
+            let [gone, _] = stored.divide(rows);
+            filter_record_batch(rows, &gone).expect("one verdict a row")
+        });
+        let gone: Vec<Updates> = gone.filter(|rows| rows.num_rows() > 0).map(Updates::deletes).collect();
+        count += gone.iter().map(Updates::len).sum::<usize>();
+        if !gone.is_empty() {
+            self.rows.apply(&[Arc::new(Run::new(self.through, gone, Vec::new()))]);
+        }
+        let cold = stored.cold.as_ref().or(self.cold.as_ref()).cloned();
+        self.cold = match stored.from_us {
+            Some(from_us) => cold.map(|cold| cold.with_from(from_us)),
+            None => cold,
+        };
+        count
+    }
 }
 
 /// The base has moved past the tick asked for: ask again, for a newer one.
@@ -110,6 +205,8 @@ impl RelationStore {
         let base = Base {
             through: 0,
             rows: BaseRows::new(&schema, told),
+            cold: None,
+            schema: Arc::clone(&schema),
         };
         RelationStore {
             schema,
@@ -189,14 +286,57 @@ impl RelationStore {
         lock(&self.base).through
     }
 
-    /// Returns the rows as of `tick`, which must be complete.
+    /// Returns the rows in memory as of `tick`, which must be complete.
     pub(super) fn snapshot(&self, tick: Tick) -> Result<Vec<RecordBatch>, Moved> {
+        self.whole(tick).map(|(rows, _)| rows)
+    }
+
+    /// Returns all rows as of `tick`, which must be complete: those in memory, and those in files.
+    pub(super) fn whole(&self, tick: Tick) -> Result<(Vec<RecordBatch>, Option<Cold>), Moved> {
         let mut base = lock(&self.base);
         if base.through > tick {
             return Err(Moved);
         }
         self.fold_into(&mut base, tick);
-        Ok(base.rows.batches(&self.schema))
+        Ok((base.rows.batches(&self.schema), base.cold.clone()))
+    }
+
+    /// Begins with rows that are in files, `rows` of them.
+    pub(super) fn begin_with(&self, cold: Cold, rows: u64) {
+        lock(&self.base).cold = Some(cold);
+        lock(&self.runs).rows += i64::try_from(rows).unwrap_or(i64::MAX);
+    }
+
+    /// Shows the rows in files that another relation does, whose place it takes.
+    pub(super) fn take_over(&self, old: &RelationStore) {
+        old.fold();
+        let (cold, memory) = {
+            let mut base = lock(&old.base);
+            let rows = base.rows.batches(&old.schema);
+            (base.cold.clone(), rows.iter().map(RecordBatch::num_rows).sum::<usize>())
+        };
+        let Some(cold) = cold else { return };
+        let rows = u64::try_from(old.rows()).unwrap_or(0);
+        self.begin_with(cold, rows.saturating_sub(memory as u64));
+    }
+
+    /// Lets rows go that a fill has brought and that are in files, too.
+    pub(super) fn let_go(&self, stored: &StoredRows) {
+        let through = self.complete_through();
+        let mut base = lock(&self.base);
+        let through = through.max(base.through);
+        self.fold_into(&mut base, through);
+        let gone = base.let_go(stored);
+        lock(&self.runs).rows -= i64::try_from(gone).unwrap_or(i64::MAX);
+    }
+
+    /// Reads the rows that are in files in others, into which they were merged.
+    pub(super) fn merged(&self, cold: Cold) {
+        self.fold();
+        let mut base = lock(&self.base);
+        if let Some(known) = &base.cold {
+            base.cold = Some(known.merged_into(cold));
+        }
     }
 
     /// Folds every complete run into the base, and forgets runs past the budget.
@@ -211,7 +351,7 @@ impl RelationStore {
     fn fold_into(&self, base: &mut Base, through: Tick) {
         let pending = self.runs(base.through, through).unwrap_or_default();
         let folded: usize = pending.iter().map(|run| run.bytes).sum();
-        base.rows.apply(&pending);
+        base.apply(&pending);
         base.through = through;
         let mut runs = lock(&self.runs);
         runs.unfolded = runs.unfolded.saturating_sub(folded);

@@ -13,6 +13,7 @@ use super::shared::Shared;
 use super::store::Moved;
 use super::topology::Topology;
 use super::{RelationKind, alerts, letters};
+use crate::history::FileEntry;
 
 /// Every system table: its name, its columns, and how it is read.
 pub(super) const TABLES: &[Table] = &[
@@ -30,6 +31,11 @@ pub(super) const TABLES: &[Table] = &[
         name: "sangam.sinks",
         schema: sinks_schema,
         read: sinks,
+    },
+    Table {
+        name: "sangam.history",
+        schema: history_schema,
+        read: history,
     },
     Table {
         name: "sangam.operators",
@@ -211,6 +217,63 @@ fn sinks(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
                     .map(|sink| (sink.delivered > 0).then_some(sink.delivered as i64)),
             ),
             texts(status.iter().map(|sink| sink.failure.as_ref())),
+        ],
+    ))
+}
+
+fn history_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        text("name", false),
+        text("kind", false),
+        count("files"),
+        count("rows"),
+        count("bytes"),
+        time("first"),
+        time("last"),
+        text("failure", true),
+    ]))
+}
+
+fn history(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
+    let held = at.shared.holdings.lock();
+    let views = held
+        .inventory
+        .views
+        .iter()
+        .map(|(name, view)| (name, "view", &view.entries));
+    let sources = held
+        .inventory
+        .sources
+        .iter()
+        .map(|(name, source)| (name, "source", &source.entries));
+    let lines: Vec<_> = views.chain(sources).collect();
+    let sum = |of: fn(&FileEntry) -> u64| {
+        let sums = lines
+            .iter()
+            .map(move |(_, _, entries)| entries.iter().map(of).sum::<u64>() as i64);
+        counts(sums)
+    };
+    let spans: Vec<(Option<i64>, Option<i64>)> = lines
+        .iter()
+        .map(|(_, _, entries)| {
+            let spans = entries.iter().map(FileEntry::span_us);
+            (
+                spans.clone().map(|(first, _)| first).min(),
+                spans.map(|(_, last)| last).max(),
+            )
+        })
+        .collect();
+    Ok(batch(
+        history_schema(),
+        vec![
+            texts(lines.iter().map(|(name, ..)| Some(name))),
+            texts(lines.iter().map(|(_, kind, _)| Some(kind))),
+            sum(|_| 1),
+            sum(|entry| entry.rows),
+            sum(|entry| entry.bytes),
+            times(spans.iter().map(|(first, _)| *first)),
+            times(spans.iter().map(|(_, last)| *last)),
+            texts(lines.iter().map(|_| held.failure.as_ref())),
         ],
     ))
 }

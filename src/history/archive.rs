@@ -120,7 +120,7 @@ impl Archive {
     }
 
     /// Writes a small file.
-    async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<(), HistoryError> {
+    pub(super) async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<(), HistoryError> {
         let place = self.place();
         match &self.location.folder {
             Some(folder) => folder
@@ -208,7 +208,7 @@ impl Archive {
                 span_us = (span_us.0.min(moment), span_us.1.max(moment));
             }
         }
-        let mut writing = Writing::begin(&self.location, layout, date, span_us, sequence, &windows[0])?;
+        let mut writing = Writing::begin(&self.location, layout, date, span_us, (sequence, false), &windows[0])?;
         for window in windows {
             if let Err(error) = writing.window(window).await {
                 return Err(writing.abandon(error).await);

@@ -167,7 +167,7 @@ impl Merging<'_> {
                 self.layout,
                 self.date,
                 self.span_us,
-                self.sequence,
+                (self.sequence, true),
                 &rows,
             )?),
         };

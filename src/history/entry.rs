@@ -110,8 +110,14 @@ pub(super) fn day(at_us: i64) -> Option<String> {
         .then(|| date.format("%Y-%m-%d").to_string())
 }
 
-/// Names a file: `readings/date=2026-11-29/20261129T100000-20261129T110000-17.parquet`.
-pub(super) fn path(relation: &str, date: &str, (first_us, last_us): (i64, i64), sequence: u64) -> String {
+/// Names a file: `readings/date=2026-11-29/20261129T100000-20261129T110000-17.parquet`, or `…-17-merged.parquet`.
+pub(super) fn path(
+    relation: &str,
+    date: &str,
+    (first_us, last_us): (i64, i64),
+    sequence: u64,
+    is_merged: bool,
+) -> String {
     let moment = |at_us: i64| {
         DateTime::from_timestamp_micros(at_us).map_or_else(
             || at_us.to_string(),
@@ -119,7 +125,8 @@ pub(super) fn path(relation: &str, date: &str, (first_us, last_us): (i64, i64), 
         )
     };
     let (first, last) = (moment(first_us), moment(last_us));
-    format!("{relation}/date={date}/{first}-{last}-{sequence}.parquet")
+    let how = if is_merged { "-merged" } else { "" };
+    format!("{relation}/date={date}/{first}-{last}-{sequence}{how}.parquet")
 }
 
 /// Names columns and their types, the same in every version of the program.
@@ -266,7 +273,7 @@ mod tests {
         let at = 1_795_946_400_000_000;
         assert_eq!(day(at).as_deref(), Some("2026-11-29"));
         assert_eq!(
-            path("readings", "2026-11-29", (at, at + 3_600_000_000), 17),
+            path("readings", "2026-11-29", (at, at + 3_600_000_000), 17, false),
             "readings/date=2026-11-29/20261129T100000-20261129T110000-17.parquet"
         );
         assert_eq!(day(i64::MAX), None);

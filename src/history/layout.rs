@@ -106,6 +106,21 @@ impl Layout {
         })
     }
 
+    /// Names the columns and types: rows of others are another history.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Returns the columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Returns the column of times, if there is one.
+    pub fn time(&self) -> Option<&str> {
+        self.time.as_deref()
+    }
+
     /// Returns the moment of each row, by which it is dated, in microseconds since 1970.
     pub(super) fn moments(&self, batch: &RecordBatch) -> Result<Vec<i64>, HistoryError> {
         let column = batch.column(self.dated);

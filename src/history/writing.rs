@@ -33,17 +33,17 @@ enum Target {
 }
 
 impl<'a> Writing<'a> {
-    /// Begins the file for rows of a day or month from `span_us.0` to `span_us.1`; `first` is what
-    /// encodings are chosen by.
+    /// Begins the file for rows of a day or month from `span_us.0` to `span_us.1`, merged from others or not; `first`
+    /// is what encodings are chosen by.
     pub(super) fn begin(
         location: &Location,
         layout: &'a Layout,
         date: &str,
         span_us: (i64, i64),
-        sequence: u64,
+        (sequence, is_merged): (u64, bool),
         first: &RecordBatch,
     ) -> Result<Self, HistoryError> {
-        let path = path(&layout.relation, date, span_us, sequence);
+        let path = path(&layout.relation, date, span_us, sequence, is_merged);
         let properties = properties(layout, first).map_err(|error| unwritten(&path, error))?;
         let writer = ArrowWriter::try_new(Vec::new(), layout.schema.clone(), Some(properties))
             .map_err(|error| unwritten(&path, error))?;

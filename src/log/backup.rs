@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::checkpoint::{FOLDER, Manifest};
 use super::error::LogError;
 use super::store::{FILE, LogStore, META, OUTBOX, RECORDS, SCHEMAS, checked, sync_folder};
+use crate::history::Inventory;
 
 /// How often a copy is begun anew because a checkpoint took the place of the one that was being copied.
 const ATTEMPTS: usize = 5;
@@ -16,11 +17,17 @@ const ATTEMPTS: usize = 5;
 const COPIED_BYTES_MAX: usize = 32 << 20;
 
 impl LogStore {
-    /// Copies everything as of one moment into a folder that is not there yet; writing goes on meanwhile.
+    /// Copies everything as of one moment into a folder that is not there yet; writing goes on meanwhile. `history`
+    /// copies the files of history that go with it into that folder, and tells whether all were there still.
     ///
     /// # Errors
     /// When the folder is there, or something cannot be read or written.
-    pub fn backup(&self, data: &Path, to: &Path) -> Result<(), LogError> {
+    pub fn backup(
+        &self,
+        data: &Path,
+        to: &Path,
+        history: impl Fn(&Inventory, &Path) -> Result<bool, LogError>,
+    ) -> Result<(), LogError> {
         if to.exists() {
             let error = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "it is there already");
             return Err(LogError::io("make the folder", to, error));
@@ -32,8 +39,9 @@ impl LogStore {
             }
             std::fs::create_dir_all(part.join(FOLDER))
                 .map_err(|error| LogError::io("make the folder", &part, error))?;
-            let manifest = self.copy(&part.join(FILE))?;
-            if copy_files(manifest.as_ref(), data, &part)? {
+            let (manifest, inventory) = self.copy(&part.join(FILE))?;
+            let kept = inventory.unwrap_or_default();
+            if copy_files(manifest.as_ref(), data, &part)? && history(&kept, &part)? {
                 sync_folder(&part.join(FOLDER))?;
                 sync_folder(&part)?;
                 std::fs::rename(&part, to).map_err(|error| LogError::io("rename", &part, error))?;
@@ -44,8 +52,8 @@ impl LogStore {
         Err(LogError::io("copy", data, error))
     }
 
-    /// Copies the store into a new file; returns the checkpoint that the copy names.
-    fn copy(&self, to: &Path) -> Result<Option<Manifest>, LogError> {
+    /// Copies the store into a new file; returns the checkpoint and the history that the copy names.
+    fn copy(&self, to: &Path) -> Result<(Option<Manifest>, Option<Inventory>), LogError> {
         let read = |error: redb::Error| LogError::redb("read", self.path(), error);
         let write = |error: redb::Error| LogError::redb("write", to, error);
         let from = self.database().begin_read().map_err(|error| read(error.into()))?;
@@ -55,8 +63,12 @@ impl LogStore {
         copy_table(&from, &into, META).map_err(write)?;
         copy_table(&from, &into, OUTBOX).map_err(write)?;
         let table = from.open_table(META).map_err(|error| read(error.into()))?;
-        let value = table.get("checkpoint").map_err(|error| read(error.into()))?;
-        value.map(|value| self.parsed(value.value())).transpose()
+        let value = |name| table.get(name).map_err(|error| read(error.into()));
+        let manifest = value("checkpoint")?
+            .map(|value| self.parsed(value.value()))
+            .transpose()?;
+        let inventory = value("history")?.map(|value| self.parsed(value.value())).transpose()?;
+        Ok((manifest, inventory))
     }
 
     fn parsed<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, LogError> {
@@ -133,9 +145,9 @@ impl LogStore {
     pub fn verify(&self, data: &Path) -> Result<Whole, LogError> {
         let mut whole = Whole::default();
         let manifest: Option<Manifest> = self.meta("checkpoint")?;
-        let first = self.extent()?.map_or(1, |(first, ..)| first);
-        let from = manifest.as_ref().map_or(first, |manifest| manifest.log_from);
-        self.replay(from, |_, _, bytes| -> Result<(), LogError> {
+        // What is in the checkpoint may be there still, where it has yet to go to history.
+        let first = self.extent()?.map_or(u64::MAX, |(first, ..)| first);
+        self.replay(first, |_, _, bytes| -> Result<(), LogError> {
             whole.records += 1;
             whole.bytes += bytes as u64;
             Ok(())

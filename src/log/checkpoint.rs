@@ -15,6 +15,7 @@ use super::blocks::{BlockReader, BlockWriter};
 use super::codec::{self, Encoder};
 use super::error::LogError;
 use super::store::{make_folder, sync_folder};
+use crate::history::Layout;
 
 /// The folder of checkpoints in the data folder.
 pub(super) const FOLDER: &str = "checkpoint";
@@ -117,6 +118,55 @@ pub struct Checkpoint {
     pub manifest: Manifest,
     /// The rows of sources, views and tables, in that order, by name.
     pub rows: [BTreeMap<String, Rows>; 3],
+    /// What goes to history with it.
+    pub keep: Keep,
+}
+
+/// What goes to history with a checkpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Keep {
+    /// Views whose finished rows go there, by name.
+    pub views: BTreeMap<String, KeepView>,
+    /// Sources whose raw input goes there, by name.
+    pub sources: BTreeMap<String, KeepSource>,
+}
+
+/// The finished rows of a view that are not in history yet.
+#[derive(Clone, Debug)]
+pub struct KeepView {
+    /// How its files are laid out.
+    pub layout: Layout,
+    /// How many microseconds one of its bucket's column is.
+    pub unit_us: i64,
+    /// Rows below this are in history.
+    pub stored: i64,
+    /// Rows below this are final.
+    pub below: i64,
+    /// Rows below this have left.
+    pub gone: i64,
+    /// Of rows in history, those below this are in memory, too, and can leave.
+    pub limit: i64,
+    /// What `limit` is to be, as far as rows are in history then.
+    pub horizon: i64,
+    /// The rows from `stored` to `below`.
+    pub rows: Vec<RecordBatch>,
+    /// How many closed rows the view shows.
+    pub count: u64,
+}
+
+/// A source whose raw input is kept.
+#[derive(Clone, Debug)]
+pub struct KeepSource {
+    /// How its files are laid out.
+    pub layout: Layout,
+    /// How long its rows are kept, in microseconds of ticks; without an end where it says nothing.
+    pub keep_us: Option<i64>,
+    /// Rows older than this, by their time or else their tick, are retained no more; none where rows stay for ever.
+    pub retained_from_us: Option<i64>,
+    /// How long rows are retained at most, in microseconds of their time, or else of ticks.
+    pub retain_us: i64,
+    /// How far past its tick a row may be dated; none where it may be any.
+    pub ahead_us: Option<i64>,
 }
 
 impl Checkpoint {
@@ -126,7 +176,7 @@ impl Checkpoint {
     /// When a file cannot be written.
     pub fn write(self, data: &Path, last: Option<&Manifest>) -> Result<Manifest, LogError> {
         let dir = folder(data)?;
-        let Checkpoint { mut manifest, rows } = self;
+        let Checkpoint { mut manifest, rows, .. } = self;
         manifest.sequence = last.map_or(0, |last| last.sequence + 1);
         let [sources, views, tables] = rows;
         let mut writing = Writing {

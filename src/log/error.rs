@@ -64,6 +64,11 @@ impl LogError {
         }
     }
 
+    /// Says that files of history could not be read or copied.
+    pub fn history(what: &'static str, place: &str, error: anyhow::Error) -> LogError {
+        LogError::io(what, Path::new(place), io::Error::other(format!("{error:#}")))
+    }
+
     pub(super) fn damaged(path: &Path, what: impl ToString) -> LogError {
         LogError::Damaged {
             path: path.to_owned(),

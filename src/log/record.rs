@@ -32,6 +32,8 @@ pub struct TickRecord {
     pub tick: Tick,
     /// Whether it concerns every view: the first tick of a deployment does.
     pub everything: bool,
+    /// Whether from here on what the last checkpoint took to history is read there.
+    pub stored: bool,
     /// What came; nothing, where only time went by.
     pub entries: Vec<Entry>,
 }
@@ -104,6 +106,8 @@ struct TickHead {
     tick: Tick,
     #[serde(default, skip_serializing_if = "is_false")]
     everything: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    stored: bool,
     entries: Vec<EntryHead>,
 }
 
@@ -204,6 +208,7 @@ impl Record {
                 let head = TickHead {
                     tick: record.tick,
                     everything: record.everything,
+                    stored: record.stored,
                     entries,
                 };
                 let batches = record.entries.iter().map(|entry| &entry.rows).collect();
@@ -283,6 +288,7 @@ impl Record {
                 Ok(Record::Tick(TickRecord {
                     tick: head.tick,
                     everything: head.everything,
+                    stored: head.stored,
                     entries,
                 }))
             }

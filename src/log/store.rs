@@ -21,8 +21,12 @@ use super::error::LogError;
 use super::mark::Mark;
 use super::record::{Record, Schemas, Told};
 
-/// The version of the data folder's format.
-pub const FORMAT: u32 = 1;
+/// The version of the data folder's format: 2 since there is history beside it. Folders of version 1 become such when
+/// they are opened.
+pub const FORMAT: u32 = 2;
+
+/// The oldest version that is read.
+const FORMAT_MIN: u32 = 1;
 
 /// The store's file in the data folder.
 pub(super) const FILE: &str = "log.redb";
@@ -105,14 +109,18 @@ impl LogStore {
             newest: AtomicU64::new(0),
         };
         match store.meta::<Identity>("identity")? {
-            Some(identity) if identity.format != FORMAT => {
+            Some(identity) if !(FORMAT_MIN..=FORMAT).contains(&identity.format) => {
                 return Err(LogError::Format {
                     path: dir.to_owned(),
                     found: identity.format,
                     known: FORMAT,
                 });
             }
-            Some(identity) => store.identity = identity,
+            Some(identity) if identity.format == FORMAT => store.identity = identity,
+            Some(identity) => store.identify(Identity {
+                format: FORMAT,
+                ..identity
+            })?,
             None => store.begin()?,
         }
         let newest = store.last()?;
@@ -129,11 +137,15 @@ impl LogStore {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let started_us = now.map_or(0, |since| since.as_micros() as i64);
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), started_us);
-        self.identity = Identity {
+        self.identify(Identity {
             format: FORMAT,
             incarnation: random,
             started_us,
-        };
+        })
+    }
+
+    fn identify(&mut self, identity: Identity) -> Result<(), LogError> {
+        self.identity = identity;
         let bytes = json(&self.identity);
         self.write(
             Write {
@@ -147,6 +159,11 @@ impl LogStore {
     /// Returns what the folder is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Returns the name by which its history knows it.
+    pub fn owner(&self) -> String {
+        format!("{:016x}", self.identity.incarnation)
     }
 
     /// Returns the file.
@@ -195,7 +212,7 @@ impl LogStore {
 
     fn each<E: From<LogError>>(
         &self,
-        from: u64,
+        (from, below): (u64, u64),
         is_wanted: impl Fn(&[u8]) -> bool,
         mut take: impl FnMut(u64, Record, usize) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -212,7 +229,7 @@ impl LogStore {
                     .ok_or_else(|| format!("schema {number} is missing"))
             },
         };
-        let entries = table.range(from..).map_err(|error| fault(error.into()))?;
+        let entries = table.range(from..below).map_err(|error| fault(error.into()))?;
         for (expected, entry) in (from..).zip(entries) {
             let (number, value) = entry.map_err(|error| fault(error.into()))?;
             let number = number.value();
@@ -236,12 +253,16 @@ impl LogStore {
     /// # Errors
     /// When the file cannot be read, or a record is damaged.
     pub fn replay_told(&self, from: u64, mut take: impl FnMut(Told)) -> Result<(), LogError> {
-        self.each(from, Record::is_told, |_, record, _| -> Result<(), LogError> {
-            if let Record::Told(told) = record {
-                take(told);
-            }
-            Ok(())
-        })
+        self.each(
+            (from, u64::MAX),
+            Record::is_told,
+            |_, record, _| -> Result<(), LogError> {
+                if let Record::Told(told) = record {
+                    take(told);
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Hands every record from number `from` on, in their order, with its number and its bytes' length.
@@ -253,7 +274,21 @@ impl LogStore {
         from: u64,
         take: impl FnMut(u64, Record, usize) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.each(from, |_| true, take)
+        self.each((from, u64::MAX), |_| true, take)
+    }
+
+    /// Hands every record from number `from` on that says what came in, and before number `below`.
+    ///
+    /// # Errors
+    /// As [`replay`](Self::replay).
+    pub fn replay_some<E: From<LogError>>(
+        &self,
+        from: u64,
+        below: u64,
+        mut take: impl FnMut(u64, Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let is_wanted = |bytes: &[u8]| !Record::is_told(bytes);
+        self.each((from, below), is_wanted, |number, record, _| take(number, record))
     }
 
     /// Returns what a sink has still to deliver, after a tick, the oldest first.

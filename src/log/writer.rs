@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use dataflows::Tick;
+use queries::cold::Cold;
 use serde::Deserialize;
 
 use super::checkpoint::Manifest;
 use super::error::LogError;
 use super::record::{Record, Told};
 use super::store::{Batcher, LogStore, Write, json};
+use crate::history::{Inventory, Stored};
 
 /// What acknowledged means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -32,6 +34,17 @@ const SYNC_EVERY: Duration = Duration::from_millis(200);
 /// Bytes written in one transaction, at most but for one record: whoever waits for the first waits for all.
 const COMMIT_BYTES_MAX: usize = 16 << 20;
 
+/// A checkpoint that is written whole.
+#[derive(Debug)]
+pub struct Named {
+    /// What it consists of.
+    pub manifest: Manifest,
+    /// What there is of history with it.
+    pub inventory: Option<Inventory>,
+    /// What it made of views that keep their rows.
+    pub stored: Vec<Stored>,
+}
+
 /// What the thread that writes says.
 #[derive(Debug)]
 pub enum LogEvent {
@@ -44,13 +57,18 @@ pub enum LogEvent {
     },
     /// A checkpoint has taken the place of the one before, for which so many bytes were written.
     Named(u64),
+    /// With that checkpoint, rows of views went to history.
+    Stored(Vec<Stored>),
+    /// The same rows of views are in other files of history now.
+    Merged(Vec<(String, Cold)>),
     /// Nothing more can be written.
     Failed(LogError),
 }
 
 enum Command {
     Append(u64, Record),
-    Name(Box<Manifest>),
+    Name(Box<Named>),
+    Keep(Box<Inventory>),
     Delivered(Arc<str>, Tick),
     Settle(Sender<()>),
 }
@@ -111,11 +129,25 @@ impl LogWriter {
     }
 
     /// Returns a door for whoever writes checkpoints.
-    pub fn namer(&self) -> impl Fn(Manifest) + Send + 'static {
+    pub fn namer(&self) -> impl Fn(Named) + Send + 'static {
         let commands = self.commands.clone();
-        move |manifest| {
+        move |named| {
             if let Some(commands) = &commands {
-                let _ = commands.send(Command::Name(Box::new(manifest)));
+                let _ = commands.send(Command::Name(Box::new(named)));
+            }
+        }
+    }
+
+    /// Returns a door for whoever merges files of history; it returns once what it was handed is safe.
+    pub fn keeper(&self) -> impl Fn(Inventory) + Send + 'static {
+        let commands = self.commands.clone();
+        move |inventory| {
+            let (done, waiting) = crossbeam_channel::bounded(0);
+            if let Some(commands) = &commands {
+                let _ = commands.send(Command::Keep(Box::new(inventory)));
+                let _ = commands.send(Command::Settle(done));
+                // An error means that the thread has ended, and has said why.
+                let _ = waiting.recv();
             }
         }
     }
@@ -184,6 +216,7 @@ impl Writing {
             };
             let mut write = Write::default();
             let (mut through, mut named, mut settled) = (None, None, Vec::new());
+            let (mut stored, mut kept) = (Vec::new(), false);
             let mut size = 0;
             let mut next = first;
             while let Some(command) = next {
@@ -192,10 +225,25 @@ impl Writing {
                         size += self.append(number, record, &mut write)?;
                         through = Some(number);
                     }
-                    Command::Name(manifest) => {
-                        write.forget_below = Some(manifest.log_from);
+                    Command::Name(checkpoint) => {
+                        let Named {
+                            manifest,
+                            inventory,
+                            stored: moved,
+                        } = *checkpoint;
+                        // What came in stays until it is in history, too, where that is wanted.
+                        let kept_from = inventory.as_ref().map_or(u64::MAX, |inventory| inventory.records_from);
+                        write.forget_below = Some(manifest.log_from.min(kept_from));
                         named = Some(manifest.written);
-                        write.meta.push(("checkpoint", json(&*manifest)));
+                        stored = moved;
+                        write.meta.push(("checkpoint", json(&manifest)));
+                        write
+                            .meta
+                            .extend(inventory.map(|inventory| ("history", json(&inventory))));
+                    }
+                    Command::Keep(inventory) => {
+                        kept = true;
+                        write.meta.push(("history", json(&*inventory)));
                     }
                     Command::Delivered(sink, tick) => write.delivered.push((sink, tick)),
                     Command::Settle(done) => settled.push(done),
@@ -207,7 +255,8 @@ impl Writing {
             }
             write.schemas = self.batcher.fresh_schemas();
             // The files that a checkpoint names are synced; so must be what names them before others go.
-            let sync = self.durability == Durability::Sync || named.is_some() || self.synced.elapsed() >= SYNC_EVERY;
+            let sync =
+                self.durability == Durability::Sync || named.is_some() || kept || self.synced.elapsed() >= SYNC_EVERY;
             self.store.write(write, sync)?;
             self.unsynced = !sync;
             if sync {
@@ -222,6 +271,9 @@ impl Writing {
             }
             if let Some(written) = named {
                 let _ = events.send(LogEvent::Named(written));
+            }
+            if !stored.is_empty() {
+                let _ = events.send(LogEvent::Stored(stored));
             }
             drop(settled);
         }

@@ -10,6 +10,7 @@
 //! this order: the snapshot in parts, then changes at rising ticks, each followed by
 //! progress. A snapshot that begins later replaces all rows sent before.
 
+mod cursor;
 mod net;
 mod protocol;
 mod resume;

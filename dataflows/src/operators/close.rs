@@ -8,9 +8,9 @@ use arrow::array::{Array, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, SchemaRef};
 
-use super::SharedCell;
 use super::release::{Times, open_rows, split};
 use super::ticked::TickOperator;
+use super::{Closed, SharedCell};
 use crate::faults::{self, Fault};
 use crate::group_index::GroupIndex;
 use crate::parts::Part;
@@ -21,7 +21,7 @@ use crate::update::{Tick, Updates};
 ///
 /// With `on_close` rows are shown only then, else as they come. A row without a bucket
 /// stays open. State: the rows of open buckets; with `keeps` those of closed ones,
-/// too, until a tick says that they are gone.
+/// too, until a tick says that they are gone, or kept elsewhere.
 pub(crate) struct Close {
     times: Times,
     on_close: bool,
@@ -101,12 +101,12 @@ impl Close {
 
     /// Takes in rows of buckets that were closed before this dataflow was.
     fn seed(&mut self, tick: Tick, out: &mut Vec<Part>) {
-        let seeds: Vec<Updates> = {
+        let seeds: Vec<(Updates, bool)> = {
             let mut shared = self.shared.borrow_mut();
-            let due = shared.seeds.extract_if(.., |(at, _)| *at <= tick);
-            due.map(|(_, rows)| rows).collect()
+            let due = shared.seeds.extract_if(.., |(at, ..)| *at <= tick);
+            due.map(|(_, rows, told)| (rows, told)).collect()
         };
-        for updates in seeds {
+        for (updates, told) in seeds {
             if self.keeps {
                 let buckets = self.times.of(updates.rows().column(self.times.column));
                 let mut order: Vec<u32> = (0..updates.len() as u32).collect();
@@ -125,7 +125,25 @@ impl Close {
                     start += run.len();
                 }
             }
-            out.push(Part::whole(updates));
+            if told {
+                out.push(Part::whole(updates));
+            }
+        }
+    }
+
+    /// Forgets closed rows that are kept elsewhere and do not leave soon, without taking them back.
+    fn forget(&mut self, closed: Closed) {
+        if closed.held >= closed.stored {
+            return;
+        }
+        let gone: Vec<i64> = self
+            .closed
+            .range(closed.held..closed.stored)
+            .map(|(bucket, _)| *bucket)
+            .collect();
+        for bucket in gone {
+            let rows = self.closed.remove(&bucket).unwrap_or_default();
+            self.closed_rows -= rows.iter().map(Updates::len).sum::<usize>();
         }
     }
 
@@ -192,6 +210,7 @@ impl TickOperator for Close {
                 self.index.remove(slot);
             }
         }
+        self.forget(closed);
         self.leave(closed.gone, &mut out);
         out
     }

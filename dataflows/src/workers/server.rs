@@ -155,10 +155,10 @@ impl Server {
                 flow.shared.borrow_mut().passed.push_back(passed);
             }
         }
-        for (flow, rows) in &input.seeds {
-            let share = share(&Updates::inserts(rows.clone()), self.index, peers, input.tick);
-            if let (Some(flow), Some(share)) = (&self.flows[*flow], share) {
-                flow.shared.borrow_mut().seeds.push((input.tick, share));
+        for seed in &input.seeds {
+            let share = share(&Updates::inserts(seed.rows.clone()), self.index, peers, input.tick);
+            if let (Some(flow), Some(share)) = (&self.flows[seed.flow], share) {
+                flow.shared.borrow_mut().seeds.push((input.tick, share, seed.told));
             }
         }
         for flow in flows() {

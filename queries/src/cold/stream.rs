@@ -19,7 +19,7 @@ use datafusion::prelude::SessionConfig;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 
-use super::{Cold, DAY_US, SEQUENCE_COLUMN, TICK_COLUMN};
+use super::{Cold, SEQUENCE_COLUMN, TICK_COLUMN};
 use crate::batch::failed;
 use crate::problem::QueryError;
 
@@ -92,7 +92,7 @@ impl Cold {
         files: Vec<usize>,
         predicate: Option<Arc<dyn PhysicalExpr>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let scan = self.scan(schema, files, None, predicate.clone(), None)?;
+        let scan = self.shown(schema, files, None, predicate.clone(), None)?;
         match predicate {
             Some(predicate) => Ok(Arc::new(FilterExec::try_new(predicate, scan)?)),
             None => Ok(scan),
@@ -131,11 +131,7 @@ fn predicate(schema: &SchemaRef, span: &Span) -> Result<Option<Arc<dyn PhysicalE
     let data_type = time.data_type(schema).map_err(failed)?;
     let value = |time_us: i64| match &data_type {
         DataType::UInt64 => Ok(ScalarValue::UInt64(Some(u64::try_from(time_us).unwrap_or(0)))),
-        // The first day that begins at or after it.
-        DataType::Date32 => Ok(ScalarValue::Date32(Some(
-            (time_us.div_euclid(DAY_US) + i64::from(time_us.rem_euclid(DAY_US) > 0)) as i32,
-        ))),
-        other => super::time(time_us, other)
+        other => super::from(time_us, other)
             .ok_or_else(|| QueryError::Execution(format!("column \"{}\" holds no times", span.column))),
     };
     let mut bounds: Vec<Arc<dyn PhysicalExpr>> = Vec::new();

@@ -13,10 +13,13 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::{MemTable, TableType};
 use datafusion::error::Result;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::{Expr, Operator};
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_expr::{PhysicalExpr, conjunction};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::union::UnionExec;
 
 use super::Cold;
@@ -73,7 +76,7 @@ impl TableProvider for HotAndCold {
         if kept.is_empty() {
             return Ok(hot);
         }
-        let cold = self.cold.scan(&self.schema, kept, projection, predicate, limit)?;
+        let cold = self.cold.shown(&self.schema, kept, projection, predicate, limit)?;
         UnionExec::try_new(vec![cold, hot])
     }
 }
@@ -81,7 +84,11 @@ impl TableProvider for HotAndCold {
 impl Cold {
     /// Returns the places of the files in which a predicate may hold of some row.
     pub(super) fn kept(&self, schema: &SchemaRef, predicate: Option<&Arc<dyn PhysicalExpr>>) -> Vec<usize> {
-        let all = 0..self.files.len();
+        let is_over = |file: usize| match (self.from_us, self.files[file].time_us) {
+            (Some(from), Some((_, last))) => last < from,
+            _ => false,
+        };
+        let all = (0..self.files.len()).filter(|file| !is_over(*file));
         let Some(predicate) = predicate else {
             return all.collect();
         };
@@ -94,6 +101,58 @@ impl Cold {
             // It cannot be said of whole files; of row groups or pages, perhaps.
             Err(_) => all.collect(),
         }
+    }
+
+    /// Scans some of the files, but for rows that are kept no longer.
+    pub(super) fn shown(
+        &self,
+        schema: &SchemaRef,
+        files: Vec<usize>,
+        projection: Option<&Vec<usize>>,
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let time = self.time.as_ref().and_then(|time| schema.index_of(time).ok());
+        let (Some(from_us), Some(time)) = (self.from_us, time) else {
+            return self.scan(schema, files, projection, predicate, limit);
+        };
+        let is_whole = |file: &usize| self.files[*file].time_us.is_some_and(|(first, _)| first >= from_us);
+        if files.iter().all(is_whole) {
+            return self.scan(schema, files, projection, predicate, limit);
+        }
+        let all = (0..schema.fields().len()).collect();
+        let wanted = projection.unwrap_or(&all);
+        let mut columns = wanted.clone();
+        let place = columns.iter().position(|column| *column == time).unwrap_or_else(|| {
+            columns.push(time);
+            columns.len() - 1
+        });
+        let field = schema.field(time);
+        let Some(from) = super::from(from_us, field.data_type()) else {
+            return self.scan(schema, files, projection, predicate, limit);
+        };
+        let is_kept = |column: usize| -> Arc<dyn PhysicalExpr> {
+            let column = Arc::new(Column::new(field.name(), column));
+            Arc::new(BinaryExpr::new(
+                column,
+                Operator::GtEq,
+                Arc::new(Literal::new(from.clone())),
+            ))
+        };
+        let hint = conjunction(predicate.into_iter().chain([is_kept(time)]));
+        let scan = self.scan(schema, files, Some(&columns), Some(hint), None)?;
+        let kept = Arc::new(FilterExec::try_new(is_kept(place), scan)?);
+        if columns.len() == wanted.len() {
+            return Ok(kept);
+        }
+        let shown = wanted.iter().enumerate().map(|(place, column)| {
+            let name = schema.field(*column).name();
+            ProjectionExpr::new(
+                Arc::new(Column::new(name, place)) as Arc<dyn PhysicalExpr>,
+                name.clone(),
+            )
+        });
+        Ok(Arc::new(ProjectionExec::try_new(shown.collect::<Vec<_>>(), kept)?))
     }
 
     /// Scans some of the files, in one partition, in their order.

@@ -18,7 +18,7 @@ impl Coordinator {
             ChangeRequest::Install { flows, reply } => {
                 self.install(&flows);
                 self.filling = Some(Filling::new(flows));
-                let _ = reply.send(self.clock.last());
+                let _ = reply.send((self.clock.last(), self.closings.by_name()));
             }
             ChangeRequest::Fill(fill) => {
                 if let Some(filling) = &mut self.filling {
@@ -48,6 +48,7 @@ impl Coordinator {
         }
         // What is not seen yet of the others is not to be seen of these first.
         if self.pending.is_empty()
+            && self.in_files.is_empty()
             && filling.is_done()
             && let Some((running, fill, closed)) = self.filling.take().and_then(Filling::finish)
         {
@@ -72,6 +73,10 @@ impl Coordinator {
                 .find(|(_, old)| old.relation.relation.name == *name)
                 .map(|(id, _)| *id);
             let old = old.and_then(|old| gone.remove_entry(&old));
+            if let (Some((_, old)), Some(rows)) = (&old, self.closings.rows_in_files(name)) {
+                new.relation.store.take_over(&old.relation.store);
+                new.relation.store.let_go(&rows);
+            }
             let transitions = new.go_live(old.as_ref().map(|(_, old)| old), tick);
             self.tell_transitions(tick, &new, transitions);
             self.leaving.extend(old);

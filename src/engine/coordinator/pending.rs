@@ -114,6 +114,7 @@ impl Coordinator {
 
     /// Publishes what a tick that is seen changed in a view, once what it tells of alerts and to sinks is written.
     pub(super) fn publish(&mut self, flow: FlowId, tick: Tick, answer: Answer) {
+        let answer = answer.with_stored(self.in_files.remove(&(flow, tick)));
         let Some(running) = self.flows.get_mut(&flow).or_else(|| self.leaving.get_mut(&flow)) else {
             return;
         };

@@ -12,19 +12,23 @@ use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
 use connectors::{Batch, Decoded, Position};
 use dataflows::Tick;
-use dataflows::workers::FlowId;
+use dataflows::plan::Reach;
+use dataflows::workers::{FlowId, Seed};
+use queries::cold::Span;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::super::alerts::{self, Standing};
-use super::super::closing::SavedClosing;
+use super::super::closing::{self, SavedClosing};
 use super::super::filling::{Contents, Fill, Filling};
 use super::super::flows::Running;
+use super::super::readers;
 use super::super::shared::Recovery;
 use super::super::storage::Past;
 use super::super::store::Run;
 use super::super::{Operation, idempotency, letters};
 use super::{Coordinator, Cut, Inbox};
+use crate::history::{KeptView, Stored};
 use crate::log::{Manifest, Part, Record, TickRecord, Told};
 
 /// How long a worker may take for one tick of the past before the start is given up.
@@ -94,6 +98,11 @@ impl Coordinator {
         // Ticks that were told before need not be known any more.
         self.wait(inbox, |coordinator| coordinator.is_settled())?;
         self.told = AlreadyTold::default();
+        // The last run did not get to say that history is read: the next tick does.
+        let waiting = std::mem::take(&mut self.after_load);
+        if !waiting.is_empty() {
+            self.storing = Some(waiting);
+        }
         if self.clock.last() == 0 {
             self.first_tick();
         }
@@ -180,35 +189,131 @@ impl Coordinator {
         self.feed(tick, seeds, progress, inbox)
     }
 
-    /// Takes in how far views are closed, and the rows of closed buckets.
-    fn load_views(&mut self, manifest: &Manifest, recovered: &Recovered) -> anyhow::Result<Vec<(FlowId, RecordBatch)>> {
+    /// Takes in how far views are closed, and the rows of closed buckets that are to be in memory.
+    fn load_views(&mut self, manifest: &Manifest, recovered: &Recovered) -> anyhow::Result<Vec<Seed>> {
         let mut seeds = Vec::new();
+        let mut inventory = recovered.past.inventory();
         for (name, saved) in &manifest.views {
-            let Some(flow) = self
-                .topology
-                .flows
-                .values()
-                .find(|flow| flow.view.is_some() && flow.name() == name)
-            else {
+            let history = inventory.views.remove(name);
+            let flows = self.topology.flows.values();
+            let flow = flows.filter(|flow| flow.name() == name);
+            let flow = flow.into_iter().find_map(|flow| Some((flow, flow.view.as_ref()?)));
+            let Some((flow, definition)) = flow.filter(|(_, definition)| definition.view.closing.is_some()) else {
+                if history.is_some_and(|history| history.rows > 0) && !recovered.forget.contains(name) {
+                    bail!(
+                        "the data folder holds history of view \"{name}\", which the deployment does not keep any more\n  \
+                         hint: Put it back with its `keep`, or start with `--forget {name}` to drop its history."
+                    );
+                }
                 tracing::warn!(view = name, "a view is declared no more; its closed rows are forgotten");
                 continue;
             };
-            if saved.state["definition"].as_u64() != Some(flow.relation.relation.definition) {
-                tracing::warn!(view = name, "a view is another now; its closed rows are forgotten");
-                continue;
+            let (id, relation) = (flow.spec.id, Arc::clone(&flow.relation));
+            let is_same = saved.state["definition"].as_u64() == Some(relation.relation.definition);
+            let layout = closing::layout(&definition.view);
+            let fits = |history: &KeptView| {
+                layout
+                    .as_ref()
+                    .is_ok_and(|layout| layout.fingerprint() == history.fingerprint)
+            };
+            match &history {
+                // Finished rows stay as they were made, where they are rows of the same columns.
+                Some(history) if fits(history) => {}
+                Some(history) if history.rows > 0 && !recovered.forget.contains(name) => bail!(
+                    "view \"{name}\" has other columns than its history, which holds {} rows\n  \
+                     hint: Give the new view another name, or start with `--forget {name}` to drop the history.",
+                    history.rows
+                ),
+                _ if is_same => {}
+                _ => {
+                    tracing::warn!(view = name, "a view is another now; its closed rows are forgotten");
+                    continue;
+                }
             }
             let closing: SavedClosing = serde_json::from_value(saved.state["closed"].clone())
                 .context("could not read how far a view is closed")?;
             self.closings.restore(name, &closing);
             for part in &saved.parts {
-                let id = flow.spec.id;
                 recovered.past.part(part, &mut |rows| {
-                    seeds.push((id, rows));
+                    seeds.push(Seed {
+                        flow: id,
+                        rows,
+                        told: true,
+                    });
                     Ok(())
                 })?;
             }
+            if let Some(history) = history.filter(fits) {
+                self.load_history(manifest.tick, name, &history, recovered, &mut seeds)?;
+            }
         }
         Ok(seeds)
+    }
+
+    /// Takes in of a view's history what it and its readers hold in memory; the rest is read where it is.
+    fn load_history(
+        &mut self,
+        tick: Tick,
+        name: &str,
+        history: &KeptView,
+        recovered: &Recovered,
+        seeds: &mut Vec<Seed>,
+    ) -> anyhow::Result<()> {
+        let Some(entry) = self.topology.relation(name).map(Arc::clone) else {
+            return Ok(());
+        };
+        let (Some((held, mut rows)), Some(cold)) =
+            (self.closings.restore_history(name, history), recovered.past.cold(name))
+        else {
+            return Ok(());
+        };
+        rows.cold = Some(cold.clone());
+        let shown = match rows.from_us {
+            Some(from_us) => cold.clone().with_from(from_us),
+            None => cold.clone(),
+        };
+        entry.store.begin_with(shown, history.rows);
+        let Some((flow, unit_us)) = self.closings.place(name) else {
+            return Ok(());
+        };
+        let readers = readers::look_back(&self.topology.deployment.views, name, rows.bucket);
+        let us = |value: i64| value.saturating_mul(unit_us);
+        let (stored_us, held_us) = (us(history.stored), us(held));
+        let from_us = match readers {
+            Reach::None => stored_us,
+            Reach::Back(back_us) => i64::try_from(tick).unwrap_or(i64::MAX).saturating_sub(back_us),
+            Reach::All => i64::MIN,
+        };
+        let column = entry.relation.schema.field(rows.bucket).name().clone();
+        let gone_us = rows.from_us.unwrap_or(i64::MIN);
+        // Those that leave next, and those that readers look back to.
+        let spans = match from_us <= held_us {
+            true => vec![(gone_us, stored_us)],
+            false => vec![(gone_us, held_us.min(stored_us)), (from_us, stored_us)],
+        };
+        for (from_us, to_us) in spans.into_iter().filter(|(from_us, to_us)| from_us < to_us) {
+            let span = Span {
+                column: column.clone(),
+                from_us: (from_us > i64::MIN).then_some(from_us),
+                to_us: Some(to_us),
+            };
+            recovered
+                .past
+                .finished(name, &entry.relation.schema, &span, &mut |rows| {
+                    seeds.push(Seed { flow, rows, told: true });
+                    Ok(())
+                })?;
+        }
+        let moved = Stored {
+            view: name.to_owned(),
+            stored: history.stored,
+            horizon: history.horizon,
+            cold,
+            held: Vec::new(),
+        };
+        self.reread.push((entry, rows));
+        self.after_load.push(moved);
+        Ok(())
     }
 
     /// Takes in what the engine itself keeps: letters, what happened to alerts, answers by key.
@@ -254,13 +359,7 @@ impl Coordinator {
     }
 
     /// Feeds all views what sources retain.
-    fn feed(
-        &mut self,
-        tick: Tick,
-        seeds: Vec<(FlowId, RecordBatch)>,
-        progress: &mut Recovery,
-        inbox: &Inbox,
-    ) -> anyhow::Result<()> {
+    fn feed(&mut self, tick: Tick, seeds: Vec<Seed>, progress: &mut Recovery, inbox: &Inbox) -> anyhow::Result<()> {
         let mut contents: Vec<(Arc<str>, Vec<RecordBatch>)> = Vec::new();
         for source in &self.topology.sources {
             let rows = source.relation.store.snapshot(tick).unwrap_or_default();
@@ -278,6 +377,8 @@ impl Coordinator {
         let fill = Fill {
             through: tick,
             contents: Contents::new(batches),
+            seeds: Vec::new(),
+            closed: Vec::new(),
             topology: Arc::clone(&self.topology),
             sources: Vec::new(),
             remove: Vec::new(),
@@ -295,6 +396,10 @@ impl Coordinator {
             // No checkpoint: it would say that it holds the records that are still to come.
             self.fill();
             self.let_go();
+        }
+        // What is in files was in memory only to be fed.
+        for (entry, rows) in std::mem::take(&mut self.reread) {
+            entry.store.let_go(&rows);
         }
         Ok(())
     }
@@ -333,6 +438,9 @@ impl Coordinator {
             ..Cut::at(record.tick)
         };
         let log = self.log.take();
+        if record.stored {
+            self.storing = Some(std::mem::take(&mut self.after_load));
+        }
         self.begin(record.tick);
         for entry in record.entries {
             let Some(source) = self.topology.source(&entry.source) else {
@@ -392,7 +500,7 @@ impl Coordinator {
     }
 
     /// Hears from a worker or from the log.
-    fn hear(&mut self, inbox: &Inbox) -> anyhow::Result<()> {
+    pub(super) fn hear(&mut self, inbox: &Inbox) -> anyhow::Result<()> {
         crossbeam_channel::select! {
             recv(inbox.responses) -> response => match response {
                 Ok(response) => self.answered(response),

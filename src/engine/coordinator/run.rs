@@ -7,6 +7,7 @@ use dataflows::workers::Response;
 
 use super::super::filling::{ChangeRequest, Filling};
 use super::{Coordinator, Request};
+use crate::config::Clock;
 use crate::log::LogEvent;
 
 /// The doors of a coordinator.
@@ -76,6 +77,11 @@ impl Coordinator {
 
     /// Has all that is retained written down before the end, so that the next start need not go through the log.
     fn save_last(&mut self, inbox: &Inbox) {
+        // What the last checkpoint took to history must be read there before another takes more.
+        if self.storing.is_some() && self.shared.options.clock == Clock::Wall && self.log.is_some() {
+            self.cut_timers();
+            while !self.is_settled() && self.hear(inbox).is_ok() {}
+        }
         self.saving.want();
         self.go_on();
         while self.saving.is_writing() && self.shared.failure().is_none() {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use arrow::array::RecordBatch;
 use dataflows::Tick;
 use serde_json::json;
 
-use super::super::{alerts, idempotency, letters};
+use super::super::{alerts, idempotency, letters, raw};
 use super::Coordinator;
-use crate::log::{Checkpoint, Manifest, Rows, SourceManifest, ViewManifest};
+use crate::log::{Checkpoint, Keep, KeepView, Manifest, Rows, SourceManifest, ViewManifest};
 
 /// When the next checkpoint is due.
 pub(super) struct Saving {
@@ -88,7 +89,7 @@ impl Coordinator {
     /// What is handed over are pointers to what is immutable; rows of sources with a key are gathered where they
     /// have changed.
     pub(super) fn save(&mut self) {
-        if !self.saving.closes_doors() || self.filling.is_some() || !self.is_settled() {
+        if !self.saving.closes_doors() || self.filling.is_some() || self.storing.is_some() || !self.is_settled() {
             return;
         }
         let Some(next) = self.log.as_ref().map(|log| log.next()) else {
@@ -129,18 +130,32 @@ impl Coordinator {
             };
             manifest.sources.insert(name, saved);
         }
-        for (name, state, kept) in self.closings.save() {
-            let Some(entry) = self.topology.relation(&name) else {
+        let mut keep = Keep::default();
+        for saved in self.closings.save() {
+            let name = &saved.name;
+            let Some(entry) = self.topology.relation(name) else {
                 continue;
             };
             let rows = entry.store.snapshot(tick).unwrap_or_default();
-            views.insert(name.clone(), Rows::Any(kept(rows)));
-            let saved = ViewManifest {
-                state: json!({ "definition": entry.relation.definition, "closed": state }),
+            let closed = saved.closed(&rows);
+            let count = |batches: &[RecordBatch]| batches.iter().map(|rows| rows.num_rows() as i64).sum::<i64>();
+            if let Some(view) = &saved.keep {
+                let closed_rows = entry.store.rows() - count(&rows) + count(&closed);
+                let view = KeepView {
+                    rows: closed.clone(),
+                    count: u64::try_from(closed_rows).unwrap_or(0),
+                    ..view.clone()
+                };
+                keep.views.insert(name.clone(), view);
+            }
+            views.insert(name.clone(), Rows::Any(closed));
+            let view = ViewManifest {
+                state: json!({ "definition": entry.relation.definition, "closed": saved.closing }),
                 parts: Vec::new(),
             };
-            manifest.views.insert(name, saved);
+            manifest.views.insert(saved.name, view);
         }
+        keep.sources = raw::kept(&self.topology.deployment, &self.sources, tick);
         let (late, rejected) = (self.shared.late_letters(tick), self.shared.rejected_letters(tick));
         manifest.state = json!({ "late": late.1, "rejected": rejected.1 });
         let standing = self.flows.values().flat_map(|running| running.standing_rows());
@@ -156,6 +171,7 @@ impl Coordinator {
         Checkpoint {
             manifest,
             rows: [sources, views, tables],
+            keep,
         }
     }
 }

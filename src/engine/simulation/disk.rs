@@ -178,7 +178,7 @@ impl Storage for Disk {
 
     fn checkpoint(&mut self, checkpoint: Checkpoint) {
         let mut state = self.state();
-        let Checkpoint { mut manifest, rows } = checkpoint;
+        let Checkpoint { mut manifest, rows, .. } = checkpoint;
         state.checkpoints += 1;
         let sequence = state.checkpoints;
         let mut files = VecDeque::new();

@@ -208,6 +208,7 @@ impl World {
         let shared = Arc::new(Shared::new(
             Arc::new(Topology::new(Arc::new(deployment), sources, entries)),
             Sinks::default(),
+            Arc::default(),
         ));
         let (keeper, _folds) = bounded(1);
         let now = Arc::clone(&self.clock);
@@ -221,6 +222,7 @@ impl World {
                 .collect(),
             clock: TickClock::by(Clock::Wall, move || now.load(Ordering::Relaxed)),
             log: Some(Box::new(self.disk.clone())),
+            has_history: false,
             keeper,
         });
         let (doors, inbox) = unbounded();

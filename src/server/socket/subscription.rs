@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::metrics::{counter, gauge};
-use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use axum::extract::ws::Message;
 use bytes::Bytes;
@@ -12,14 +11,13 @@ use dataflows::{Tick, Updates};
 use tokio::time::Instant;
 use tracing::error;
 
+use super::cursor::Cursor;
 use super::protocol::Frames;
 use super::resume::Resume;
 use super::selection::Selection;
 use crate::engine::{Changes, Engine};
 use crate::server::error::ApiError;
-use crate::server::limits::{
-    BEHIND_ROWS_MAX, NET_ROWS_INLINE, PROGRESS_INTERVAL, SNAPSHOT_FRAME_ROWS, SNAPSHOT_PATIENCE,
-};
+use crate::server::limits::{BEHIND_ROWS_MAX, NET_ROWS_INLINE, PROGRESS_INTERVAL, SNAPSHOT_PATIENCE};
 use crate::server::{Server, metrics};
 
 /// A client's interest in a selection.
@@ -185,12 +183,11 @@ impl Subscription {
                 ..Step::default()
             });
         }
-        let batches = snapshot
-            .relations
-            .remove(&name)
-            .map(|relation| relation.batches)
-            .unwrap_or_default();
-        self.state = State::Snapshot(Cursor::new(snapshot.tick, batches));
+        let relation = snapshot.relations.remove(&name);
+        let cursor = relation
+            .map(|relation| Cursor::new(snapshot.tick, &relation))
+            .transpose()?;
+        self.state = State::Snapshot(cursor.unwrap_or_else(|| Cursor::empty(snapshot.tick)));
         self.go_on(engine).await
     }
 
@@ -312,67 +309,5 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         gauge!(metrics::SUBSCRIBERS, "relation" => self.selection.relation.clone()).decrement(1.0);
-    }
-}
-
-/// A place in a snapshot. It holds pointers to the relation's rows as they were.
-struct Cursor {
-    tick: Tick,
-    batches: std::vec::IntoIter<RecordBatch>,
-    /// Not yet looked at.
-    rest: Option<RecordBatch>,
-    /// Selected, not yet sent.
-    ready: Option<RecordBatch>,
-}
-
-impl Cursor {
-    fn new(tick: Tick, batches: Vec<RecordBatch>) -> Self {
-        let mut cursor = Cursor {
-            tick,
-            batches: batches.into_iter(),
-            rest: None,
-            ready: None,
-        };
-        cursor.rest = cursor.following();
-        cursor
-    }
-
-    fn following(&mut self) -> Option<RecordBatch> {
-        self.batches.find(|batch| batch.num_rows() > 0)
-    }
-
-    fn is_done(&self) -> bool {
-        self.rest.is_none() && self.ready.is_none()
-    }
-
-    /// Encodes the next rows, at most as many as a frame takes.
-    async fn next(&mut self, selection: &Selection) -> Result<Vec<u8>, ArrowError> {
-        let mut out = Vec::new();
-        let mut rows = 0;
-        while rows < SNAPSHOT_FRAME_ROWS {
-            if let Some(ready) = self.ready.take() {
-                let taken = ready.num_rows().min(SNAPSHOT_FRAME_ROWS - rows);
-                if rows > 0 {
-                    out.push(b',');
-                }
-                selection.write(&ready.slice(0, taken), &mut out);
-                rows += taken;
-                if taken < ready.num_rows() {
-                    self.ready = Some(ready.slice(taken, ready.num_rows() - taken));
-                }
-                continue;
-            }
-            let Some(rest) = self.rest.take() else { break };
-            let taken = rest.num_rows().min(SNAPSHOT_FRAME_ROWS);
-            let selected = selection.select(&rest.slice(0, taken))?;
-            self.ready = Some(selected).filter(|selected| selected.num_rows() > 0);
-            self.rest = match rest.num_rows() - taken {
-                0 => self.following(),
-                left => Some(rest.slice(taken, left)),
-            };
-            // A filter that few rows pass must not keep the thread for a whole relation.
-            tokio::task::consume_budget().await;
-        }
-        Ok(out)
     }
 }

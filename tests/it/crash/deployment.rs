@@ -22,12 +22,13 @@ const SOURCES: &[(&str, &str)] = &[
     // Every row that was ever sent: what is missing or doubled shows for ever.
     (
         "journal",
-        "columns = { id = \"bigint not null\", hand = \"bigint not null\", amount = \"bigint not null\" }\n",
+        "columns = { id = \"bigint not null\", hand = \"bigint not null\", amount = \"bigint not null\" }\n\
+         keep = \"forever\"\n",
     ),
     (
         "readings",
         "columns = { id = \"bigint not null\", station = \"text not null\", level = \"bigint\", at = \"timestamp not null\" }\n\
-         time = { column = \"at\", lateness = \"1 second\" }\nretain = \"12 seconds\"\n",
+         time = { column = \"at\", lateness = \"1 second\" }\nretain = \"12 seconds\"\nkeep = \"30 seconds\"\n",
     ),
     (
         "gauges",

@@ -31,6 +31,8 @@ pub(super) const REQUIRED: &[Phase] = &[
     Phase::Checkpoint,
     Phase::BeforeSync,
     Phase::AfterSync,
+    Phase::History,
+    Phase::Compaction,
     Phase::Load,
 ];
 
@@ -53,6 +55,9 @@ impl Plan {
         let at = |point: &str| Plan::LoadingAt(point.to_owned());
         vec![
             Plan::StartingAt("any::9:before".to_owned()),
+            at("any:history:40:after"),
+            at("any:merged:2:half"),
+            at("sync:history:2:before"),
             at("rename:checkpoint:1:before"),
             at("any:checkpoint:12:after"),
             at("sync:checkpoint:2:half"),
@@ -73,7 +78,12 @@ impl Plan {
                 let n = random.random_range(1..=start_calls.max(1));
                 Plan::StartingAt(format!("any::{n}:{when}"))
             }
-            18..40 => Plan::LoadedFor(random.random_range(20..900)),
+            18..30 => Plan::LoadedFor(random.random_range(20..900)),
+            30..36 => {
+                let call = *["any", "write", "sync", "rename"].choose(random).expect("some");
+                Plan::LoadingAt(format!("{call}:history:{}:{when}", random.random_range(1..=60)))
+            }
+            36..40 => Plan::LoadingAt(format!("any:merged:{}:{when}", random.random_range(1..=12))),
             40..58 => Plan::LoadingAt(format!("sync:log.redb:{}:{when}", random.random_range(1..80))),
             58..70 => Plan::LoadingAt(format!("write:log.redb:{}:{when}", random.random_range(1..300))),
             70..92 => {
@@ -124,7 +134,7 @@ pub(super) fn phase(calls: &str, was_ready: bool) -> Phase {
     }
     let anywhere = |word: &str| open.values().any(|(_, path)| path.contains(word));
     match () {
-        () if anywhere("compact") => Phase::Compaction,
+        () if anywhere("merged") => Phase::Compaction,
         () if anywhere("history") => Phase::History,
         () if anywhere("checkpoint") => Phase::Checkpoint,
         () if anywhere("log.redb") => Phase::BeforeSync,
