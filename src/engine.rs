@@ -21,6 +21,7 @@ mod flows;
 mod idempotency;
 mod keys;
 mod letters;
+mod plants;
 mod shared;
 mod sinks;
 mod source;

@@ -20,6 +20,7 @@ use dataflows::{Tick, Updates};
 use tokio::sync::oneshot;
 
 use super::flows::{Answers, Running};
+use super::plants::{Plant, is_planted};
 use super::shared::RelationEntry;
 use super::source::SourceState;
 use super::topology::Topology;
@@ -229,7 +230,10 @@ impl Filling {
                 closed: self.closed.clone(),
                 passed: Vec::new(),
                 seeds: std::mem::take(&mut self.seeds),
-                fill: Some(fill.through),
+                fill: match self.missed.back() {
+                    Some(newest) if is_planted(Plant::NewcomersMissATick) => Some(*newest),
+                    _ => Some(fill.through),
+                },
             }
         } else {
             // The last of some ticks stands for all of them.
@@ -294,7 +298,8 @@ impl Filling {
             .fill
             .as_ref()
             .is_some_and(|fill| fill.contents.are_fed() || self.running.is_empty());
-        filled && self.unanswered.is_empty() && (self.missed.is_empty() || self.running.is_empty())
+        let caught_up = self.missed.is_empty() || self.running.is_empty() || is_planted(Plant::NewcomersBehind);
+        filled && self.unanswered.is_empty() && caught_up
     }
 
     /// Returns the dataflows and what is to be with them.
