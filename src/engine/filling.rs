@@ -10,6 +10,7 @@
 //! ticks of it the doors close until the newcomers have caught up.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,14 +30,14 @@ use super::wiring::NewFlow;
 /// How long the others may have to wait for a slice.
 const SLICE_AIM: Duration = Duration::from_micros(300);
 
-/// Half of the time is for the others, but no rest is longer.
-const REST_MAX: Duration = Duration::from_millis(10);
+/// Half of the time is for the others, but no rest is longer. The simulation has no time to lose, and none to measure.
+const REST_MAX: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 10 });
 
 /// Rows fed at a time, at least and at most; the last may be fewer.
-const SLICE_ROWS: std::ops::RangeInclusive<usize> = 1024..=8 * 1024;
+const SLICE_ROWS: RangeInclusive<usize> = if cfg!(test) { 32..=32 } else { 1024..=8 * 1024 };
 
 /// Rows fed at a time where nobody else has to wait.
-const ALONE_ROWS: usize = 64 * 1024;
+const ALONE_ROWS: usize = if cfg!(test) { 64 } else { 64 * 1024 };
 
 /// Ticks that may be set aside.
 pub(super) const MISSED_TICKS_MAX: usize = 64 * 1024;
