@@ -23,6 +23,7 @@ mod idempotency;
 mod keeping;
 mod keys;
 mod letters;
+mod plants;
 mod raw;
 mod readers;
 mod reels;

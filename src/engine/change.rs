@@ -105,7 +105,11 @@ impl Engine {
         task.await.unwrap_or_else(|_| Err(EngineError::Stopped.into()))
     }
 
-    async fn change_all(&self, next: &mut FlowId, mut deployment: Deployment) -> Result<Changed, ChangeError> {
+    pub(super) async fn change_all(
+        &self,
+        next: &mut FlowId,
+        mut deployment: Deployment,
+    ) -> Result<Changed, ChangeError> {
         let started = Instant::now();
         let old = self.inner.shared.topology();
         let fixed = fixed(&old.deployment, &deployment);

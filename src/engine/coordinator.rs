@@ -32,6 +32,7 @@ use super::closing::Closings;
 use super::filling::Filling;
 use super::flows::{Answers, Running};
 use super::idempotency::Answered;
+use super::plants::{Plant, is_planted};
 use super::shared::{RelationEntry, Shared};
 use super::source::{Counts, Operation, Outgoing, SourceState};
 use super::storage::Storage;
@@ -449,6 +450,10 @@ impl Coordinator {
         if let Some(key) = idempotency_key {
             self.answered.remember(&name, &key, &answer);
         }
+        let reply = reply.and_then(|reply| match is_planted(Plant::RepliedWhenTaken) {
+            true => reply.send(answer.clone()).err().and(None),
+            false => Some(reply),
+        });
         cut.taken.push(Taken {
             source,
             counts,
@@ -462,6 +467,12 @@ impl Coordinator {
     pub(super) fn awaited(&self) -> usize {
         let filling = self.filling.as_ref().map_or(0, Filling::missing);
         self.in_flight.values().map(Answers::missing).sum::<usize>() + filling
+    }
+
+    /// Returns the tick cut last.
+    #[cfg(test)]
+    pub(super) fn newest_tick(&self) -> Tick {
+        self.clock.last()
     }
 
     /// Returns where the reader of a source goes on.
@@ -536,7 +547,10 @@ impl Coordinator {
         }
         for (flow, running) in &mut self.flows {
             // A dataflow that has not answered yet may have timers that nobody knows of.
-            let unknown = || running.has_timers() && self.in_flight.values().any(|answers| answers.concerns(*flow));
+            let unknown = || {
+                let awaited = self.in_flight.values().any(|answers| answers.concerns(*flow));
+                running.has_timers() && awaited && !is_planted(Plant::TimerUnknown)
+            };
             if running.due().is_some_and(|due| due <= tick) || unknown() {
                 running.fired();
                 flows.extend(&self.topology.reach_flows[flow]);

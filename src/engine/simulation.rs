@@ -5,9 +5,13 @@
 //! not at most once after its reader has sent it again; views must be those of the rows up to the position the reader
 //! goes on from, a follower must be able to go on from its tick, and alerts must be told once.
 
+mod deployments;
 mod disk;
+mod ledger;
+mod life;
 mod world;
 
+use super::plants::{self, Plant};
 use disk::Bug;
 use world::World;
 
@@ -21,7 +25,8 @@ const SEEDS: u64 = 150;
 const FOUND_WITHIN: u64 = 10_000;
 
 /// Plays a seed; says what was wrong.
-fn play(seed: u64, bug: Bug) -> Result<world::Seen, String> {
+fn play(seed: u64, bug: Bug, plant: Plant) -> Result<world::Seen, String> {
+    plants::plant(plant);
     let outcome = std::panic::catch_unwind(|| World::new(seed, bug).play(STEPS));
     outcome.unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().cloned();
@@ -41,8 +46,8 @@ fn no_order_of_things_loses_or_doubles_anything() {
     };
     let mut all = world::Seen::default();
     for seed in seeds {
-        match play(seed, Bug::None) {
-            Ok(seen) => all.add(&seen),
+        match play(seed, Bug::None, Plant::None) {
+            Ok(seen) => all.add(seen),
             Err(wrong) => panic!(
                 "seed {seed}: {wrong} (play it alone with SANGAM_SIMULATION_SEEDS={seed}..{})",
                 seed + 1
@@ -61,8 +66,30 @@ fn planted_bugs_are_found() {
         Bug::NamedBeforeComplete,
         Bug::ToldBeforeSync,
     ] {
-        let found = (0..FOUND_WITHIN).find_map(|seed| play(seed, bug).err().map(|wrong| (seed, wrong)));
-        let (seed, wrong) = found.unwrap_or_else(|| panic!("{bug:?} was not found within {FOUND_WITHIN} seeds"));
-        println!("{bug:?}: seed {seed}: {wrong}");
+        is_found(bug, Plant::None);
     }
+}
+
+#[test]
+fn bugs_planted_in_what_is_shipped_are_found() {
+    for plant in [
+        Plant::RepliedWhenTaken,
+        Plant::AlertsToldUnwritten,
+        Plant::SavedUnfinished,
+        Plant::ReadBetweenTicks,
+        Plant::TimerUnknown,
+        Plant::NewcomersMissATick,
+        Plant::NewcomersBehind,
+        Plant::NewcomersAhead,
+    ] {
+        is_found(Bug::None, plant);
+    }
+}
+
+fn is_found(bug: Bug, plant: Plant) {
+    let found = (0..FOUND_WITHIN).find_map(|seed| play(seed, bug, plant).err().map(|wrong| (seed, wrong)));
+    plants::plant(Plant::None);
+    let what = format!("{bug:?} in the storage, {plant:?} in the engine");
+    let (seed, wrong) = found.unwrap_or_else(|| panic!("{what}: not found within {FOUND_WITHIN} seeds"));
+    println!("{what}: seed {seed}: {wrong}");
 }

@@ -15,6 +15,7 @@ use dataflows::{Tick, Updates};
 use queries::cold::Cold;
 
 use super::base::{BaseRows, Told};
+use super::plants::{Plant, is_planted};
 use super::source::ChunkStep;
 
 /// Changes kept of each relation for subscribers that are behind, in bytes.
@@ -120,8 +121,8 @@ struct Runs {
     told_from: Tick,
     /// The newest tick that was cut.
     cut: Tick,
-    /// Cut ticks that may still change this relation.
-    pending: VecDeque<Tick>,
+    /// Cut ticks that may still change this relation, each with the tick that was cut before it.
+    pending: VecDeque<(Tick, Tick)>,
     /// Rows present, multiplicities included.
     rows: i64,
 }
@@ -218,16 +219,16 @@ impl RelationStore {
     /// Notes that a tick was cut, and whether it may change this relation.
     pub(super) fn cut(&self, tick: Tick, concerned: bool) {
         let mut runs = lock(&self.runs);
-        runs.cut = tick;
+        let before = std::mem::replace(&mut runs.cut, tick);
         if concerned {
-            runs.pending.push_back(tick);
+            runs.pending.push_back((tick, before));
         }
     }
 
     /// Adds what a tick changed. Returns whether the keeper should fold runs into the base.
     pub(super) fn complete(&self, run: Run) -> bool {
         let mut runs = lock(&self.runs);
-        if let Some(at) = runs.pending.iter().position(|tick| *tick == run.tick) {
+        if let Some(at) = runs.pending.iter().position(|(tick, _)| *tick == run.tick) {
             runs.pending.remove(at);
         }
         if run.is_empty() {
@@ -246,9 +247,16 @@ impl RelationStore {
     }
 
     /// Returns the newest tick whose changes are all here.
+    ///
+    /// It is one that was cut, not one between two: nothing changed there, and yet `now()` went on,
+    /// so that rows would be told that were to be gone by then.
     pub(super) fn complete_through(&self) -> Tick {
         let runs = lock(&self.runs);
-        runs.pending.front().map_or(runs.cut, |pending| pending - 1)
+        match runs.pending.front() {
+            Some((tick, _)) if is_planted(Plant::ReadBetweenTicks) => tick - 1,
+            Some((_, before)) => *before,
+            None => runs.cut,
+        }
     }
 
     /// Returns how many rows there are, as of the newest change.
@@ -367,5 +375,35 @@ impl RelationStore {
         }
         drop(runs);
         drop(gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::Schema;
+
+    use super::*;
+
+    /// By the machine's clock two ticks lie apart: between them `now()` goes on, and nothing is let go of.
+    #[test]
+    fn a_relation_is_complete_through_a_tick_that_was_cut() {
+        let store = RelationStore::new(Arc::new(Schema::empty()), Told::Content);
+        let complete = |tick| store.complete(Run::new(tick, Vec::new(), Vec::new()));
+        assert_eq!(store.complete_through(), 0);
+        store.cut(1_000, true);
+        assert_eq!(store.complete_through(), 0);
+        complete(1_000);
+        assert_eq!(store.complete_through(), 1_000);
+        store.cut(5_000, true);
+        assert_eq!(store.complete_through(), 1_000);
+        store.cut(6_000, false);
+        store.cut(9_000, true);
+        assert_eq!(store.complete_through(), 1_000);
+        complete(5_000);
+        assert_eq!(store.complete_through(), 6_000);
+        complete(9_000);
+        assert_eq!(store.complete_through(), 9_000);
     }
 }

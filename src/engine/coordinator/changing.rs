@@ -9,6 +9,7 @@ use dataflows::workers::FlowId;
 use super::super::closing::{self, Closings};
 use super::super::filling::{ChangeRequest, Fill, Filling};
 use super::super::flows::Running;
+use super::super::plants::{Plant, is_planted};
 use super::super::wiring::NewFlow;
 use super::Coordinator;
 
@@ -47,7 +48,7 @@ impl Coordinator {
             self.workers.tick(input);
         }
         // What is not seen yet of the others is not to be seen of these first.
-        if self.pending.is_empty()
+        if (self.pending.is_empty() || is_planted(Plant::NewcomersAhead))
             && self.in_files.is_empty()
             && filling.is_done()
             && let Some((running, fill, closed)) = self.filling.take().and_then(Filling::finish)

@@ -9,6 +9,7 @@ use dataflows::workers::FlowId;
 use tokio::sync::oneshot;
 
 use super::super::flows::{Answer, Running};
+use super::super::plants::{Plant, is_planted};
 use super::super::shared::RelationEntry;
 use super::super::source::Outgoing;
 use super::super::store::Run;
@@ -147,7 +148,10 @@ impl Coordinator {
             .collect();
         sinks.iter().for_each(|sink| self.shared.sinks.add(sink));
         let transitions = told.transitions.clone();
-        let number = self.append_told(told);
+        let number = match (self.append_told(told), is_planted(Plant::AlertsToldUnwritten)) {
+            (_, true) => self.durable,
+            (number, false) => number,
+        };
         let mut untold = vec![
             Untold::Transitions(relation, transitions, standing),
             Untold::Answer(flow, tick, answer),

@@ -6,6 +6,7 @@ use arrow::array::RecordBatch;
 use dataflows::Tick;
 use serde_json::json;
 
+use super::super::plants::{Plant, is_planted};
 use super::super::{alerts, idempotency, letters, raw};
 use super::Coordinator;
 use crate::log::{Checkpoint, Keep, KeepView, Manifest, Rows, SourceManifest, ViewManifest};
@@ -89,7 +90,8 @@ impl Coordinator {
     /// What is handed over are pointers to what is immutable; rows of sources with a key are gathered where they
     /// have changed.
     pub(super) fn save(&mut self) {
-        if !self.saving.closes_doors() || self.filling.is_some() || self.storing.is_some() || !self.is_settled() {
+        let is_settled = self.is_settled() || is_planted(Plant::SavedUnfinished);
+        if !self.saving.closes_doors() || self.filling.is_some() || self.storing.is_some() || !is_settled {
             return;
         }
         let Some(next) = self.log.as_ref().map(|log| log.next()) else {

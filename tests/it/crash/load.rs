@@ -83,11 +83,6 @@ impl Times {
         }
     }
 
-    /// Tells whether they are the machine's.
-    pub(super) fn are_real(&self) -> bool {
-        self.clock == Clock::Wall
-    }
-
     fn next_us(&self, step_us: i64) -> i64 {
         match self.clock {
             Clock::Wall => {

@@ -57,8 +57,6 @@ pub(super) struct Tally {
     /// Points that never came.
     pub(super) missed: Vec<String>,
     pub(super) checks: usize,
-    /// Answers that came right a moment later.
-    pub(super) stale: Vec<String>,
     pub(super) posts: usize,
     pub(super) retries: u64,
     pub(super) rows: usize,
@@ -340,26 +338,14 @@ impl Campaign {
             let rows = canonical(&reply.body);
             found.entry(reply.tick()).or_default().push((relation, "SQL", rows));
         }
-        let mut stale = BTreeSet::new();
         for (tick, found) in found {
             let wanted = found.iter().map(|(relation, ..)| *relation).collect();
             let expected = self.books.answers(tick, &wanted);
             for (relation, by, rows) in found {
                 self.tally.rows += rows.len();
-                // Of two ticks a few milliseconds apart the second may miss what `now()` lets go of meanwhile.
-                if rows != expected[relation] && self.times.are_real() && GOES_BY_NOW.contains(&relation) {
-                    let since_ms = (tick - self.books.tick) / 1000;
-                    let what = format!("{relation} by {by}, {since_ms} ms after the last rows");
-                    self.tally.stale.push(what);
-                    stale.insert(relation.to_owned());
-                    continue;
-                }
                 let what = format!("{relation} by {by} at tick {tick} (rows came at {})", self.books.tick);
                 crate::front_door::same(&what, &rows, &expected[relation]);
             }
-        }
-        for relation in stale {
-            self.comes_right(program, &relation);
         }
         for table in ["late", "rejected"] {
             let sql = format!("SELECT source, count(*) AS n FROM sangam.{table} GROUP BY source");
@@ -382,29 +368,6 @@ impl Campaign {
         assert_eq!(errors, failing as i64, "orders without pieces in sangam.errors");
         self.tally.transitions = self.watch.check(program, &self.books.high);
         self.tally.checks += 1;
-    }
-}
-
-/// Views whose rows leave by the machine's clock.
-const GOES_BY_NOW: &[&str] = &["recent", "rush", "spans"];
-
-impl Campaign {
-    /// Waits until a view that goes by `now()` is what it must be, by both ways to ask.
-    fn comes_right(&mut self, program: &Program, relation: &str) {
-        let is_right = |tick: u64, rows: &[String]| {
-            let expected = self.books.answers(tick, &BTreeSet::from([relation]));
-            rows == expected[relation]
-        };
-        program.until(&format!("{relation} is right by SQL"), || {
-            let reply = program.query(&format!("SELECT * FROM {relation}"), "application/json");
-            reply.status == 200 && is_right(reply.tick(), &canonical(&reply.body))
-        });
-        let follower = &mut self.follower;
-        program.until(&format!("{relation} is right by WebSocket"), || {
-            follower.read(Instant::now() + Duration::from_millis(20));
-            let held = &follower.held()[relation];
-            is_right(held.tick, &held.rows())
-        });
     }
 }
 
