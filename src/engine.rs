@@ -7,20 +7,26 @@
 //! workers and publishes their answers (`flows`) to the `store`, past `alerts`, `keys` and `sinks`.
 //! `start` brings all of it to life. `topology` is what runs and `shared` what everyone reads, `tables` shows it to SQL; `wiring` builds the
 //! parts, `change` replaces some while the others run, `filling` brings them up to where these are.
+//!
+//! A `replay` lets the ticks of a `tape` go by again: for `travel`, which says what was shown at an earlier tick, and
+//! for a `backtest` of definitions against those that ran, of which `definitions` keeps a copy.
 mod alerts;
 mod audit;
+mod backtest;
 mod base;
 mod change;
 mod chunks;
 mod clock;
 mod closing;
 mod coordinator;
+mod definitions;
 mod feed;
 mod filling;
 mod flows;
 mod idempotency;
 mod keys;
 mod letters;
+mod replay;
 mod shared;
 mod sinks;
 mod source;
@@ -28,7 +34,9 @@ mod start;
 mod storage;
 mod store;
 mod tables;
+mod tape;
 mod topology;
+mod travel;
 mod wiring;
 
 #[cfg(test)]
@@ -61,6 +69,10 @@ use tables::TABLES;
 
 pub use alerts::TRANSITIONS_MAX;
 pub use audit::{Audit, Audited};
+pub use backtest::{
+    AlertDifference, Backtest, ChangedRow, Declared, Difference, Happened, Listed, RowsDifference, Span, Transitions,
+};
+pub(crate) use definitions::load as definitions;
 pub use change::{ChangeError, Changed};
 pub use coordinator::Accepted;
 pub use idempotency::IDEMPOTENCY_KEYS_MAX;
@@ -70,6 +82,8 @@ pub use sinks::SinkStatus;
 pub use source::Operation;
 pub use start::Data;
 pub use store::RUN_BYTES_MAX;
+pub use travel::TravelError;
+pub(crate) use travel::time;
 
 /// Rows that may wait to be cut into a tick; who brings more waits at the door.
 pub const WAITING_ROWS_MAX: usize = 512 * 1024;
@@ -92,6 +106,8 @@ struct Inner {
     incarnation: u64,
     /// The data folder.
     kept: Option<(Arc<LogStore>, PathBuf)>,
+    /// Where one at a time looks back.
+    travels: travel::Place,
 }
 
 /// What is known of a source, view or alert before any row is.
@@ -214,7 +230,8 @@ impl Engine {
         let deployment = self.deployment();
         let to = deployment.dir.join(&deployment.options.backups).join(name);
         store.backup(data, &to)?;
-        Ok(to)
+        // Whoever reads this may stand elsewhere.
+        Ok(std::path::absolute(&to).unwrap_or(to))
     }
 
     /// Returns how each sink is doing.
@@ -514,6 +531,9 @@ impl Engine {
         for thread in take(&self.inner.threads) {
             // A thread that panicked has said so.
             let _ = thread.join();
+        }
+        if let Ok(mut place) = self.inner.travels.try_lock() {
+            drop(place.take());
         }
         self.inner.shared.bump();
     }

@@ -168,6 +168,13 @@ pub(super) struct Answer {
     errors: Vec<Updates>,
 }
 
+impl Answer {
+    /// Returns what came and went.
+    pub(super) fn rows(&self) -> &[Updates] {
+        &self.rows
+    }
+}
+
 /// What is still to be answered at one tick.
 pub(super) struct Answers {
     pub(super) started: Instant,

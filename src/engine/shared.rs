@@ -39,6 +39,8 @@ pub(super) struct Shared {
     /// What is read of the data folder before the doors open; none once they are.
     recovery: RwLock<Option<Recovery>>,
     pub(super) sinks: Sinks,
+    /// Whether this is no running deployment but a replay, of which no figures are kept.
+    is_replay: bool,
 }
 
 /// How far a start has come.
@@ -175,7 +177,14 @@ impl Shared {
             failure: RwLock::new(None),
             recovery: RwLock::new(None),
             sinks,
+            is_replay: false,
         }
+    }
+
+    /// Keeps no figures: what goes by went by before.
+    pub(super) fn for_replay(mut self) -> Self {
+        self.is_replay = true;
+        self
     }
 
     /// Returns what runs now.
@@ -279,6 +288,9 @@ impl Shared {
     }
 
     pub(super) fn finished(&self, took: Duration) {
+        if self.is_replay {
+            return;
+        }
         self.ticks.fetch_add(1, Ordering::Relaxed);
         metrics::counter!("sangam_ticks_total").increment(1);
         metrics::histogram!("sangam_tick_duration_seconds").record(took.as_secs_f64());
@@ -314,7 +326,10 @@ impl Shared {
     }
 
     pub(super) fn fail(&self, reason: String) {
-        tracing::error!(reason, "the engine has stopped");
+        match self.is_replay {
+            true => tracing::error!(reason, "a replay has stopped"),
+            false => tracing::error!(reason, "the engine has stopped"),
+        }
         *self.failure.write().unwrap_or_else(PoisonError::into_inner) = Some(reason);
         self.bump();
     }

@@ -20,7 +20,7 @@ use super::sinks::Sinks;
 use super::storage::{Disk, Folder, Storage};
 use super::topology::Topology;
 use super::wiring::{self, feeds};
-use super::{Engine, Inner, WAITING_ROWS_MAX, add_tables, follow, spawn, yield_to_others};
+use super::{Engine, Inner, WAITING_ROWS_MAX, add_tables, definitions, follow, spawn, yield_to_others};
 use crate::config::{Clock, Deployment};
 use crate::log::{Durability, LogEvent};
 
@@ -62,6 +62,7 @@ impl Engine {
         add_tables(&mut deployment)?;
         let found = data.map(|data| -> anyhow::Result<_> {
             let folder = Folder::open(&data.dir)?;
+            definitions::keep(&deployment, &data.dir)?;
             Ok((data, folder))
         });
         let found = found.transpose()?;
@@ -198,6 +199,7 @@ impl Engine {
                 changing: tokio::sync::Mutex::new(next),
                 incarnation,
                 kept,
+                travels: Arc::default(),
             }),
         })
     }
