@@ -324,6 +324,9 @@ impl Loader<'_> {
                     // What is measured is no part of the input.
                     let what = format!("the system table {reference} in a view cannot be kept current");
                     FileProblem::new(&file.path, what).hint("Ask for it with a query instead.")
+                } else if reference == "as_of" {
+                    let what = "as_of() stands in a view, which is kept current by what comes";
+                    FileProblem::new(&file.path, what).hint("Ask for earlier times in a query: POST /sql.")
                 } else {
                     let others = known.iter().copied().filter(|known| *known != name);
                     FileProblem::new(&file.path, format!("there is no source or view \"{reference}\""))

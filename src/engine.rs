@@ -83,7 +83,7 @@ pub use source::Operation;
 pub use start::Data;
 pub use store::RUN_BYTES_MAX;
 pub use travel::TravelError;
-pub(crate) use travel::time;
+pub(crate) use travel::{tick, time};
 
 /// Rows that may wait to be cut into a tick; who brings more waits at the door.
 pub const WAITING_ROWS_MAX: usize = 512 * 1024;

@@ -90,6 +90,15 @@ pub(crate) fn time(tick: Tick) -> String {
     }
 }
 
+/// Reads a tick as people or programs write one: a time of RFC 3339, or microseconds since 1970.
+pub(crate) fn tick(text: &str) -> Option<Tick> {
+    if let Ok(tick) = text.parse::<Tick>() {
+        return Some(tick);
+    }
+    let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+    Tick::try_from(time.timestamp_micros()).ok()
+}
+
 /// A replay that may be gone on from.
 pub(super) struct Kept {
     replay: Replay,
