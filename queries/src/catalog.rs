@@ -274,12 +274,7 @@ impl Catalog {
         self.planned(session, statement, true)
     }
 
-    fn planned(
-        &self,
-        session: &SessionState,
-        statement: Statement,
-        looks_back: bool,
-    ) -> DataFusionResult<LogicalPlan> {
+    fn planned(&self, session: &SessionState, statement: Statement, looks_back: bool) -> DataFusionResult<LogicalPlan> {
         let names = Names {
             catalog: self,
             session,
@@ -429,14 +424,14 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DataFusionResult<Arc<dyn TableSource>> {
-        let function = self
-            .session
-            .table_functions()
-            .get(name)
-            .ok_or_else(|| match name.eq_ignore_ascii_case(travel::NAME) {
-                true => travel::refused(),
-                false => Problem::new(format!("unknown table function \"{name}\"")),
-            })?;
+        let function =
+            self.session
+                .table_functions()
+                .get(name)
+                .ok_or_else(|| match name.eq_ignore_ascii_case(travel::NAME) {
+                    true => travel::refused(),
+                    false => Problem::new(format!("unknown table function \"{name}\"")),
+                })?;
         let provider = function.create_table_provider_with_args(TableFunctionArgs::new(&args, self.session))?;
         Ok(provider_as_source(provider))
     }

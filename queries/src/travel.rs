@@ -45,8 +45,10 @@ pub(crate) fn relation_of(name: &str) -> Option<&str> {
 
 /// Says what is wrong with a call in a view.
 pub(crate) fn refused() -> Problem {
-    Problem::new(format!("{NAME}() stands in a view, which is kept current by what comes"))
-        .hint("Ask for earlier times in a query: POST /sql, or `sangam query`.")
+    Problem::new(format!(
+        "{NAME}() stands in a view, which is kept current by what comes"
+    ))
+    .hint("Ask for earlier times in a query: POST /sql, or `sangam query`.")
 }
 
 fn misused(what: &str) -> Problem {
@@ -134,8 +136,10 @@ impl Settling<'_> {
         match self.catalog.relation(&relation).map(AsRef::as_ref) {
             Some(Relation::Source(_) | Relation::View(_)) => {}
             Some(Relation::System(_)) => {
-                return Err(Problem::new(format!("what {relation} held at earlier times is not kept"))
-                    .hint("Sources, views and alerts can be asked for as of an earlier time."));
+                return Err(
+                    Problem::new(format!("what {relation} held at earlier times is not kept"))
+                        .hint("Sources, views and alerts can be asked for as of an earlier time."),
+                );
             }
             None => return Err(self.catalog.unknown_relation(&relation)),
         }
@@ -200,5 +204,6 @@ impl VisitorMut for Settling<'_> {
 
 fn is_ours(name: &ObjectName) -> bool {
     let [part] = name.0.as_slice() else { return false };
-    part.as_ident().is_some_and(|name| name.value.eq_ignore_ascii_case(NAME))
+    part.as_ident()
+        .is_some_and(|name| name.value.eq_ignore_ascii_case(NAME))
 }
