@@ -72,9 +72,9 @@ pub use audit::{Audit, Audited};
 pub use backtest::{
     AlertDifference, Backtest, ChangedRow, Declared, Difference, Happened, Listed, RowsDifference, Span, Transitions,
 };
-pub(crate) use definitions::load as definitions;
 pub use change::{ChangeError, Changed};
 pub use coordinator::Accepted;
+pub(crate) use definitions::load as definitions;
 pub use idempotency::IDEMPOTENCY_KEYS_MAX;
 pub use letters::{LETTER_BYTES_MAX, LETTERS_MAX};
 pub use shared::Recovery;

@@ -99,7 +99,10 @@ impl BacktestCommand {
         let mut progress = |which: &str, ticks: u64| eprintln!("{which}: {ticks} ticks played");
         let backtest = Backtest::run(data, &span, &mut progress).map_err(in_use)?;
         match self.json {
-            true => println!("{}", serde_json::to_string_pretty(&backtest).context("could not write the answer")?),
+            true => println!(
+                "{}",
+                serde_json::to_string_pretty(&backtest).context("could not write the answer")?
+            ),
             false => print!("{}", report::text(&backtest)),
         }
         Ok(ExitCode::SUCCESS)

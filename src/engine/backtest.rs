@@ -114,16 +114,26 @@ impl Backtest {
         let since = tape.since();
         let mut incomplete = Vec::new();
         for (which, deployment) in [("old", span.old), ("new", span.new)] {
-            let whole = whole_from(deployment, &Needed::of(deployment, Some(&known(deployment, &since))), &since);
+            let whole = whole_from(
+                deployment,
+                &Needed::of(deployment, Some(&known(deployment, &since))),
+                &since,
+            );
             if whole.tick > from {
                 incomplete.push(format!("{which} definitions: {}", whole.why));
             }
         }
-        incomplete.dedup_by(|one, other| one.split_once(": ").map(|(_, why)| why) == other.split_once(": ").map(|(_, why)| why));
-        let before = play(tape, span.old, (from, to), span.workers, &mut |ticks| told("the definitions that ran", ticks))
-            .context("could not play the ticks through the definitions that ran")?;
-        let after = play(tape, span.new, (from, to), span.workers, &mut |ticks| told("the new definitions", ticks))
-            .context("could not play the ticks through the new definitions")?;
+        incomplete.dedup_by(|one, other| {
+            one.split_once(": ").map(|(_, why)| why) == other.split_once(": ").map(|(_, why)| why)
+        });
+        let before = play(tape, span.old, (from, to), span.workers, &mut |ticks| {
+            told("the definitions that ran", ticks)
+        })
+        .context("could not play the ticks through the definitions that ran")?;
+        let after = play(tape, span.new, (from, to), span.workers, &mut |ticks| {
+            told("the new definitions", ticks)
+        })
+        .context("could not play the ticks through the new definitions")?;
         let ran: BTreeSet<&String> = old.iter().chain(&known_ticks.sources).collect();
         let (alerts, views) = compare::all((span.old, &before), (span.new, &after));
         Ok(Backtest {
@@ -132,7 +142,11 @@ impl Backtest {
             ticks: known_ticks.ticks,
             rows: known_ticks.rows,
             new_sources: new.iter().filter(|source| !ran.contains(source)).cloned().collect(),
-            gone_sources: ran.iter().filter(|source| !new.contains(**source)).map(|source| (*source).clone()).collect(),
+            gone_sources: ran
+                .iter()
+                .filter(|source| !new.contains(**source))
+                .map(|source| (*source).clone())
+                .collect(),
             incomplete,
             alerts,
             views,

@@ -191,7 +191,10 @@ impl Engine {
         let Some((_, data)) = &self.inner.kept else { return };
         if let Err(error) = super::definitions::keep(&self.deployment(), data) {
             // The change runs; only a backtest would compare with what ran before it.
-            tracing::warn!(error = format!("{error:#}"), "the definitions that run could not be copied");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the definitions that run could not be copied"
+            );
         }
     }
 

@@ -23,8 +23,12 @@ pub(crate) const PLACE: &str = "deployment.from";
 /// # Errors
 /// When it cannot be written.
 pub(super) fn keep(deployment: &Deployment, data: &Path) -> anyhow::Result<()> {
-    write(deployment, data)
-        .with_context(|| format!("could not copy the definitions into the data folder \"{}\"", data.display()))
+    write(deployment, data).with_context(|| {
+        format!(
+            "could not copy the definitions into the data folder \"{}\"",
+            data.display()
+        )
+    })
 }
 
 fn write(deployment: &Deployment, data: &Path) -> io::Result<()> {

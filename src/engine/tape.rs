@@ -19,12 +19,8 @@ pub(in crate::engine) trait Tape: Send {
     fn through(&self) -> Tick;
 
     /// Hands every tick up to one, oldest first; of sources not in `sources` (where given) no rows are handed.
-    fn play(
-        &self,
-        through: Tick,
-        sources: Option<&BTreeSet<String>>,
-        take: Take<'_, TickRecord>,
-    ) -> anyhow::Result<()>;
+    fn play(&self, through: Tick, sources: Option<&BTreeSet<String>>, take: Take<'_, TickRecord>)
+    -> anyhow::Result<()>;
 }
 
 /// The ticks that the log holds: those since the last checkpoint.
@@ -95,7 +91,9 @@ impl Tape for LogTape {
         let mut begun = false;
         let played = self.store.replay(self.from, |_, record, _| -> Result<(), Ended> {
             begun = true;
-            let Record::Tick(mut record) = record else { return Ok(()) };
+            let Record::Tick(mut record) = record else {
+                return Ok(());
+            };
             if record.tick > through {
                 return Err(Ended::There);
             }

@@ -128,7 +128,11 @@ impl Engine {
     ///
     /// # Errors
     /// When that is not known, has not happened, or takes longer than `patience`.
-    pub async fn as_of(&self, asked: &[(String, Tick)], patience: Duration) -> Result<Vec<queries::Relation>, TravelError> {
+    pub async fn as_of(
+        &self,
+        asked: &[(String, Tick)],
+        patience: Duration,
+    ) -> Result<Vec<queries::Relation>, TravelError> {
         if asked.is_empty() {
             return Ok(Vec::new());
         }
@@ -357,14 +361,14 @@ pub(super) struct WholeFrom {
 ///
 /// Rows that came before those that are known must have left by then: those of sources by `retain`, those of closed
 /// buckets by `keep`.
-pub(super) fn whole_from(
-    deployment: &Deployment,
-    needed: &Needed,
-    since: &BTreeMap<String, Tick>,
-) -> WholeFrom {
+pub(super) fn whole_from(deployment: &Deployment, needed: &Needed, since: &BTreeMap<String, Tick>) -> WholeFrom {
     let mut whole = WholeFrom::default();
     let mut oldest: BTreeMap<&str, Tick> = BTreeMap::new();
-    for source in deployment.sources.iter().filter(|source| needed.sources.contains(&source.name)) {
+    for source in deployment
+        .sources
+        .iter()
+        .filter(|source| needed.sources.contains(&source.name))
+    {
         let name = source.name.as_str();
         let Some(since) = since.get(name).copied() else {
             return never(format!("the rows of source \"{name}\" are not kept"));
@@ -382,22 +386,37 @@ pub(super) fn whole_from(
         };
         let tick = since.saturating_add(left);
         if tick > whole.tick {
-            let why = format!("of source \"{name}\" rows are known since {}, and they stay for a while", time(since));
+            let why = format!(
+                "of source \"{name}\" rows are known since {}, and they stay for a while",
+                time(since)
+            );
             whole = WholeFrom { tick, why };
         }
     }
-    let views = deployment.views.iter().filter(|view| needed.views.contains(&view.view.name));
+    let views = deployment
+        .views
+        .iter()
+        .filter(|view| needed.views.contains(&view.view.name));
     for (view, closing) in views.filter_map(|view| Some((&view.view.name, view.view.closing.as_ref()?))) {
         let read = closing.sources.iter().chain(&closing.unheld);
-        let since = read.filter_map(|source| oldest.get(source.as_str())).max().copied().unwrap_or(0);
+        let since = read
+            .filter_map(|source| oldest.get(source.as_str()))
+            .max()
+            .copied()
+            .unwrap_or(0);
         if since == 0 {
             continue;
         }
         let Some(keep_us) = closing.keep_us else {
-            let why = format!("view \"{view}\" has closed rows of before {}, which stay for ever", time(since));
+            let why = format!(
+                "view \"{view}\" has closed rows of before {}, which stay for ever",
+                time(since)
+            );
             return never(why);
         };
-        let kept = keep_us.saturating_add(closing.size_us).saturating_add(closing.lateness_us);
+        let kept = keep_us
+            .saturating_add(closing.size_us)
+            .saturating_add(closing.lateness_us);
         let tick = since.saturating_add(u64::try_from(kept).unwrap_or(0));
         if tick > whole.tick {
             let why = format!("view \"{view}\" keeps closed rows of before {}", time(since));

@@ -146,7 +146,12 @@ pub(super) fn all(
     (old, before): (&Deployment, &Shown),
     (new, after): (&Deployment, &Shown),
 ) -> (Vec<AlertDifference>, Vec<RowsDifference>) {
-    let names: BTreeSet<&str> = old.views.iter().chain(&new.views).map(|view| view.view.name.as_str()).collect();
+    let names: BTreeSet<&str> = old
+        .views
+        .iter()
+        .chain(&new.views)
+        .map(|view| view.view.name.as_str())
+        .collect();
     let (mut alerts, mut views) = (Vec::new(), Vec::new());
     for name in names {
         let find = |deployment: &'_ Deployment, is_alert: bool| {
@@ -228,7 +233,11 @@ impl Rows {
         let key = view.and_then(|view| view.key.as_deref()).unwrap_or_default();
         let names = |view: &ViewDef| {
             let columns = view.key.as_ref()?.iter();
-            Some(columns.map(|&column| view.view.schema.field(column).name().clone()).collect())
+            Some(
+                columns
+                    .map(|&column| view.view.schema.field(column).name().clone())
+                    .collect(),
+            )
         };
         let mut rows = Rows {
             key: view.and_then(names),
@@ -245,7 +254,12 @@ impl Rows {
                     encoder.object(row, &mut bytes);
                     String::from_utf8_lossy(&bytes).into_owned()
                 };
-                *rows.rows.entry(text(&keyed)).or_default().entry(text(&whole)).or_default() += 1;
+                *rows
+                    .rows
+                    .entry(text(&keyed))
+                    .or_default()
+                    .entry(text(&whole))
+                    .or_default() += 1;
             }
             rows.count += batch.num_rows();
         }
@@ -267,7 +281,10 @@ fn rows_of(name: &str, declared: Declared, before: &Rows, after: &Rows) -> RowsD
     let none = BTreeMap::new();
     let keys: BTreeSet<&String> = before.rows.keys().chain(after.rows.keys()).collect();
     for key in keys {
-        let (was, is) = (before.rows.get(key).unwrap_or(&none), after.rows.get(key).unwrap_or(&none));
+        let (was, is) = (
+            before.rows.get(key).unwrap_or(&none),
+            after.rows.get(key).unwrap_or(&none),
+        );
         let (gone, come) = (missing(was, is), missing(is, was));
         match (gone.as_slice(), come.as_slice()) {
             ([old], [new]) if is_keyed => difference.changed.add(|| ChangedRow {
@@ -323,12 +340,21 @@ mod tests {
 
     #[test]
     fn rows_are_told_apart_by_key_where_both_have_it() {
-        let (was, is) = (&[("a", "1"), ("b", "2"), ("c", "3")], &[("a", "1"), ("b", "5"), ("d", "4")]);
+        let (was, is) = (
+            &[("a", "1"), ("b", "2"), ("c", "3")],
+            &[("a", "1"), ("b", "5"), ("d", "4")],
+        );
         let keyed = rows_of("v", Declared::Both, &rows(true, was), &rows(true, is));
-        assert_eq!((keyed.only_old.count, keyed.only_new.count, keyed.changed.count), (1, 1, 1));
+        assert_eq!(
+            (keyed.only_old.count, keyed.only_new.count, keyed.changed.count),
+            (1, 1, 1)
+        );
         assert_eq!(keyed.changed.first[0].new, 5);
         let plain = rows_of("v", Declared::Both, &rows(false, was), &rows(false, is));
-        assert_eq!((plain.only_old.count, plain.only_new.count, plain.changed.count), (2, 2, 0));
+        assert_eq!(
+            (plain.only_old.count, plain.only_new.count, plain.changed.count),
+            (2, 2, 0)
+        );
         let same = rows_of("v", Declared::Both, &rows(false, was), &rows(false, was));
         assert!(!same.differs());
     }
@@ -349,7 +375,10 @@ mod tests {
         let difference = alert("high", Declared::Both, &before, &after);
         assert_eq!(difference.old.updated, 50);
         assert_eq!((difference.new.updated, difference.new.raised), (20, 1));
-        assert_eq!((difference.only_old.count, difference.only_old.first.len()), (30, LISTED_MAX));
+        assert_eq!(
+            (difference.only_old.count, difference.only_old.first.len()),
+            (30, LISTED_MAX)
+        );
         assert_eq!(difference.only_old.first[0].tick, 20);
         assert_eq!(difference.only_new.first[0].key, serde_json::json!({"k": "b"}));
         assert!(difference.differs());
