@@ -15,6 +15,7 @@ mod robust;
 mod slt;
 mod tidy;
 mod tpch;
+mod travel;
 
 /// Held for reading by a test that runs an engine in this process, for writing while a bug is planted in it.
 static HONEST: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
