@@ -43,7 +43,7 @@ mod wiring;
 mod simulation;
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -108,6 +108,8 @@ struct Inner {
     kept: Option<(Arc<LogStore>, PathBuf)>,
     /// Where one at a time looks back.
     travels: travel::Place,
+    /// Set once the engine stops: nobody looks back any further.
+    stopped: Arc<AtomicBool>,
 }
 
 /// What is known of a source, view or alert before any row is.
@@ -523,6 +525,7 @@ impl Engine {
     /// Closes the doors, finishes the ticks that were cut, and waits for every thread.
     pub fn shutdown(&self) {
         self.inner.waiting.close();
+        self.inner.stopped.store(true, Ordering::Relaxed);
         let take = |threads: &Mutex<Vec<JoinHandle<()>>>| {
             std::mem::take(&mut *threads.lock().unwrap_or_else(PoisonError::into_inner))
         };

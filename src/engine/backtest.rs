@@ -15,7 +15,7 @@ use queries::Relations;
 use serde::Serialize;
 
 use super::coordinator::Seen;
-use super::replay::{Event, Needed, Replay, Wanted};
+use super::replay::{Event, Needed, Patience, Replay, Wanted};
 use super::tape::{LogTape, Tape};
 use super::travel::{time, whole_from};
 use crate::config::{Deployment, ViewKind};
@@ -219,7 +219,7 @@ fn play(
             watched: HashSet::new(),
             workers,
             passes_over: true,
-            deadline: None,
+            patience: Patience::default(),
         },
     )?;
     let mut transitions: BTreeMap<String, Vec<Transition>> = BTreeMap::new();

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -35,7 +36,23 @@ pub(in crate::engine) struct Wanted {
     /// Whether rows of sources that are not declared are passed over.
     pub(in crate::engine) passes_over: bool,
     /// When it is to give up.
+    pub(in crate::engine) patience: Patience,
+}
+
+/// For how long whoever asked will wait.
+#[derive(Clone, Debug, Default)]
+pub(in crate::engine) struct Patience {
+    /// Until then, at most.
     pub(in crate::engine) deadline: Option<Instant>,
+    /// Until one of these is set.
+    pub(in crate::engine) ended: Vec<Arc<AtomicBool>>,
+}
+
+impl Patience {
+    fn is_over(&self) -> bool {
+        let ended = self.ended.iter().any(|ended| ended.load(Ordering::Relaxed));
+        ended || self.deadline.is_some_and(|deadline| Instant::now() > deadline)
+    }
 }
 
 /// What happens while a replay plays.
@@ -66,7 +83,7 @@ pub(in crate::engine) struct Replay {
     /// The sources of which rows are wanted; none: all.
     sources: Option<BTreeSet<String>>,
     passes_over: bool,
-    deadline: Option<Instant>,
+    patience: Patience,
 }
 
 impl Replay {
@@ -122,7 +139,7 @@ impl Replay {
             seen,
             sources: wanted.relations.is_some().then_some(needed.sources),
             passes_over: wanted.passes_over,
-            deadline: wanted.deadline,
+            patience: wanted.patience,
         })
     }
 
@@ -131,9 +148,10 @@ impl Replay {
         self.coordinator.last_tick()
     }
 
-    /// Says anew when it is to give up.
-    pub(in crate::engine) fn give_up_at(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline;
+    /// Says anew for how long whoever asks will wait.
+    pub(in crate::engine) fn with_patience(mut self, patience: Patience) -> Replay {
+        self.patience = patience;
+        self
     }
 
     /// Lets the ticks of a tape go by up to the last stop. Those that went by before are passed over, so it may go on
@@ -209,9 +227,9 @@ impl Replay {
     }
 
     fn in_time(&self) -> anyhow::Result<()> {
-        match self.deadline {
-            Some(deadline) if Instant::now() > deadline => Err(TookTooLong.into()),
-            _ => Ok(()),
+        match self.patience.is_over() {
+            true => Err(TookTooLong.into()),
+            false => Ok(()),
         }
     }
 

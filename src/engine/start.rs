@@ -200,6 +200,7 @@ impl Engine {
                 incarnation,
                 kept,
                 travels: Arc::default(),
+                stopped: Arc::default(),
             }),
         })
     }

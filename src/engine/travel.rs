@@ -5,15 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dataflows::{Tick, Updates};
 use queries::Relations;
 use tokio::sync::OwnedMutexGuard;
 
-use super::replay::{Event, Needed, Replay, TookTooLong, Wanted};
+use super::Engine;
+use super::coordinator::Seen;
+use super::replay::{Event, Needed, Patience, Replay, TookTooLong, Wanted};
 use super::tape::{LogTape, Tape};
-use super::{Engine, coordinator};
 use crate::config::{Clock, Deployment, Source};
 
 /// How long a replay is kept that nobody goes on from.
@@ -174,15 +176,15 @@ impl Engine {
         let relations = BTreeSet::from([relation.to_owned()]);
         let mut journey = self.journey(relations, &asked, patience)?;
         journey.wanted.watched.insert(relation.to_owned());
+        let relation = relation.to_owned();
         self.set_out(journey, patience, move |replay, tape| {
-            let played = replay.play(tape, &[to], &mut |_, event| {
-                let Event::Seen(coordinator::Seen::Changes(_, tick, updates)) = event else {
-                    return Ok(());
-                };
-                match tick < from || take(tick, &updates)? {
-                    true => Ok(()),
-                    false => Err(Enough.into()),
+            let played = replay.play(tape, &[to], &mut |_, event| match event {
+                Event::Seen(Seen::Changes(entry, tick, updates))
+                    if tick >= from && entry.relation.name == relation && !take(tick, &updates)? =>
+                {
+                    Err(Enough.into())
                 }
+                _ => Ok(()),
             });
             match played {
                 Err(error) if error.is::<Enough>() => Ok(()),
@@ -230,7 +232,10 @@ impl Engine {
             relations: Some(relations),
             // What happens now comes first.
             workers: 1,
-            deadline: Some(Instant::now() + patience),
+            patience: Patience {
+                deadline: Some(Instant::now() + patience),
+                ended: vec![Arc::clone(&self.inner.stopped)],
+            },
             ..Wanted::default()
         };
         Ok(Journey {
@@ -260,7 +265,7 @@ impl Engine {
     /// Waits for the one place there is, and plays.
     async fn set_out<T: Send + 'static>(
         &self,
-        journey: Journey,
+        mut journey: Journey,
         patience: Duration,
         play: impl FnOnce(&mut Replay, &dyn Tape) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, TravelError> {
@@ -268,6 +273,9 @@ impl Engine {
         let place = tokio::time::timeout(patience, waiting)
             .await
             .map_err(|_| TravelError::Busy)?;
+        // Nobody plays on for one who has gone away.
+        let gone = Gone::default();
+        journey.wanted.patience.ended.push(Arc::clone(&gone.0));
         let travelling = tokio::task::spawn_blocking(move || {
             let (place, played) = journey.play(place, play);
             drop(place);
@@ -297,6 +305,16 @@ impl Engine {
     }
 }
 
+/// Set once whoever asked is there no more.
+#[derive(Default)]
+struct Gone(Arc<AtomicBool>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A replay that is to be made.
 struct Journey {
     deployment: Arc<Deployment>,
@@ -315,16 +333,19 @@ impl Journey {
     ) -> (OwnedMutexGuard<Option<Kept>>, anyhow::Result<T>) {
         let relations = self.wanted.relations.clone().unwrap_or_default();
         let is_watched = !self.wanted.watched.is_empty();
+        let since = self.tape.since();
         let known = place.take().filter(|kept| {
-            Arc::ptr_eq(&kept.deployment, &self.deployment)
+            let next = kept.replay.last() + 1;
+            // What came after its last tick must be known from there on.
+            since.values().all(|since| *since <= next)
+                && Arc::ptr_eq(&kept.deployment, &self.deployment)
                 && !is_watched
                 && kept.replay.last() <= self.first
                 && relations.is_subset(&kept.relations)
         });
         let replay = match known {
             Some(kept) => {
-                let mut replay = kept.replay;
-                replay.give_up_at(self.wanted.deadline);
+                let replay = kept.replay.with_patience(self.wanted.patience);
                 Ok((replay, kept.relations))
             }
             None => Replay::start(&self.deployment, self.wanted).map(|replay| (replay, relations)),
