@@ -34,7 +34,7 @@ pub(super) struct BacktestCommand {
     /// The folder to compare with. Default: the definitions that ran last.
     #[arg(long, value_name = "DIR")]
     against: Option<PathBuf>,
-    /// The data folder of a stopped program. Default: as NEW/deployment.toml says.
+    /// The data folder of a stopped program. Default: as deployment.toml says, in the folder to compare with or in NEW.
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     data: Option<PathBuf>,
     /// Where the program answers, if it runs on this machine: a copy of its data is made, read and removed.
@@ -69,7 +69,7 @@ impl BacktestCommand {
             None => {
                 let data = match &self.data {
                     Some(data) => data.clone(),
-                    None => self.new.join(&new.options.data),
+                    None => self.against.as_deref().unwrap_or(&self.new).join(&new.options.data),
                 };
                 if !data.join("log.redb").is_file() {
                     bail!(

@@ -78,3 +78,58 @@ pub(crate) fn load(data: &Path) -> Result<Option<Deployment>, Vec<FileProblem>> 
     let place = fs::read_to_string(data.join(PLACE)).map_or_else(|_| folder.clone(), PathBuf::from);
     load_copy(&folder, &place).map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn write_all(dir: &Path, alert: &str) {
+        let source = "columns = { station = \"text not null\", level = \"double\" }\nkey = [\"station\"]\n\
+                      [connector]\ntype = \"http\"\n";
+        let alert = format!("--! key = [\"station\"]\n--! priority = \"high\"\n{alert}");
+        for (path, text) in [("sources/levels.toml", source), ("alerts/high.sql", &alert)] {
+            let path = dir.join(path);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(path, text).expect("a file");
+        }
+    }
+
+    fn alert(data: &Path) -> String {
+        let loaded = load(data).expect("it is right").expect("there is a copy");
+        loaded.views[0].view.sql.clone()
+    }
+
+    #[test]
+    fn what_was_read_is_kept_whatever_the_folder_says_since() {
+        let (dir, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        assert!(load(data.path()).unwrap().is_none());
+        write_all(dir.path(), "SELECT station, level FROM levels WHERE level > 5");
+        let first = config::load(dir.path()).unwrap();
+        write_all(dir.path(), "SELECT station, level FROM levels WHERE level > 6");
+        keep(&first, data.path()).unwrap();
+        assert!(alert(data.path()).ends_with("level > 5"));
+        let second = config::load(dir.path()).unwrap();
+        keep(&second, data.path()).unwrap();
+        assert!(alert(data.path()).ends_with("level > 6"));
+        assert!(!data.path().join(NEW).exists() && !data.path().join(OLD).exists());
+        // A file that is declared no more goes.
+        fs::remove_dir_all(dir.path().join("alerts")).unwrap();
+        keep(&config::load(dir.path()).unwrap(), data.path()).unwrap();
+        assert!(load(data.path()).unwrap().unwrap().views.is_empty());
+    }
+
+    #[test]
+    fn a_crash_between_two_names_leaves_the_copy_before() {
+        let (dir, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write_all(dir.path(), "SELECT station, level FROM levels WHERE level > 5");
+        let deployment = config::load(dir.path()).unwrap();
+        keep(&deployment, data.path()).unwrap();
+        // Half of a new one is there, and the one before has its other name already.
+        fs::create_dir_all(data.path().join(NEW).join("alerts")).unwrap();
+        fs::rename(data.path().join(FOLDER), data.path().join(OLD)).unwrap();
+        assert!(alert(data.path()).ends_with("level > 5"));
+        keep(&deployment, data.path()).unwrap();
+        assert!(alert(data.path()).ends_with("level > 5"));
+    }
+}

@@ -457,3 +457,92 @@ fn left_after_us(source: &Source) -> Option<u64> {
     let retain_us = u64::try_from(source.retain_us?).unwrap_or(0);
     Some(retain_us.saturating_add(retain_us / 32).saturating_add(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+
+    const HOUR: Tick = 3_600_000_000;
+    const SINCE: Tick = 1_772_359_200_000_000;
+
+    fn deployment(dir: &Path) -> Deployment {
+        let columns = "columns = { station = \"text not null\", at = \"timestamp not null\" }\n";
+        let time = "time = { column = \"at\", lateness = \"10 minutes\" }\n";
+        let http = "[connector]\ntype = \"http\"\n";
+        let hourly = "SELECT station, date_bin(INTERVAL '1 hour', at) AS hour, count(*) AS n FROM readings \
+                      GROUP BY station, hour";
+        for (path, text) in [
+            (
+                "sources/readings.toml",
+                format!("{columns}{time}retain = \"2 hours\"\n{http}"),
+            ),
+            ("sources/stations.toml", format!("{columns}key = [\"station\"]\n{http}")),
+            (
+                "views/named.sql",
+                "SELECT r.at FROM readings r JOIN stations s ON s.station = r.station".to_owned(),
+            ),
+            (
+                "views/recent.sql",
+                "SELECT station, count(*) AS n FROM readings GROUP BY station".to_owned(),
+            ),
+            ("views/kept.sql", format!("--! keep = \"2 days\"\n{hourly}")),
+            ("views/closed.sql", format!("--! emit = \"on close\"\n{hourly}")),
+        ] {
+            let path = dir.join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, text).expect("a file");
+        }
+        config::load(dir).unwrap_or_else(|problems| panic!("{problems:?}"))
+    }
+
+    #[test]
+    fn answers_begin_where_nothing_before_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let deployment = deployment(dir.path());
+        let whole = |relation: &str, since: &[(&str, Tick)]| {
+            let needed = Needed::of(&deployment, Some(&BTreeSet::from([relation.to_owned()])));
+            let since = since.iter().map(|(name, tick)| ((*name).to_owned(), *tick)).collect();
+            whole_from(&deployment, &needed, &since)
+        };
+        let all = [("readings", 0), ("stations", 0)];
+        for relation in ["readings", "stations", "named", "recent", "kept", "closed"] {
+            assert_eq!(whole(relation, &all).tick, 0, "{relation}");
+        }
+        let some = [("readings", SINCE), ("stations", 0)];
+        let left = SINCE + 2 * HOUR + HOUR / 16 + 1;
+        assert_eq!(whole("readings", &some).tick, left);
+        assert_eq!(whole("named", &some).tick, left);
+        assert_eq!(
+            whole("stations", &some).tick,
+            0,
+            "it reads nothing of which anything is missing"
+        );
+        assert_eq!(whole("kept", &some).tick, SINCE + 49 * HOUR + HOUR / 6);
+        assert_eq!(whole("closed", &some).tick, Tick::MAX);
+        let stations = whole("named", &[("readings", 0), ("stations", SINCE)]);
+        assert_eq!(stations.tick, Tick::MAX);
+        assert_eq!(
+            stations.why,
+            "of source \"stations\", whose rows stay for ever, those before 2026-03-01T10:00:00Z are known no more"
+        );
+        let none = whole("recent", &[("stations", 0)]);
+        assert_eq!(
+            (none.tick, none.why.as_str()),
+            (Tick::MAX, "the rows of source \"readings\" are not kept")
+        );
+    }
+
+    #[test]
+    fn times_are_read_as_people_and_programs_write_them() {
+        assert_eq!(tick("2026-03-01T10:00:00Z"), Some(SINCE));
+        assert_eq!(tick("2026-03-01T15:30:00.000001+05:30"), Some(SINCE + 1));
+        assert_eq!(tick(&SINCE.to_string()), Some(SINCE));
+        assert_eq!(tick("yesterday"), None);
+        assert_eq!(tick("1960-03-01T10:00:00Z"), None);
+        assert_eq!(time(SINCE + 1), "2026-03-01T10:00:00.000001Z");
+        assert_eq!(tick(&time(SINCE + 123_456)), Some(SINCE + 123_456));
+    }
+}
