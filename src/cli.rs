@@ -1,4 +1,5 @@
 //! The command line: one file a subcommand.
+mod backtest;
 mod backup;
 mod check;
 mod explain;
@@ -45,6 +46,7 @@ enum Command {
     Backup(backup::Backup),
     Restore(backup::Restore),
     Verify(verify::Verify),
+    Backtest(backtest::BacktestCommand),
 }
 
 /// Runs the command the process was started with.
@@ -59,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Backup(command) => command.run(),
         Command::Restore(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Backtest(command) => command.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -23,6 +23,7 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use queries::Catalog;
 
@@ -67,6 +68,8 @@ pub struct Deployment {
     pub tests: Vec<Test>,
     /// What is allowed but worth knowing.
     pub warnings: Vec<FileProblem>,
+    /// Every file as it was read, relative to the folder, with its text: `${VAR}` stands as it was written.
+    pub files: Arc<[(PathBuf, String)]>,
 }
 
 impl Deployment {
@@ -93,9 +96,26 @@ fn load_edited(dir: &Path, edit: &Edit) -> Result<Deployment, Vec<FileProblem>> 
     load_with(dir, edit, &|name| std::env::var(name).ok())
 }
 
+/// Reads a copy of the deployment that lies, or lay, in `dir`: files that its sources name are looked for there.
+///
+/// # Errors
+/// Everything that is wrong with it, by file and line.
+pub(crate) fn load_copy(copy: &Path, dir: &Path) -> Result<Deployment, Vec<FileProblem>> {
+    load_from(copy, dir, &Edit::Reload, &|name| std::env::var(name).ok())
+}
+
 fn load_with(dir: &Path, edit: &Edit, environment: Environment<'_>) -> Result<Deployment, Vec<FileProblem>> {
+    load_from(dir, dir, edit, environment)
+}
+
+fn load_from(
+    read: &Path,
+    dir: &Path,
+    edit: &Edit,
+    environment: Environment<'_>,
+) -> Result<Deployment, Vec<FileProblem>> {
     let mut problems = Vec::new();
-    let loaded = folder::read(dir, &mut problems).and_then(|mut folder| {
+    let loaded = folder::read(read, &mut problems).and_then(|mut folder| {
         edit.apply(&mut folder, &mut problems);
         let mut loader = Loader {
             dir,
@@ -168,6 +188,7 @@ impl Loader<'_> {
             sinks,
             tests,
             warnings,
+            files: folder.texts().into(),
         })
     }
 
@@ -314,6 +335,9 @@ impl Loader<'_> {
                     // What is measured is no part of the input.
                     let what = format!("the system table {reference} in a view cannot be kept current");
                     FileProblem::new(&file.path, what).hint("Ask for it with a query instead.")
+                } else if reference == "as_of" {
+                    let what = "as_of() stands in a view, which is kept current by what comes";
+                    FileProblem::new(&file.path, what).hint("Ask for earlier times in a query: POST /sql.")
                 } else {
                     let others = known.iter().copied().filter(|known| *known != name);
                     FileProblem::new(&file.path, format!("there is no source or view \"{reference}\""))

@@ -7,8 +7,12 @@
 //! workers and publishes their answers (`flows`) to the `store`, past `alerts`, `keys` and `sinks`.
 //! `start` brings all of it to life. `topology` is what runs and `shared` what everyone reads, `tables` shows it to SQL; `wiring` builds the
 //! parts, `change` replaces some while the others run, `filling` brings them up to where these are.
+//!
+//! A `replay` lets the ticks of a `tape` go by again: for `travel`, which says what was shown at an earlier tick, and
+//! for a `backtest` of definitions against those that ran, of which `definitions` keeps a copy.
 mod alerts;
 mod audit;
+mod backtest;
 mod base;
 mod carried;
 mod change;
@@ -16,6 +20,7 @@ mod chunks;
 mod clock;
 mod closing;
 mod coordinator;
+mod definitions;
 mod feed;
 mod filling;
 mod flows;
@@ -27,6 +32,7 @@ mod plants;
 mod raw;
 mod readers;
 mod reels;
+mod replay;
 mod shared;
 mod sinks;
 mod source;
@@ -34,14 +40,16 @@ mod start;
 mod storage;
 mod store;
 mod tables;
+mod tape;
 mod topology;
+mod travel;
 mod wiring;
 
 #[cfg(test)]
 mod simulation;
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -68,9 +76,13 @@ use tables::TABLES;
 
 pub use alerts::TRANSITIONS_MAX;
 pub use audit::{Audit, Audited};
+pub use backtest::{
+    AlertDifference, Backtest, ChangedRow, Declared, Difference, Happened, Listed, RowsDifference, Span, Transitions,
+};
 pub use change::{ChangeError, Changed};
 pub(crate) use closing::layout as layout_of_rows;
 pub use coordinator::Accepted;
+pub(crate) use definitions::load as definitions;
 pub use idempotency::IDEMPOTENCY_KEYS_MAX;
 pub use letters::{LETTER_BYTES_MAX, LETTERS_MAX};
 pub(crate) use raw::{TICKS, layout as layout_of_input};
@@ -79,6 +91,8 @@ pub use sinks::SinkStatus;
 pub use source::Operation;
 pub use start::Data;
 pub use store::RUN_BYTES_MAX;
+pub use travel::TravelError;
+pub(crate) use travel::{tick, time};
 
 /// The folder of history in a backup.
 pub const BACKUP_HISTORY: &str = "history";
@@ -103,6 +117,10 @@ struct Inner {
     changing: tokio::sync::Mutex<FlowId>,
     incarnation: u64,
     kept: Option<Kept>,
+    /// Where one at a time looks back.
+    travels: travel::Place,
+    /// Set once the engine stops: nobody looks back any further.
+    stopped: Arc<AtomicBool>,
 }
 
 /// Where all is that survives.
@@ -236,7 +254,8 @@ impl Engine {
             let copied = copy_history(&kept.history, &into, &kept.store.owner(), inventory);
             copied.map_err(|error| LogError::history("copy", &kept.history, error))
         })?;
-        Ok(to)
+        // Whoever reads this may stand elsewhere.
+        Ok(std::path::absolute(&to).unwrap_or(to))
     }
 
     /// Returns how each sink is doing.
@@ -528,6 +547,7 @@ impl Engine {
     /// Closes the doors, finishes the ticks that were cut, and waits for every thread.
     pub fn shutdown(&self) {
         self.inner.waiting.close();
+        self.inner.stopped.store(true, Ordering::Relaxed);
         let take = |threads: &Mutex<Vec<JoinHandle<()>>>| {
             std::mem::take(&mut *threads.lock().unwrap_or_else(PoisonError::into_inner))
         };
@@ -536,6 +556,9 @@ impl Engine {
         for thread in take(&self.inner.threads) {
             // A thread that panicked has said so.
             let _ = thread.join();
+        }
+        if let Ok(mut place) = self.inner.travels.try_lock() {
+            drop(place.take());
         }
         self.inner.shared.bump();
     }

@@ -69,6 +69,11 @@ pub const ENDPOINTS: &[(&str, &str, &str)] = &[
         "drops a view or alert that nothing else reads",
     ),
     (
+        "GET",
+        "/views/{view}/changes",
+        "what changed in a view from one time to another, a line a tick: ?from= and ?to=",
+    ),
+    (
         "POST",
         "/backup",
         "copies all that survives into the deployment's folder for backups; ?name= names the copy",
@@ -158,6 +163,7 @@ fn router(server: Arc<Server>) -> Router {
         .route("/sql", post(sql::query))
         .route("/views", get(catalog::views).post(views::put))
         .route("/views/{view}", delete(views::remove))
+        .route("/views/{view}/changes", get(socket::past::changes))
         .route("/backup", post(upkeep::backup))
         .route("/verify", post(upkeep::verify))
         .route("/healthz", get(catalog::healthz))
@@ -190,9 +196,11 @@ async fn count(request: Request, next: Next) -> Response {
 /// Finds the door a path leads to.
 fn endpoint(path: &str) -> Option<(&'static str, &'static str, &'static str)> {
     let leads_to = |pattern: &str| match pattern.split_once('{') {
-        Some((stem, _)) => path
-            .strip_prefix(stem)
-            .is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
+        Some((stem, rest)) => {
+            let end = rest.split_once('}').map_or("", |(_, end)| end);
+            let name = path.strip_prefix(stem).and_then(|path| path.strip_suffix(end));
+            name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
+        }
         None => path == pattern,
     };
     ENDPOINTS.iter().copied().find(|(_, pattern, _)| leads_to(pattern))

@@ -29,6 +29,7 @@ use crate::functions::{self, aggregates, canonical, date_bin, json, now};
 use crate::parsing;
 use crate::problem::{Problem, ProblemKind, listed, nearest};
 use crate::rewrites;
+use crate::travel;
 use crate::types::{self, ColumnType};
 use crate::view::View;
 
@@ -200,6 +201,20 @@ impl Catalog {
         self.relations.get(name)
     }
 
+    /// Says that there is no relation of a name, and which there are.
+    pub(crate) fn unknown_relation(&self, name: &str) -> Problem {
+        let known: Vec<&str> = self.relations.keys().map(String::as_str).collect();
+        let problem = Problem {
+            kind: ProblemKind::UnknownRelation(name.to_owned()),
+            ..Problem::new(format!("unknown relation \"{name}\""))
+        };
+        match nearest(name, &known) {
+            Some(near) => problem.hint(format!("Did you mean \"{near}\"?")),
+            None if known.is_empty() => problem.hint("There are no sources or views yet."),
+            None => problem.hint(format!("Known are {}.", listed(&known))),
+        }
+    }
+
     pub(crate) fn zone(&self) -> &Arc<str> {
         &self.time_zone
     }
@@ -251,7 +266,20 @@ impl Catalog {
 
     /// Turns a statement into DataFusion's logical plan, neither analysed nor optimised.
     pub(crate) fn logical(&self, session: &SessionState, statement: Statement) -> DataFusionResult<LogicalPlan> {
-        let names = Names { catalog: self, session };
+        self.planned(session, statement, false)
+    }
+
+    /// The same for a query, which may read what relations held at earlier times.
+    pub(crate) fn logical_query(&self, session: &SessionState, statement: Statement) -> DataFusionResult<LogicalPlan> {
+        self.planned(session, statement, true)
+    }
+
+    fn planned(&self, session: &SessionState, statement: Statement, looks_back: bool) -> DataFusionResult<LogicalPlan> {
+        let names = Names {
+            catalog: self,
+            session,
+            looks_back,
+        };
         let parser = &session.config_options().sql_parser;
         let options = ParserOptions {
             parse_float_as_decimal: parser.parse_float_as_decimal,
@@ -377,33 +405,33 @@ impl TableSource for Columns {
 struct Names<'a> {
     catalog: &'a Catalog,
     session: &'a SessionState,
+    /// Whether names may stand for what a relation held at an earlier time.
+    looks_back: bool,
 }
 
 impl ContextProvider for Names<'_> {
     fn get_table_source(&self, reference: TableReference) -> DataFusionResult<Arc<dyn TableSource>> {
         let name = relation_name(&reference);
-        let Some(relation) = self.catalog.relation(&name) else {
-            let known: Vec<&str> = self.catalog.relations.keys().map(String::as_str).collect();
-            let problem = Problem {
-                kind: ProblemKind::UnknownRelation(name.clone()),
-                ..Problem::new(format!("unknown relation \"{name}\""))
-            };
-            return Err(match nearest(&name, &known) {
-                Some(near) => problem.hint(format!("Did you mean \"{near}\"?")),
-                None if known.is_empty() => problem.hint("There are no sources or views yet."),
-                None => problem.hint(format!("Known are {}.", listed(&known))),
-            }
-            .into());
+        let earlier = || travel::relation_of(&name).filter(|_| self.looks_back);
+        let relation = self
+            .catalog
+            .relation(&name)
+            .or_else(|| self.catalog.relation(earlier()?));
+        let Some(relation) = relation else {
+            return Err(self.catalog.unknown_relation(&name).into());
         };
         Ok(Arc::new(Columns(relation.schema().clone())))
     }
 
     fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DataFusionResult<Arc<dyn TableSource>> {
-        let function = self
-            .session
-            .table_functions()
-            .get(name)
-            .ok_or_else(|| Problem::new(format!("unknown table function \"{name}\"")))?;
+        let function =
+            self.session
+                .table_functions()
+                .get(name)
+                .ok_or_else(|| match name.eq_ignore_ascii_case(travel::NAME) {
+                    true => travel::refused(),
+                    false => Problem::new(format!("unknown table function \"{name}\"")),
+                })?;
         let provider = function.create_table_provider_with_args(TableFunctionArgs::new(&args, self.session))?;
         Ok(provider_as_source(provider))
     }

@@ -7,7 +7,7 @@
 //! answer, `lower` produces the incremental plan (`expiry` knows
 //! what leaves by itself, `closing` what a view finishes), `text` and `explain` print it;
 //! `cold` reads rows that are out of memory, `batch` executes the same shared plan with
-//! DataFusion and `query` answers ad-hoc SQL, `predicate` is the condition of a subscription. `problem` is what all of them say when they cannot.
+//! DataFusion and `query` answers ad-hoc SQL (`travel`: over earlier times, too), `predicate` is the condition of a subscription. `problem` is what all of them say when they cannot.
 mod batch;
 mod catalog;
 mod closing;
@@ -24,6 +24,7 @@ mod recursion;
 mod refusals;
 mod rewrites;
 mod text;
+mod travel;
 mod types;
 mod view;
 
@@ -33,6 +34,7 @@ pub use closing::{Closing, Emit, Passing};
 pub use predicate::Predicate;
 pub use problem::{Problem, ProblemKind, QueryError};
 pub use query::Query;
+pub use travel::AsOf;
 pub use types::ColumnType;
 pub use view::View;
 

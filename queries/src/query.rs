@@ -15,6 +15,7 @@ use crate::batch::{Relations, execute_within, failed, over, with_schema};
 use crate::catalog::{Catalog, relation_name};
 use crate::problem::{Problem, QueryError};
 use crate::rewrites::{self, temporal, windows};
+use crate::travel::AsOf;
 use crate::view::{deep, located, optimise};
 
 /// A checked query, ready to run over any tick.
@@ -22,12 +23,18 @@ use crate::view::{deep, located, optimise};
 pub struct Query {
     logical: LogicalPlan,
     relations: Vec<String>,
+    as_of: Vec<AsOf>,
 }
 
 impl Query {
     /// Returns the relations it reads, system tables by their whole names.
     pub fn relations(&self) -> &[String] {
         &self.relations
+    }
+
+    /// Returns the relations it reads as they were at earlier times.
+    pub fn as_of(&self) -> &[AsOf] {
+        &self.as_of
     }
 }
 
@@ -37,13 +44,24 @@ impl Catalog {
     /// # Errors
     /// When it is not one `SELECT`, or cannot be planned.
     pub fn plan_query(&self, sql: &str) -> Result<Query, Problem> {
-        deep(|| self.planned_query(sql))
+        deep(|| self.planned_query(sql, None))
     }
 
-    fn planned_query(&self, sql: &str) -> Result<Query, Problem> {
-        let statement = self.parse(sql)?;
+    /// The same, where earlier times may be told by how long before `now` they were.
+    ///
+    /// # Errors
+    /// As [`plan_query`](Self::plan_query).
+    pub fn plan_query_at(&self, sql: &str, now: Tick) -> Result<Query, Problem> {
+        deep(|| self.planned_query(sql, Some(now)))
+    }
+
+    fn planned_query(&self, sql: &str, now: Option<Tick>) -> Result<Query, Problem> {
+        let mut statement = self.parse(sql)?;
+        let as_of = self
+            .settle(&mut statement, now)
+            .map_err(|problem| located(problem, sql))?;
         let session = self.session();
-        let planned = self.logical(&session, statement).and_then(windows::first_rows);
+        let planned = self.logical_query(&session, statement).and_then(windows::first_rows);
         let logical = planned.map_err(|error| located(error.into(), sql))?;
         // The tick decides the plan that runs; this one says whether there will be one.
         optimise(&session, logical.clone())
@@ -61,7 +79,11 @@ impl Catalog {
                 Ok(TreeNodeRecursion::Continue)
             })
             .map_err(Problem::from)?;
-        Ok(Query { logical, relations })
+        Ok(Query {
+            logical,
+            relations,
+            as_of,
+        })
     }
 
     /// Runs a query over the rows of its relations, with `now()` at `tick`, in at most `bytes_max` of memory.

@@ -10,6 +10,7 @@ mod registry;
 mod sharing;
 mod temporal;
 mod time_windows;
+mod travel;
 mod windows;
 
 use std::sync::Arc;

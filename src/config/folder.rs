@@ -86,6 +86,14 @@ impl Folder {
         self.files.get(kind.folder).map_or(&[], Vec::as_slice)
     }
 
+    /// Returns every file with its text.
+    pub(crate) fn texts(&self) -> Vec<(PathBuf, String)> {
+        let options = (PathBuf::from("deployment.toml"), self.deployment.clone());
+        let files = self.files.values().flatten();
+        let files = files.map(|file| (file.path.clone(), file.text.clone()));
+        std::iter::once(options).chain(files).collect()
+    }
+
     /// Adds a file, or replaces the one of its name.
     pub(crate) fn put(&mut self, kind: &Kind, file: ComponentFile, problems: &mut Vec<FileProblem>) {
         if let Err(problem) = check_name(&file.name, kind) {

@@ -73,7 +73,7 @@ impl Engine {
 }
 
 /// Says how rows differ, as multisets.
-fn difference(schema: &Schema, held: &[RecordBatch], batch: &[RecordBatch]) -> Option<String> {
+pub(super) fn difference(schema: &Schema, held: &[RecordBatch], batch: &[RecordBatch]) -> Option<String> {
     let sorted = |batches: &[RecordBatch]| -> Result<Vec<OwnedRow>, String> {
         let fields = schema
             .fields()

@@ -199,8 +199,21 @@ impl Engine {
         })))?;
         changed.tick = filled.await.map_err(|_| EngineError::Stopped)?;
         self.follow(feeds, start_us)?;
+        self.keep_definitions();
         changed.took = started.elapsed();
         Ok(changed)
+    }
+
+    /// Keeps a copy of what runs now.
+    fn keep_definitions(&self) {
+        let Some(kept) = &self.inner.kept else { return };
+        if let Err(error) = super::definitions::keep(&self.deployment(), &kept.data) {
+            // The change runs; only a backtest would compare with what ran before it.
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the definitions that run could not be copied"
+            );
+        }
     }
 
     /// Reads sources that are new.

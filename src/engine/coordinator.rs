@@ -4,13 +4,15 @@
 //! order, and by nothing else: `run` tells it from its thread, and a simulation may instead. Nothing of a tick is
 //! seen outside before the log has it; `pending` holds it until then, while the workers compute. `changing` replaces
 //! dataflows while others run. `saving` has all that is
-//! retained written down now and then, `recovery` begins with it and with the ticks that followed.
+//! retained written down now and then, `recovery` begins with it and with the ticks that followed, by `playing` them
+//! again, as a replay does.
 //!
 //! While `in_flight` ticks are unfinished it takes no input, so that load is
 //! felt at the doors and ticks grow by themselves.
 
 mod changing;
 mod pending;
+mod playing;
 mod recovery;
 mod run;
 mod saving;
@@ -44,6 +46,7 @@ use crate::log::{Entry, LogEvent, Record, TickRecord, Told};
 use pending::{Pending, Untold};
 use saving::Saving;
 
+pub(in crate::engine) use playing::{Again, Seen, Witness};
 pub(in crate::engine) use recovery::Recovered;
 pub(super) use run::{Inbox, run};
 
@@ -149,6 +152,8 @@ pub(super) struct Coordinator {
     answered: Answered,
     saving: Saving,
     keeper: Sender<Arc<RelationEntry>>,
+    /// Who is told of what may be seen, beside the stores: in a replay only.
+    witness: Option<Witness>,
 }
 
 /// A waiting request's rows, taken into a tick.
@@ -234,6 +239,7 @@ impl Coordinator {
             in_files: BTreeMap::new(),
             flows: parts.flows,
             keeper: parts.keeper,
+            witness: None,
         }
     }
 

@@ -179,6 +179,13 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// Returns what came and went.
+    pub(super) fn rows(&self) -> &[Updates] {
+        &self.rows
+    }
+}
+
 /// What is still to be answered at one tick.
 pub(super) struct Answers {
     pub(super) started: Instant,

@@ -37,6 +37,14 @@ fn runtime() -> anyhow::Result<Runtime> {
     runtime.context("could not start the runtime of history")
 }
 
+/// Waits for what history is asked, outside of any runtime.
+///
+/// # Errors
+/// When no runtime can be started.
+pub(super) fn wait<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
+    Ok(runtime()?.block_on(future))
+}
+
 impl Door {
     /// Opens the history of a data folder, and removes files that are left from a crash if it is to be written to.
     ///

@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) sinks: Sinks,
     /// What there is of history.
     pub(super) holdings: Arc<Holdings>,
+    /// Whether this is no running deployment but a replay, of which no figures are kept.
+    is_replay: bool,
 }
 
 /// How far a start has come.
@@ -179,7 +181,14 @@ impl Shared {
             recovery: RwLock::new(None),
             sinks,
             holdings,
+            is_replay: false,
         }
+    }
+
+    /// Keeps no figures: what goes by went by before.
+    pub(super) fn for_replay(mut self) -> Self {
+        self.is_replay = true;
+        self
     }
 
     /// Returns what runs now.
@@ -283,6 +292,9 @@ impl Shared {
     }
 
     pub(super) fn finished(&self, took: Duration) {
+        if self.is_replay {
+            return;
+        }
         self.ticks.fetch_add(1, Ordering::Relaxed);
         metrics::counter!("sangam_ticks_total").increment(1);
         metrics::histogram!("sangam_tick_duration_seconds").record(took.as_secs_f64());
@@ -318,7 +330,10 @@ impl Shared {
     }
 
     pub(super) fn fail(&self, reason: String) {
-        tracing::error!(reason, "the engine has stopped");
+        match self.is_replay {
+            true => tracing::error!(reason, "a replay has stopped"),
+            false => tracing::error!(reason, "the engine has stopped"),
+        }
         *self.failure.write().unwrap_or_else(PoisonError::into_inner) = Some(reason);
         self.bump();
     }

@@ -21,7 +21,7 @@ use super::sinks::Sinks;
 use super::storage::{Disk, Folder, Storage};
 use super::topology::Topology;
 use super::wiring::{self, feeds};
-use super::{Engine, Inner, Kept, WAITING_ROWS_MAX, add_tables, follow, spawn, yield_to_others};
+use super::{Engine, Inner, Kept, WAITING_ROWS_MAX, add_tables, definitions, follow, spawn, yield_to_others};
 use crate::config::{Clock, Deployment};
 use crate::log::{Durability, LogEvent};
 
@@ -71,6 +71,7 @@ impl Engine {
                 &folder.store.owner(),
                 data.reads.then_some(&folder.inventory),
             )?;
+            definitions::keep(&deployment, &data.dir)?;
             let reading = door.again()?;
             let folder = folder.with_history((reading, Arc::clone(&holdings)));
             Ok((data, folder, door))
@@ -215,6 +216,8 @@ impl Engine {
                 changing: tokio::sync::Mutex::new(next),
                 incarnation,
                 kept,
+                travels: Arc::default(),
+                stopped: Arc::default(),
             }),
         })
     }

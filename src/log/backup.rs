@@ -41,7 +41,8 @@ impl LogStore {
                 .map_err(|error| LogError::io("make the folder", &part, error))?;
             let (manifest, inventory) = self.copy(&part.join(FILE))?;
             let kept = inventory.unwrap_or_default();
-            if copy_files(manifest.as_ref(), data, &part)? && history(&kept, &part)? {
+            let files = copy_files(manifest.as_ref(), data, &part)?;
+            if files && copy_definitions(data, &part)? && history(&kept, &part)? {
                 sync_folder(&part.join(FOLDER))?;
                 sync_folder(&part)?;
                 std::fs::rename(&part, to).map_err(|error| LogError::io("rename", &part, error))?;
@@ -124,6 +125,37 @@ fn copy_files(manifest: Option<&Manifest>, data: &Path, part: &Path) -> Result<b
         synced.map_err(|error| LogError::io("sync", &to, error))?;
     }
     Ok(true)
+}
+
+/// What lies beside the log and is copied as it is: the definitions that ran last.
+const BESIDE: [&str; 2] = ["deployment", "deployment.from"];
+
+/// Copies the definitions that ran last, where there is a copy of them; tells whether they stayed as they were.
+fn copy_definitions(data: &Path, part: &Path) -> Result<bool, LogError> {
+    for name in BESIDE {
+        let (from, to) = (data.join(name), part.join(name));
+        match copy_all(&from, &to) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !from.exists() => {}
+            // They are being replaced.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(LogError::io("copy", &from, error)),
+        }
+    }
+    Ok(true)
+}
+
+fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {
+    if !from.is_dir() {
+        std::fs::copy(from, to)?;
+        return std::fs::File::open(to)?.sync_all();
+    }
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let name = entry?.file_name();
+        copy_all(&from.join(&name), &to.join(&name))?;
+    }
+    std::fs::File::open(to)?.sync_all()
 }
 
 /// What was read to see whether a data folder is whole.

@@ -336,6 +336,18 @@ impl LogStore {
         }
     }
 
+    /// Returns the number of the oldest record, if there is one.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn first(&self) -> Result<Option<u64>, LogError> {
+        let fault = |error: redb::Error| LogError::redb("read", &self.path, error);
+        let transaction = self.database.begin_read().map_err(|error| fault(error.into()))?;
+        let table = transaction.open_table(RECORDS).map_err(|error| fault(error.into()))?;
+        let first = table.first().map_err(|error| fault(error.into()))?;
+        Ok(first.map(|(number, _)| number.value()))
+    }
+
     /// Returns the number of the newest record; 0 before the first.
     fn last(&self) -> Result<u64, LogError> {
         let fault = |error: redb::Error| LogError::redb("read", &self.path, error);

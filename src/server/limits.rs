@@ -49,6 +49,11 @@ pub const QUERY_PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes a query may use while it runs, and its result may hold.
 pub const QUERY_BYTES_MAX: usize = 256 << 20;
 
+/// How long a replay of earlier ticks may take, and who waits for one may wait: less than a query may.
+pub const REPLAY_PATIENCE: Duration = Duration::from_secs(45);
+/// Bytes of earlier changes in one answer; who wants more goes on from there.
+pub const PAST_BYTES_MAX: usize = 8 << 20;
+
 /// How long requests may go on after the program is told to stop.
 pub const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long WebSocket clients have to take their close frame.

@@ -2,7 +2,8 @@
 //!
 //! `protocol` has the words, `selection` is what a subscription shows of a
 //! relation, `subscription` where it stands, `net` sums changes up, `shared` is
-//! what equal subscriptions have in common, `resume` the token to go on with.
+//! what equal subscriptions have in common, `resume` the token to go on with. `past` tells of earlier changes, in the
+//! same words and by HTTP.
 //!
 //! A client is owed the net of the changes since its position. It is computed when
 //! the socket can take it, one frame a subscription, so a client that does not read
@@ -12,6 +13,7 @@
 
 mod cursor;
 mod net;
+pub(super) mod past;
 mod protocol;
 mod resume;
 mod selection;

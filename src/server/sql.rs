@@ -4,7 +4,7 @@
 //! them, and never at one older than any tick acknowledged before the request
 //! arrived; the answer tells the tick in `x-sangam-tick`. Queries run on threads
 //! of their own, so that a heavy one does not hold up rows coming in or views
-//! going out.
+//! going out. What a relation held at an earlier time is found out by a replay, before.
 
 mod csv;
 mod format;
@@ -19,15 +19,17 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use dataflows::Tick;
-use queries::{Problem, QueryError};
+use queries::{Problem, QueryError, Relations};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::error::ApiError;
-use super::limits::{QUERIES_MAX, QUERIES_WAITING_MAX, QUERY_BYTES_MAX, QUERY_PATIENCE, QUERY_TEXT_BYTES_MAX};
+use super::limits::{
+    QUERIES_MAX, QUERIES_WAITING_MAX, QUERY_BYTES_MAX, QUERY_PATIENCE, QUERY_TEXT_BYTES_MAX, REPLAY_PATIENCE,
+};
 use super::{Server, ingest, metrics};
-use crate::engine::Engine;
+use crate::engine::{Engine, TravelError};
 use format::Format;
 
 /// Where queries run, and how many.
@@ -134,12 +136,14 @@ pub(super) async fn query(State(server): State<Arc<Server>>, request: Request) -
 
 async fn answer(engine: &Engine, sql: &str, at_least: Tick) -> Result<Answer, ApiError> {
     let catalog = &engine.deployment().catalog;
-    let query = catalog.plan_query(sql).map_err(bad_sql)?;
-    let snapshot = engine
+    let query = catalog.plan_query_at(sql, engine.now()).map_err(bad_sql)?;
+    let earlier = earlier(engine, &query).await?;
+    let mut snapshot = engine
         .snapshot(query.relations(), at_least)
         .await
         .map_err(|error| ApiError::busy("no_snapshot", error.to_string()))?;
     let tick = snapshot.tick;
+    snapshot.relations.extend(earlier);
     let ran = catalog
         .run_query(&query, &snapshot.relations, tick, QUERY_BYTES_MAX)
         .await;
@@ -152,6 +156,37 @@ async fn answer(engine: &Engine, sql: &str, at_least: Tick) -> Result<Answer, Ap
         error => ApiError::bad_request("query_failed", error.to_string()),
     })?;
     Ok(Answer { tick, schema, batches })
+}
+
+/// Finds out what a query's relations held at earlier times.
+async fn earlier(engine: &Engine, query: &queries::Query) -> Result<Relations, ApiError> {
+    let asked: Vec<(String, Tick)> = query
+        .as_of()
+        .iter()
+        .map(|as_of| (as_of.relation.clone(), as_of.tick))
+        .collect();
+    let found = engine.as_of(&asked, REPLAY_PATIENCE).await.map_err(not_told)?;
+    let names = query.as_of().iter().map(|as_of| as_of.name.clone());
+    Ok(names.zip(found).collect())
+}
+
+/// Tells why nothing is known of an earlier time.
+pub(super) fn not_told(error: TravelError) -> ApiError {
+    let message = error.to_string();
+    let refusal = match &error {
+        TravelError::Unknown(_) => ApiError::not_found("unknown_view", message),
+        TravelError::Future { .. } => ApiError::bad_request("in_the_future", message),
+        TravelError::NotKnown { .. } => ApiError::bad_request("not_known", message),
+        TravelError::NothingKept => ApiError::new(StatusCode::CONFLICT, "nothing_kept", message),
+        TravelError::TooLong(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "replay_timeout", message),
+        TravelError::Busy => ApiError::busy("too_many_replays", message),
+        TravelError::Stopped => stopping(),
+        TravelError::Failed(_) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "replay_failed", message),
+    };
+    match error.hint() {
+        Some(hint) => refusal.hint(hint),
+        None => refusal,
+    }
 }
 
 /// Tells what is wrong with a text.

@@ -5,6 +5,7 @@ mod crash;
 mod durable;
 mod front_door;
 mod history;
+mod kept;
 mod nexmark;
 mod oracle;
 mod pipelined;
@@ -15,6 +16,7 @@ mod robust;
 mod slt;
 mod tidy;
 mod tpch;
+mod travel;
 
 /// Held for reading by a test that runs an engine in this process, for writing while a bug is planted in it.
 static HONEST: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());

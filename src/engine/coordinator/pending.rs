@@ -85,6 +85,9 @@ impl Coordinator {
         }
         for (source, run) in pending.runs {
             let relation = &self.topology.sources[source].relation;
+            if let Some(witness) = &self.witness {
+                witness.changed(relation, tick, &run.updates);
+            }
             if relation.store.complete(run) {
                 let _ = self.keeper.try_send(Arc::clone(relation));
             }
@@ -203,10 +206,16 @@ impl Coordinator {
     fn tell(&mut self, untold: Untold) {
         match untold {
             Untold::Transitions(relation, transitions, standing) => {
+                if let Some(witness) = &self.witness {
+                    witness.transitions(&transitions);
+                }
                 self.shared.transitions(&relation, transitions, standing);
             }
             Untold::Answer(flow, tick, answer) => {
                 if let Some(running) = self.flows.get_mut(&flow).or_else(|| self.leaving.get_mut(&flow)) {
+                    if let Some(witness) = &self.witness {
+                        witness.changed(&running.relation, tick, answer.rows());
+                    }
                     running.show(tick, answer, &self.keeper);
                 }
             }

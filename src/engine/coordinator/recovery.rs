@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
-use connectors::{Batch, Decoded, Position};
+use connectors::Position;
 use dataflows::Tick;
 use dataflows::plan::Reach;
 use dataflows::workers::{FlowId, Seed};
@@ -26,10 +26,11 @@ use super::super::readers;
 use super::super::shared::Recovery;
 use super::super::storage::Past;
 use super::super::store::Run;
-use super::super::{Operation, idempotency, letters};
-use super::{Coordinator, Cut, Inbox};
+use super::super::{idempotency, letters};
+use super::playing::Again;
+use super::{Coordinator, Inbox};
 use crate::history::{KeptView, Stored};
-use crate::log::{Manifest, Part, Record, TickRecord, Told};
+use crate::log::{Manifest, Part, Record, Told};
 
 /// How long a worker may take for one tick of the past before the start is given up.
 const PATIENCE: Duration = Duration::from_secs(3_600);
@@ -419,6 +420,10 @@ impl Coordinator {
             self.told.note(&told);
             self.shared.restore_events(told.transitions);
         }
+        let again = Again {
+            passes_over: &|source| recovered.forget.iter().any(|name| name == source),
+            place: &|| recovered.past.place(),
+        };
         recovered.past.records(from, &mut |(record, bytes)| {
             progress.bytes.0 += bytes as u64;
             self.shared.set_recovery(Some(*progress));
@@ -426,73 +431,12 @@ impl Coordinator {
             self.wait(inbox, |coordinator| {
                 coordinator.in_flight.len() < coordinator.in_flight_max
             })?;
-            self.play(record, recovered)
+            self.play(record, &again)
         })
     }
 
-    /// Lets one tick go by again.
-    fn play(&mut self, record: TickRecord, recovered: &Recovered) -> anyhow::Result<()> {
-        self.clock.resume(record.tick);
-        let mut cut = Cut {
-            everything: record.everything,
-            ..Cut::at(record.tick)
-        };
-        let log = self.log.take();
-        if record.stored {
-            self.storing = Some(std::mem::take(&mut self.after_load));
-        }
-        self.begin(record.tick);
-        for entry in record.entries {
-            let Some(source) = self.topology.source(&entry.source) else {
-                if recovered.forget.iter().any(|name| **name == *entry.source) {
-                    continue;
-                }
-                self.log = log;
-                bail!(
-                    "the log holds rows of source \"{0}\", which the deployment declares no more\n  \
-                     hint: Put sources/{0}.toml back, or start with `--forget {0}` to drop them.",
-                    entry.source
-                );
-            };
-            let rows = match entry.delete {
-                // It names its key, and nothing else of it is looked at.
-                true => Ok(entry.rows),
-                false => self.sources[source].adapted(entry.rows),
-            };
-            let rows = match rows {
-                Ok(rows) => rows,
-                Err(what) => {
-                    self.log = log;
-                    bail!(
-                        "source \"{}\" is declared differently from what {} holds: {what}\n  \
-                         hint: Put it back as it was. Columns that may be NULL can be added.",
-                        entry.source,
-                        recovered.past.place()
-                    );
-                }
-            };
-            let operation = match entry.delete {
-                true => Operation::Delete,
-                false => Operation::Insert,
-            };
-            let batch = Batch {
-                decoded: Decoded {
-                    rows,
-                    rejected: entry.rejected,
-                },
-                position: entry.position,
-                partitions: entry.partitions,
-            };
-            self.take(source, operation, batch, entry.idempotency_key, None, &mut cut);
-        }
-        // Its record is there already.
-        self.finish(cut);
-        self.log = log;
-        Ok(())
-    }
-
     /// Waits for workers and the log until something holds.
-    fn wait(&mut self, inbox: &Inbox, holds: impl Fn(&Coordinator) -> bool) -> anyhow::Result<()> {
+    pub(super) fn wait(&mut self, inbox: &Inbox, holds: impl Fn(&Coordinator) -> bool) -> anyhow::Result<()> {
         while !holds(self) {
             self.hear(inbox)?;
         }

@@ -90,6 +90,8 @@ impl Life {
                 changing: tokio::sync::Mutex::new(next),
                 incarnation: 0,
                 kept: None,
+                travels: Arc::default(),
+                stopped: Arc::default(),
             }),
         };
         let life = Life {
