@@ -1,25 +1,27 @@
 //! How far each view is closed, by the watermarks of its sources at the end of the tick before; and what its joins by
 //! time may forget when a tick is done, by the watermarks at its own end.
 
+mod kept;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::DataType;
 use dataflows::json::RowEncoder;
 use dataflows::plan::{Bucket, times_of};
 use dataflows::workers::{Closed, FlowId, Passed};
 use dataflows::{Tick, Updates};
-use queries::{Closing, Passing, View};
+use queries::{Closing, Passing};
 use serde::{Deserialize, Serialize};
 
 use super::letters::Letter;
 use super::source::SourceState;
 use super::store::StoredRows;
 use super::topology::Topology;
-use crate::history::{HistoryError, KeptView, Layout, Stored};
 use crate::log::KeepView;
+use kept::Kept;
+pub(crate) use kept::layout;
 
 /// Every view that goes by a watermark.
 #[derive(Default)]
@@ -53,69 +55,6 @@ struct State {
     kept: Option<Kept>,
 }
 
-/// How far the closed rows of a view are in history.
-#[derive(Clone)]
-struct Kept {
-    layout: Layout,
-    /// Microseconds of one of the bucket's column.
-    unit_us: i64,
-    /// Rows of buckets below this are there.
-    stored: i64,
-    /// Of these, those below this are in memory, because they leave next; others cannot leave before they are.
-    limit: i64,
-    /// How far rows had left when more were asked for.
-    asked: i64,
-}
-
-impl Kept {
-    fn new(view: &View, closing: &Closing) -> Option<Kept> {
-        let field = view.schema.field(closing.bucket);
-        Some(Kept {
-            layout: layout(view).ok()?,
-            unit_us: if *field.data_type() == DataType::Date32 {
-                DAY_US
-            } else {
-                1
-            },
-            stored: i64::MIN,
-            limit: i64::MAX,
-            asked: i64::MIN,
-        })
-    }
-
-    /// Returns how far ahead of what has left rows are held, in values of the bucket's column.
-    fn ahead(&self, closing: &Closing) -> i64 {
-        let keep_us = closing.keep_us.unwrap_or(0);
-        (keep_us / AHEAD_PART).max(AHEAD_BUCKETS.saturating_mul(closing.size_us)) / self.unit_us
-    }
-}
-
-/// Rows are held in memory for this part of `keep` before they leave, or for as many buckets.
-const AHEAD_PART: i64 = 128;
-const AHEAD_BUCKETS: i64 = 8;
-
-/// Microseconds of a day.
-const DAY_US: i64 = 86_400_000_000;
-
-/// Lays the finished rows of a view out.
-///
-/// # Errors
-/// When a column is of a type that files cannot hold.
-pub(crate) fn layout(view: &View) -> Result<Layout, HistoryError> {
-    let bucket = view
-        .closing
-        .as_ref()
-        .map(|closing| view.schema.field(closing.bucket).name().as_str());
-    let key: Vec<String> = view
-        .implied_key
-        .iter()
-        .flatten()
-        .filter(|name| Some(name.as_str()) != bucket)
-        .cloned()
-        .collect();
-    Layout::new(view.name.as_str(), Arc::clone(&view.schema), bucket, &key)
-}
-
 /// A view with joins by time.
 struct Joins {
     flow: FlowId,
@@ -127,17 +66,6 @@ struct Joins {
 }
 
 impl State {
-    /// Says which of its rows are in files, and shown.
-    fn rows_in_files(&self) -> Option<StoredRows> {
-        let kept = self.kept.as_ref()?;
-        Some(StoredRows {
-            bucket: self.closing.bucket,
-            stored: kept.stored,
-            from_us: (self.closed.gone > i64::MIN).then(|| self.closed.gone.saturating_mul(kept.unit_us)),
-            cold: None,
-        })
-    }
-
     fn closed_at(&self, watermark_us: i64) -> Closed {
         // Neither ever falls, and a time out of range closes nothing more.
         let below = self.closing.below(watermark_us).unwrap_or(i64::MIN);
@@ -231,16 +159,6 @@ pub(super) struct Moved {
 }
 
 impl Closings {
-    /// Says whether closed rows are kept in history.
-    pub(super) fn with_history(mut self, topology: &Topology, has_history: bool) -> Self {
-        self.has_history = has_history;
-        for state in self.views.iter_mut().filter(|_| has_history) {
-            let view = topology.flows.get(&state.flow).and_then(|flow| flow.view.as_ref());
-            state.kept = view.and_then(|view| Kept::new(&view.view, &state.closing));
-        }
-        self
-    }
-
     /// Returns what is to be written down of every view that closes.
     pub(super) fn save(&self) -> Vec<Saved> {
         let views = self.views.iter().map(|state| {
@@ -274,70 +192,12 @@ impl Closings {
         views.collect()
     }
 
-    /// Hears what of a view is in history; from the tick that is begun on that holds.
-    pub(super) fn stored(&mut self, moved: &Stored) -> Option<(FlowId, Closed, StoredRows)> {
-        let state = self.views.iter_mut().find(|state| *state.name == moved.view)?;
-        let kept = state.kept.as_mut()?;
-        kept.stored = moved.stored;
-        kept.limit = if moved.horizon < moved.stored {
-            moved.horizon
-        } else {
-            i64::MAX
-        };
-        (state.closed.stored, state.closed.held) = (moved.stored, moved.horizon);
-        let mut rows = state.rows_in_files()?;
-        rows.cold = Some(moved.cold.clone());
-        Some((state.flow, state.closed, rows))
-    }
-
-    /// Goes on where the history of a view was at the checkpoint. Returns below what its rows are to be in memory.
-    pub(super) fn restore_history(&mut self, view: &str, known: &KeptView) -> Option<(i64, StoredRows)> {
-        let state = self.views.iter_mut().find(|state| *state.name == *view)?;
-        let kept = state.kept.as_mut()?;
-        (kept.stored, kept.limit) = (known.stored, known.limit);
-        // Until the tick that says so, rows may leave as far as they could before the checkpoint.
-        (state.closed.stored, state.closed.held) = (known.stored, known.horizon.max(known.limit));
-        let held = state.closed.held.min(known.stored);
-        Some((held, state.rows_in_files()?))
-    }
-
-    /// Returns the dataflow of a view that closes, and how many microseconds one of its bucket's column is.
-    pub(super) fn place(&self, view: &str) -> Option<(FlowId, i64)> {
-        let state = self.views.iter().find(|state| *state.name == *view)?;
-        Some((state.flow, state.kept.as_ref()?.unit_us))
-    }
-
     /// Returns how far each view is closed, by name.
     pub(super) fn by_name(&self) -> HashMap<String, Closed> {
         self.views
             .iter()
             .map(|state| (state.name.to_string(), state.closed))
             .collect()
-    }
-
-    /// Says which rows of a view are in files, if some are.
-    pub(super) fn rows_in_files(&self, view: &str) -> Option<StoredRows> {
-        let state = self.views.iter().find(|state| *state.name == *view)?;
-        state.rows_in_files().filter(|rows| rows.stored > i64::MIN)
-    }
-
-    /// Tells whether rows will soon be kept long enough that are not in memory.
-    pub(super) fn wants_rows(&mut self) -> bool {
-        let mut wants = false;
-        for state in &mut self.views {
-            let (Some(kept), Some(watermark_us)) = (&mut state.kept, state.watermark_us) else {
-                continue;
-            };
-            let gone = state.closing.gone(watermark_us).unwrap_or(i64::MIN);
-            let ahead = kept.ahead(&state.closing);
-            // Where history does not answer, it is not asked at each tick.
-            let again = kept.asked.saturating_add(ahead / 8) < gone;
-            if kept.limit < i64::MAX && gone.saturating_add(ahead / 2) > kept.limit && again {
-                kept.asked = gone;
-                wants = true;
-            }
-        }
-        wants
     }
 
     /// Returns how far each view is closed.

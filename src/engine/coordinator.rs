@@ -3,12 +3,12 @@
 //! It owns every source's state and the only door into the workers. What it does is decided by what it is told, in
 //! order, and by nothing else: `run` tells it from its thread, and a simulation may instead. Nothing of a tick is
 //! seen outside before the log has it; `pending` holds it until then, while the workers compute. `changing` replaces
-//! dataflows while others run. `saving` has all that is
-//! retained written down now and then, `recovery` begins with it and with the ticks that followed, by `playing` them
-//! again, as a replay does.
+//! dataflows while others run. `saving` has all that is retained written down now and then, `storing` has rows read in
+//! history that went there with it. `recovery` begins with the last of these and with the ticks that followed, by
+//! `playing` them again, as a replay does.
 //!
-//! While `in_flight` ticks are unfinished it takes no input, so that load is
-//! felt at the doors and ticks grow by themselves.
+//! While `in_flight` ticks are unfinished it takes no input, so that load is felt at the doors and ticks grow by
+//! themselves.
 
 mod changing;
 mod pending;
@@ -16,6 +16,7 @@ mod playing;
 mod recovery;
 mod run;
 mod saving;
+mod storing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -42,7 +43,7 @@ use super::store::{Run, StoredRows};
 use super::topology::Topology;
 use crate::config::Clock;
 use crate::history::Stored;
-use crate::log::{Entry, LogEvent, Record, TickRecord, Told};
+use crate::log::{Entry, Record, TickRecord, Told};
 use pending::{Pending, Untold};
 use saving::Saving;
 
@@ -274,32 +275,6 @@ impl Coordinator {
         self.save();
     }
 
-    /// Hears from the log.
-    pub(super) fn logged(&mut self, event: LogEvent) {
-        match event {
-            LogEvent::Durable { through, bytes } => {
-                self.durable = self.durable.max(through);
-                self.saving.wrote(bytes);
-                self.reveal();
-            }
-            LogEvent::Named(written) => {
-                self.saving.named(written);
-                if let Some(log) = &mut self.log {
-                    log.named();
-                }
-            }
-            LogEvent::Stored(stored) => self.storing = Some(stored),
-            LogEvent::Merged(views) => {
-                for (view, cold) in views {
-                    if let Some(entry) = self.topology.relation(&view) {
-                        entry.store.merged(cold);
-                    }
-                }
-            }
-            LogEvent::Failed(error) => self.shared.fail(format!("{:#}", anyhow::Error::from(error))),
-        }
-    }
-
     /// Returns how long until a timer is due; only the wall's clock moves by itself.
     pub(super) fn timer(&mut self) -> Option<Duration> {
         if self.shared.options.clock == Clock::Event {
@@ -502,28 +477,6 @@ impl Coordinator {
         }
         if self.closings.wants_rows() {
             self.saving.want();
-        }
-    }
-
-    /// Has rows be read in history from the tick that was begun on, which went there with the last checkpoint.
-    fn store(&mut self, tick: Tick, stored: Vec<Stored>) {
-        self.stores = true;
-        for moved in stored {
-            let Some((flow, closed, rows)) = self.closings.stored(&moved) else {
-                continue;
-            };
-            self.closed.retain(|(other, _)| *other != flow);
-            self.closed.push((flow, closed));
-            self.in_files.insert((flow, tick), rows);
-            let held = moved.held.into_iter();
-            self.held.extend(held.map(|rows| Seed {
-                flow,
-                rows,
-                told: false,
-            }));
-        }
-        if let Some(log) = &mut self.log {
-            log.stored();
         }
     }
 
