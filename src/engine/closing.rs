@@ -66,17 +66,19 @@ struct Joins {
 }
 
 impl State {
-    fn closed_at(&self, watermark_us: i64) -> Closed {
+    /// Returns how far it is closed at a watermark, and which rows were to leave then, in memory or not.
+    fn closed_at(&self, watermark_us: i64) -> (Closed, i64) {
         // Neither ever falls, and a time out of range closes nothing more.
         let below = self.closing.below(watermark_us).unwrap_or(i64::MIN);
         let gone = self.closing.gone(watermark_us).unwrap_or(i64::MIN);
         // What is in files only cannot leave before it has been read.
         let limit = self.kept.as_ref().map_or(i64::MAX, |kept| kept.limit);
-        Closed {
+        let closed = Closed {
             below: below.max(self.closed.below),
             gone: gone.min(limit).max(self.closed.gone),
             ..self.closed
-        }
+        };
+        (closed, gone)
     }
 }
 
@@ -300,7 +302,10 @@ impl Closings {
                 continue;
             };
             state.watermark_us = Some(watermark_us);
-            let closed = state.closed_at(watermark_us);
+            let (closed, gone) = state.closed_at(watermark_us);
+            if let Some(kept) = &mut state.kept {
+                kept.wanted = gone;
+            }
             if closed != state.closed {
                 let leaves = closed.gone > state.closed.gone;
                 state.closed = closed;
@@ -346,7 +351,7 @@ impl Closings {
             let closes = match state.next {
                 _ if Some(watermark_us) <= state.watermark_us => false,
                 Some((known, closes)) if known == watermark_us => closes,
-                _ => state.closed_at(watermark_us) != state.closed,
+                _ => state.closed_at(watermark_us).0 != state.closed,
             };
             self.views[position].next = Some((watermark_us, closes));
             due |= closes;

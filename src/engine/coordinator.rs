@@ -11,6 +11,7 @@
 //! themselves.
 
 mod changing;
+mod greeting;
 mod pending;
 mod playing;
 mod recovery;

@@ -361,8 +361,8 @@ impl Keeper {
         }
     }
 
-    /// Merges small files, group by group; each time `name` has made sure that the new ones count.
-    pub(super) fn merge(&mut self, name: &dyn Fn(Inventory)) -> Vec<(String, Cold)> {
+    /// Merges small files, group by group; each time `name` makes sure that the new ones count.
+    pub(super) fn merge(&mut self, name: &dyn Fn(Inventory) -> bool) -> Vec<(String, Cold)> {
         let mut merged: BTreeMap<String, Cold> = BTreeMap::new();
         for (relation, is_view) in self.relations() {
             let mut group = 0;
@@ -393,13 +393,16 @@ impl Keeper {
                 let Some(entries) = entries else { break };
                 entries.retain(|entry| !files.iter().any(|gone| gone.path == entry.path));
                 entries.push(file);
-                name(inventory.clone());
+                if !name(inventory.clone()) {
+                    return merged.into_iter().collect();
+                }
                 let cold = is_view.then(|| self.door.archive.cold(&inventory.views[&relation].entries));
                 if let Some(cold) = cold {
                     self.held.push(cold.watch());
                     merged.insert(relation.clone(), cold);
                 }
-                self.counts(inventory, None);
+                let failure = self.holdings.lock().failure.clone();
+                self.counts(inventory, failure);
             }
         }
         merged.into_iter().collect()

@@ -135,7 +135,7 @@ struct Checkpoints {
 
 impl Checkpoints {
     /// Writes a checkpoint, takes rows to history before, and has both named at once.
-    fn write(&mut self, mut checkpoint: Checkpoint, name: &impl Fn(Named)) -> Result<(), LogError> {
+    fn write(&mut self, mut checkpoint: Checkpoint, name: &impl Fn(Named) -> bool) -> Result<(), LogError> {
         let kept = self
             .keeper
             .as_mut()
@@ -150,12 +150,13 @@ impl Checkpoints {
             }) => (Some(inventory), stored, failure),
             None => (None, Vec::new(), None),
         };
-        name(Named {
+        let is_safe = name(Named {
             manifest,
             inventory: inventory.clone(),
             stored,
         });
-        if let (Some(keeper), Some(inventory)) = (&mut self.keeper, inventory) {
+        // Only now may files go that count no more.
+        if let (true, Some(keeper), Some(inventory)) = (is_safe, &mut self.keeper, inventory) {
             keeper.counts(inventory, failure);
         }
         Ok(())
@@ -165,7 +166,7 @@ impl Checkpoints {
         self.last.as_ref().map_or(Ok(()), |last| last.sweep(&self.data))
     }
 
-    fn merge(&mut self, name: &dyn Fn(Inventory)) {
+    fn merge(&mut self, name: &dyn Fn(Inventory) -> bool) {
         let Some(keeper) = &mut self.keeper else { return };
         let merged = keeper.merge(name);
         if !merged.is_empty() {

@@ -128,28 +128,16 @@ impl LogWriter {
         self.next
     }
 
-    /// Returns a door for whoever writes checkpoints.
-    pub fn namer(&self) -> impl Fn(Named) + Send + 'static {
+    /// Returns a door for whoever writes checkpoints; it tells whether what it was handed is safe.
+    pub fn namer(&self) -> impl Fn(Named) -> bool + Send + 'static {
         let commands = self.commands.clone();
-        move |named| {
-            if let Some(commands) = &commands {
-                let _ = commands.send(Command::Name(Box::new(named)));
-            }
-        }
+        move |named| safe(commands.as_ref(), Command::Name(Box::new(named)))
     }
 
-    /// Returns a door for whoever merges files of history; it returns once what it was handed is safe.
-    pub fn keeper(&self) -> impl Fn(Inventory) + Send + 'static {
+    /// Returns a door for whoever merges files of history; it tells whether what it was handed is safe.
+    pub fn keeper(&self) -> impl Fn(Inventory) -> bool + Send + 'static {
         let commands = self.commands.clone();
-        move |inventory| {
-            let (done, waiting) = crossbeam_channel::bounded(0);
-            if let Some(commands) = &commands {
-                let _ = commands.send(Command::Keep(Box::new(inventory)));
-                let _ = commands.send(Command::Settle(done));
-                // An error means that the thread has ended, and has said why.
-                let _ = waiting.recv();
-            }
-        }
+        move |inventory| safe(commands.as_ref(), Command::Keep(Box::new(inventory)))
     }
 
     /// Returns a door for a sink to say up to which tick it has delivered.
@@ -176,6 +164,17 @@ impl LogWriter {
             let _ = commands.send(command);
         }
     }
+}
+
+/// Hands something over and waits until it is safe; tells whether it is.
+fn safe(commands: Option<&Sender<Command>>, command: Command) -> bool {
+    let (done, waiting) = crossbeam_channel::bounded(1);
+    let Some(commands) = commands else { return false };
+    let handed = commands
+        .send(command)
+        .and_then(|()| commands.send(Command::Settle(done)));
+    // A thread that has ended has said why.
+    handed.is_ok() && waiting.recv().is_ok()
 }
 
 impl Drop for LogWriter {
@@ -269,13 +268,17 @@ impl Writing {
                     bytes: self.bytes,
                 });
             }
-            if let Some(written) = named {
-                let _ = events.send(LogEvent::Named(written));
-            }
+            // Before the checkpoint is told of: the next must not begin without it.
             if !stored.is_empty() {
                 let _ = events.send(LogEvent::Stored(stored));
             }
-            drop(settled);
+            if let Some(written) = named {
+                let _ = events.send(LogEvent::Named(written));
+            }
+            for done in settled {
+                // Who waited may have gone away.
+                let _ = done.send(());
+            }
         }
     }
 

@@ -372,3 +372,42 @@ fn a_backup_is_whole_and_begins_anew() {
         std::fs::write(&file, whole).expect("a file");
     }
 }
+
+/// `fixtures/format-1.tar.gz` is a deployment whose program, of before there was history, was killed between two
+/// checkpoints: its folder, its data, and in `state.json` what it had answered last.
+#[test]
+fn a_data_folder_of_the_first_format_is_opened() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/format-1.tar.gz");
+    let unpacked = std::process::Command::new("tar")
+        .arg("xzf")
+        .arg(&fixture)
+        .arg("-C")
+        .arg(dir.path())
+        .status()
+        .expect("tar");
+    assert!(unpacked.success());
+    let state = std::fs::read_to_string(dir.path().join("state.json")).expect("the answers");
+    let state: std::collections::BTreeMap<String, Vec<String>> = serde_json::from_str(&state).expect("JSON");
+    for run in ["the first start", "a start after it was written to"] {
+        let program = Program::start(dir.path());
+        for (name, rows) in &state {
+            let parsed = rows
+                .iter()
+                .map(|row| serde_json::from_str::<Value>(row).expect("a row").to_string());
+            let mut expected: Vec<String> = parsed.collect();
+            expected.sort();
+            let mut found: Vec<String> = program
+                .sql(&format!("SELECT * FROM {name}"))
+                .iter()
+                .map(Value::to_string)
+                .collect();
+            found.sort();
+            assert_eq!(found, expected, "{name}, at {run}");
+        }
+        // With the stop's checkpoint finished rows go to history, and are read there.
+        program.stop();
+    }
+    let history = dir.path().join(".sangam/history/hourly");
+    assert!(history.is_dir(), "finished rows are in files now");
+}

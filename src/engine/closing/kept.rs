@@ -21,7 +21,9 @@ pub(super) struct Kept {
     pub(super) stored: i64,
     /// Of these, those below this are in memory, because they leave next; others cannot leave before they are.
     pub(super) limit: i64,
-    /// How far rows had left when more were asked for.
+    /// Rows below this were to leave by the newest watermark.
+    pub(super) wanted: i64,
+    /// What `wanted` was when more rows were asked for.
     asked: i64,
 }
 
@@ -37,6 +39,7 @@ impl Kept {
             },
             stored: i64::MIN,
             limit: i64::MAX,
+            wanted: i64::MIN,
             asked: i64::MIN,
         })
     }
@@ -137,19 +140,23 @@ impl Closings {
         state.rows_in_files().filter(|rows| rows.stored > i64::MIN)
     }
 
+    /// Returns before what time the rows in files of a view have left.
+    pub(in crate::engine) fn shown_from_us(&self, view: &str) -> Option<i64> {
+        self.rows_in_files(view)?.from_us
+    }
+
     /// Tells whether rows will soon be kept long enough that are not in memory.
     pub(in crate::engine) fn wants_rows(&mut self) -> bool {
         let mut wants = false;
         for state in &mut self.views {
-            let (Some(kept), Some(watermark_us)) = (&mut state.kept, state.watermark_us) else {
+            let Some(kept) = state.kept.as_mut().filter(|kept| kept.limit < i64::MAX) else {
                 continue;
             };
-            let gone = state.closing.gone(watermark_us).unwrap_or(i64::MIN);
             let ahead = kept.ahead(&state.closing);
             // Where history does not answer, it is not asked at each tick.
-            let again = kept.asked.saturating_add(ahead / 8) < gone;
-            if kept.limit < i64::MAX && gone.saturating_add(ahead / 2) > kept.limit && again {
-                kept.asked = gone;
+            let again = kept.asked.saturating_add(ahead / 8) < kept.wanted;
+            if kept.wanted.saturating_add(ahead / 2) > kept.limit && again {
+                kept.asked = kept.wanted;
                 wants = true;
             }
         }

@@ -190,7 +190,7 @@ impl Coordinator {
         self.reveal_told();
     }
 
-    fn append_told(&mut self, told: Told) -> u64 {
+    pub(super) fn append_told(&mut self, told: Told) -> u64 {
         match &mut self.log {
             Some(log) => log.append(Record::Told(told)),
             None => self.durable,

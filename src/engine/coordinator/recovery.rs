@@ -57,6 +57,11 @@ impl AlreadyTold {
         self.sinks.extend(sinks);
     }
 
+    /// Returns the sinks that were told anything.
+    pub(super) fn sinks(&self) -> impl Iterator<Item = &str> {
+        self.sinks.iter().map(|(_, sink)| &**sink)
+    }
+
     /// Takes out of `told` what was told before.
     pub(super) fn remove(&mut self, told: &mut Told) {
         if self.alerts.is_empty() && self.sinks.is_empty() {
@@ -98,6 +103,7 @@ impl Coordinator {
         self.replay(from, &recovered, &mut progress, inbox)?;
         // Ticks that were told before need not be known any more.
         self.wait(inbox, |coordinator| coordinator.is_settled())?;
+        self.greet(manifest.as_ref(), &recovered)?;
         self.told = AlreadyTold::default();
         // The last run did not get to say that history is read: the next tick does.
         let waiting = std::mem::take(&mut self.after_load);

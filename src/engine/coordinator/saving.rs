@@ -159,7 +159,8 @@ impl Coordinator {
         }
         keep.sources = raw::kept(&self.topology.deployment, &self.sources, tick);
         let (late, rejected) = (self.shared.late_letters(tick), self.shared.rejected_letters(tick));
-        manifest.state = json!({ "late": late.1, "rejected": rejected.1 });
+        let sinks: Vec<String> = self.shared.sinks.status().into_iter().map(|sink| sink.sink).collect();
+        manifest.state = json!({ "late": late.1, "rejected": rejected.1, "sinks": sinks });
         let standing = self.flows.values().flat_map(|running| running.standing_rows());
         for (name, rows) in [
             (letters::LATE, late.0),

@@ -31,11 +31,14 @@ use crate::log::{Durability, TickRecord, Transition};
 const STEPS: usize = 120;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Every kind of source, and views with timers, keys, closed buckets, a failing row and an alert.
-fn deployment(dir: &Path) -> Deployment {
-    let http = "[connector]\ntype = \"http\"\n";
+/// Every kind of source, and views with timers, keys, closed buckets, a failing row and an alert. What came in is
+/// kept in history or not; where it is, little is in the log at a time.
+fn deployment(dir: &Path, kept: bool) -> Deployment {
+    let keep = if kept { "keep = \"forever\"\n" } else { "" };
+    let options = if kept { "checkpoint_bytes = 3000\n" } else { "" };
+    let http = format!("{keep}[connector]\ntype = \"http\"\n");
     let files = [
-        ("deployment.toml", "workers = 2\n".to_owned()),
+        ("deployment.toml", format!("workers = 2\n{options}")),
         (
             "sources/readings.toml",
             format!(
@@ -156,13 +159,13 @@ fn now_us() -> i64 {
 }
 
 /// Lets random rows come and go, and looks at everything after each.
-async fn live(seed: u64) -> Lived {
+async fn live(seed: u64, kept: bool) -> Lived {
     let mut random = Pcg64Mcg::seed_from_u64(seed);
     let (folder, data) = (
         tempfile::tempdir().expect("a folder"),
         tempfile::tempdir().expect("a folder"),
     );
-    let deployment = deployment(folder.path());
+    let deployment = deployment(folder.path(), kept);
     let opened = Engine::open(
         deployment.clone(),
         Data {
@@ -328,11 +331,13 @@ fn lines(batches: &[RecordBatch]) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_shows_what_was_shown() {
-    for seed in [1, 2, 3] {
-        println!("seed {seed}");
-        let lived = live(seed).await;
+    for (seed, kept) in [(1, false), (2, false), (3, true), (4, true)] {
+        println!("seed {seed}, kept: {kept}");
+        let lived = live(seed, kept).await;
         let deployment = lived.engine.deployment();
         let tape = lived.tape();
+        let files = lived.engine.inner.shared.holdings.lock().inventory.entries().count();
+        assert_eq!(files > 3, kept, "seed {seed}: {files} files of history");
         let last = lived.looks.last().expect("it was looked at");
         let mut all = None;
         for workers in [1, 2] {
@@ -443,7 +448,7 @@ impl Tape for Dropping<'_> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tick_that_is_missing_is_found() {
-    let lived = live(4).await;
+    let lived = live(4, false).await;
     let tape = lived.tape();
     let mut found = 0;
     for dropped in [1, 5, 20, 40, 80] {
@@ -462,7 +467,7 @@ async fn a_tick_that_is_missing_is_found() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_engine_tells_what_it_showed() {
-    let lived = live(5).await;
+    let lived = live(5, false).await;
     let engine = &lived.engine;
     // Later ones first, then earlier ones, then later again from the replay that was kept.
     let looks = [100, 10, 50].map(|at| &lived.looks[at.min(lived.looks.len() - 1)]);
