@@ -66,19 +66,17 @@ struct Joins {
 }
 
 impl State {
-    /// Returns how far it is closed at a watermark, and which rows were to leave then, in memory or not.
-    fn closed_at(&self, watermark_us: i64) -> (Closed, i64) {
+    fn closed_at(&self, watermark_us: i64) -> Closed {
         // Neither ever falls, and a time out of range closes nothing more.
         let below = self.closing.below(watermark_us).unwrap_or(i64::MIN);
         let gone = self.closing.gone(watermark_us).unwrap_or(i64::MIN);
         // What is in files only cannot leave before it has been read.
         let limit = self.kept.as_ref().map_or(i64::MAX, |kept| kept.limit);
-        let closed = Closed {
+        Closed {
             below: below.max(self.closed.below),
             gone: gone.min(limit).max(self.closed.gone),
             ..self.closed
-        };
-        (closed, gone)
+        }
     }
 }
 
@@ -175,7 +173,10 @@ impl Closings {
                     below: state.closed.below,
                     gone: state.closed.gone,
                     limit: kept.limit,
-                    horizon: state.closed.gone.saturating_add(kept.ahead(&state.closing)),
+                    horizon: kept
+                        .wanted
+                        .max(state.closed.gone)
+                        .saturating_add(kept.ahead(&state.closing)),
                     rows: Vec::new(),
                     count: 0,
                 });
@@ -302,10 +303,7 @@ impl Closings {
                 continue;
             };
             state.watermark_us = Some(watermark_us);
-            let (closed, gone) = state.closed_at(watermark_us);
-            if let Some(kept) = &mut state.kept {
-                kept.wanted = gone;
-            }
+            let closed = state.closed_at(watermark_us);
             if closed != state.closed {
                 let leaves = closed.gone > state.closed.gone;
                 state.closed = closed;
@@ -351,7 +349,7 @@ impl Closings {
             let closes = match state.next {
                 _ if Some(watermark_us) <= state.watermark_us => false,
                 Some((known, closes)) if known == watermark_us => closes,
-                _ => state.closed_at(watermark_us).0 != state.closed,
+                _ => state.closed_at(watermark_us) != state.closed,
             };
             self.views[position].next = Some((watermark_us, closes));
             due |= closes;

@@ -32,7 +32,7 @@ use dataflows::workers::{Closed, Completed, FlowId, Seed, TickInput, Workers};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::clock::TickClock;
-use super::closing::Closings;
+use super::closing::{Closings, Moved};
 use super::filling::Filling;
 use super::flows::{Answers, Running};
 use super::idempotency::Answered;
@@ -132,6 +132,8 @@ pub(super) struct Coordinator {
     stores: bool,
     /// Rows of closed buckets that come to memory again with the tick that was begun.
     held: Vec<Seed>,
+    /// Whether rows are to leave with the next tick that are in files only.
+    is_short: bool,
     /// What of views is in files, by dataflow and tick, until that tick is answered.
     in_files: BTreeMap<(FlowId, Tick), StoredRows>,
     /// Dataflows on their way in, at most one change at a time.
@@ -238,6 +240,7 @@ impl Coordinator {
             reread: Vec::new(),
             stores: false,
             held: Vec::new(),
+            is_short: false,
             in_files: BTreeMap::new(),
             flows: parts.flows,
             keeper: parts.keeper,
@@ -261,7 +264,9 @@ impl Coordinator {
         let waits = self.pending.len() >= PENDING_TICKS_MAX || self.pending_rows >= PENDING_ROWS_MAX;
         let sinks = self.shared.sinks.is_full();
         let saves = self.saving.closes_doors() && self.filling.is_none() && self.storing.is_none();
-        self.in_flight.len() < self.in_flight_max && !filling && !waits && !sinks && !saves
+        // Rows are to leave with the next tick that are still to be read; where history does not answer, they stay.
+        let reads = self.is_short && self.storing.is_none() && self.shared.holdings.lock().failure.is_none();
+        self.in_flight.len() < self.in_flight_max && !filling && !waits && !sinks && !saves && !reads
     }
 
     /// Tells whether every tick is finished and seen, and all that was to be told is.
@@ -467,17 +472,18 @@ impl Coordinator {
         for source in &mut self.sources {
             source.begin(tick);
         }
-        let (closed, moved) = self.closings.begin(&self.sources);
-        self.closed = closed;
-        let moved = moved.into_iter().map(|moved| ((moved.flow, tick), moved.rows));
-        self.in_files.extend(moved);
         if self.filling.is_none()
             && let Some(stored) = self.storing.take()
         {
             self.store(tick, stored);
         }
-        if self.closings.wants_rows() {
-            self.saving.want();
+        let (closed, moved) = self.closings.begin(&self.sources);
+        self.closed
+            .retain(|(flow, _)| !closed.iter().any(|(other, _)| other == flow));
+        self.closed.extend(closed);
+        for Moved { flow, rows } in moved {
+            let known = self.in_files.entry((flow, tick)).or_insert_with(|| rows.clone());
+            known.from_us = rows.from_us;
         }
     }
 
@@ -567,6 +573,11 @@ impl Coordinator {
             self.reveal();
         }
         let passed = self.closings.passed(&flows, &self.sources);
+        let wants;
+        (self.is_short, wants) = self.closings.wants_rows(&self.sources);
+        if wants {
+            self.saving.want();
+        }
         let seeds = std::mem::take(&mut self.held);
         self.send(TickInput {
             tick,

@@ -6,6 +6,7 @@ use arrow::datatypes::DataType;
 use dataflows::workers::{Closed, FlowId};
 use queries::{Closing, View};
 
+use super::super::source::SourceState;
 use super::super::store::StoredRows;
 use super::super::topology::Topology;
 use super::{Closings, State};
@@ -21,8 +22,9 @@ pub(super) struct Kept {
     pub(super) stored: i64,
     /// Of these, those below this are in memory, because they leave next; others cannot leave before they are.
     pub(super) limit: i64,
-    /// Rows below this were to leave by the newest watermark.
+    /// Rows below this leave with the next tick, as the watermark stands that was looked at last.
     pub(super) wanted: i64,
+    looked: Option<i64>,
     /// What `wanted` was when more rows were asked for.
     asked: i64,
 }
@@ -40,6 +42,7 @@ impl Kept {
             stored: i64::MIN,
             limit: i64::MAX,
             wanted: i64::MIN,
+            looked: None,
             asked: i64::MIN,
         })
     }
@@ -145,21 +148,29 @@ impl Closings {
         self.rows_in_files(view)?.from_us
     }
 
-    /// Tells whether rows will soon be kept long enough that are not in memory.
-    pub(in crate::engine) fn wants_rows(&mut self) -> bool {
-        let mut wants = false;
-        for state in &mut self.views {
-            let Some(kept) = state.kept.as_mut().filter(|kept| kept.limit < i64::MAX) else {
+    /// Looks at what is to leave next, at the end of a tick: whether any of it is in files only, and whether more
+    /// should be read soon.
+    pub(in crate::engine) fn wants_rows(&mut self, sources: &[SourceState]) -> (bool, bool) {
+        let (mut is_short, mut wants) = (false, false);
+        for place in 0..self.views.len() {
+            let watermark_us = self.watermark_us(&self.views[place].waits, sources);
+            let State { kept, closing, .. } = &mut self.views[place];
+            let (Some(kept), Some(watermark_us)) = (kept, watermark_us) else {
                 continue;
             };
-            let ahead = kept.ahead(&state.closing);
+            if kept.looked != Some(watermark_us) {
+                kept.looked = Some(watermark_us);
+                kept.wanted = kept.wanted.max(closing.gone(watermark_us).unwrap_or(i64::MIN));
+            }
+            let ahead = kept.ahead(closing);
             // Where history does not answer, it is not asked at each tick.
             let again = kept.asked.saturating_add(ahead / 8) < kept.wanted;
-            if kept.wanted.saturating_add(ahead / 2) > kept.limit && again {
+            is_short |= kept.wanted > kept.limit;
+            if kept.limit < i64::MAX && kept.wanted.saturating_add(ahead / 2) > kept.limit && again {
                 kept.asked = kept.wanted;
                 wants = true;
             }
         }
-        wants
+        (is_short, wants)
     }
 }

@@ -41,7 +41,6 @@ impl Coordinator {
             let Some((flow, closed, rows)) = self.closings.stored(&moved) else {
                 continue;
             };
-            self.closed.retain(|(other, _)| *other != flow);
             self.closed.push((flow, closed));
             self.in_files.insert((flow, tick), rows);
             let held = moved.held.into_iter();
