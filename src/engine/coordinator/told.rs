@@ -13,6 +13,7 @@ use dataflows::workers::FlowId;
 
 use super::super::alerts::{Standing, cleared};
 use super::super::flows::Answer;
+use super::super::plants::{Plant, is_planted};
 use super::{Coordinator, Told};
 use crate::log::Transition;
 
@@ -73,6 +74,7 @@ impl AlreadyTold {
         match self.alerts.get(alert) {
             None => Known::Nothing,
             Some(last) if tick <= last.tick => Known::Everything,
+            Some(_) if is_planted(Plant::AlertsTakenForTheSame) => Known::Nothing,
             Some(_) => {
                 let last = self.alerts.remove(alert);
                 Known::Standing(last.map(|last| last.standing).unwrap_or_default())
@@ -113,6 +115,7 @@ impl Coordinator {
         let tick = self.clock.last();
         let told = std::mem::take(&mut self.told);
         let mut alerts: Vec<(Arc<str>, Last)> = told.alerts.into_iter().collect();
+        alerts.retain(|_| !is_planted(Plant::AlertsTakenForTheSame));
         alerts.sort_by(|(one, _), (other, _)| one.cmp(other));
         for (alert, last) in alerts {
             let running = self.flows.values_mut();

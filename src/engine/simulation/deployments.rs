@@ -185,7 +185,7 @@ fn plan(views: &[View]) -> Deployment {
             "sources/orders.toml",
             format!(
                 "columns = {{ id = \"bigint not null\", item = \"text\", at = \"timestamp not null\" }}\n\
-                 time = {{ column = \"at\", lateness = \"5 milliseconds\" }}\n{http}"
+                 time = {{ column = \"at\", lateness = \"5 ms\" }}\n{http}"
             ),
         ),
         (

@@ -182,7 +182,7 @@ impl World {
             156..162 => self.life().fire(),
             162..174 => self.change()?,
             174..184 => self.life().hear_change(),
-            184..197 => self.look()?,
+            184..198 => self.look()?,
             _ => self.crash()?,
         }
         self.life().coordinator.go_on();
