@@ -100,52 +100,60 @@ impl AlertState {
     pub(super) fn standing_rows(&self) -> impl Iterator<Item = Transition> {
         let standing = self.standing.iter();
         standing.map(|(key, (raised, row))| Transition {
+            alert: Arc::clone(&self.alert),
+            key: key.clone(),
+            tick: *raised,
             transition: "raised".into(),
-            ..self.cleared(*raised, key, *raised, row)
+            priority: Arc::clone(&self.priority),
+            raised: *raised,
+            row: row.clone(),
         })
     }
 
-    /// Takes the first rows of an alert that stood as `old` before: what stands in both was raised when it was.
-    pub(super) fn replace(&mut self, old: Option<&Standing>, tick: Tick, rows: &[Updates]) -> Vec<Transition> {
-        let mut transitions = self.apply(tick, rows);
-        let Some(old) = old else { return transitions };
-        transitions.retain_mut(|transition| {
-            let Some((raised, row)) = old.get(&transition.key) else {
-                return true;
-            };
-            if let Some(standing) = self.standing.get_mut(&transition.key) {
-                standing.0 = *raised;
+    /// Goes on from what stands by what was told, and returns what is to be told for it to be so, in order of the
+    /// key: what stands in both was raised when it was.
+    pub(super) fn goes_on_from(&mut self, told: &Standing, tick: Tick) -> Vec<Transition> {
+        let mut transitions = cleared(&self.alert, &self.priority, tick, told);
+        transitions.retain(|transition| !self.standing.contains_key(&transition.key));
+        for (key, (raised, row)) in &mut self.standing {
+            let before = told.get(key);
+            *raised = before.map_or(tick, |(raised, _)| *raised);
+            if before.is_none_or(|(_, before)| before != row) {
+                transitions.push(Transition {
+                    alert: Arc::clone(&self.alert),
+                    key: key.clone(),
+                    tick,
+                    transition: if before.is_some() { "updated" } else { "raised" }.into(),
+                    priority: Arc::clone(&self.priority),
+                    raised: *raised,
+                    row: row.clone(),
+                });
             }
-            transition.raised = *raised;
-            transition.transition = "updated".into();
-            *row != transition.row
-        });
-        let gone = old.iter().filter(|(key, _)| !self.standing.contains_key(*key));
-        transitions.extend(gone.map(|(key, (raised, row))| self.cleared(tick, key, *raised, row)));
+        }
         transitions.sort_by(|one, other| one.key.cmp(&other.key));
         transitions
     }
 
     /// Clears all that stand.
     pub(super) fn clear(&mut self, tick: Tick) -> Vec<Transition> {
-        let standing: BTreeMap<String, (Tick, String)> = self.standing.drain().collect();
-        let cleared = standing
-            .iter()
-            .map(|(key, (raised, row))| self.cleared(tick, key, *raised, row));
-        cleared.collect()
+        cleared(&self.alert, &self.priority, tick, &std::mem::take(&mut self.standing))
     }
+}
 
-    fn cleared(&self, tick: Tick, key: &str, raised: Tick, row: &str) -> Transition {
-        Transition {
-            alert: Arc::clone(&self.alert),
-            key: key.to_owned(),
-            tick,
-            transition: "cleared".into(),
-            priority: Arc::clone(&self.priority),
-            raised,
-            row: row.to_owned(),
-        }
-    }
+/// Says that all that stand are cleared, in order of the key.
+pub(super) fn cleared(alert: &Arc<str>, priority: &Arc<str>, tick: Tick, standing: &Standing) -> Vec<Transition> {
+    let cleared = standing.iter().map(|(key, (raised, row))| Transition {
+        alert: Arc::clone(alert),
+        key: key.clone(),
+        tick,
+        transition: "cleared".into(),
+        priority: Arc::clone(priority),
+        raised: *raised,
+        row: row.clone(),
+    });
+    let mut cleared: Vec<Transition> = cleared.collect();
+    cleared.sort_by(|one, other| one.key.cmp(&other.key));
+    cleared
 }
 
 /// The newest transitions of all alerts.

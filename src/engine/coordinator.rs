@@ -18,6 +18,7 @@ mod recovery;
 mod run;
 mod saving;
 mod storing;
+mod told;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -47,6 +48,7 @@ use crate::history::Stored;
 use crate::log::{Entry, Record, TickRecord, Told};
 use pending::{Pending, Untold};
 use saving::Saving;
+use told::AlreadyTold;
 
 pub(in crate::engine) use playing::{Again, Seen, Witness};
 pub(in crate::engine) use recovery::Recovered;
@@ -62,7 +64,7 @@ const PENDING_TICKS_MAX: usize = 256;
 const PENDING_ROWS_MAX: usize = 512 * 1024;
 
 /// A bucket that is over is closed this long after the tick that passed it, unless another tick comes before.
-const CLOSES_AFTER: Duration = Duration::from_millis(1);
+pub(super) const CLOSES_AFTER: Duration = Duration::from_millis(1);
 
 /// What the doors ask of the coordinator.
 pub(super) enum Request {
@@ -152,7 +154,7 @@ pub(super) struct Coordinator {
     /// What is told once the log has it, in the order it was handed over.
     untold: VecDeque<(u64, Untold)>,
     /// What was told before a crash, while its ticks are computed again.
-    told: recovery::AlreadyTold,
+    told: AlreadyTold,
     answered: Answered,
     saving: Saving,
     keeper: Sender<Arc<RelationEntry>>,
@@ -227,7 +229,7 @@ impl Coordinator {
             pending: VecDeque::new(),
             pending_rows: 0,
             untold: VecDeque::new(),
-            told: recovery::AlreadyTold::default(),
+            told: AlreadyTold::default(),
             answered: Answered::default(),
             saving: Saving::new(parts.shared.options.checkpoint_bytes as u64),
             log: parts.log,

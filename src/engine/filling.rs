@@ -246,7 +246,10 @@ impl Filling {
             }
         } else {
             // The last of some ticks stands for all of them.
-            let lot = self.missed.len().min(CATCH_UP_TICKS);
+            let lot = match is_planted(Plant::NewcomersBehind) {
+                true => 0,
+                false => self.missed.len().min(CATCH_UP_TICKS),
+            };
             let last = self.missed.drain(..lot).next_back()?;
             TickInput::new(last, Vec::new(), flows.clone())
         };

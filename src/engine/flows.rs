@@ -27,8 +27,6 @@ pub(super) struct Running {
     due: Vec<Option<Tick>>,
     /// While an alert is filled, its rows so far: what stands only half way is told to nobody.
     held_back: Option<Vec<Updates>>,
-    /// The alerts that stood before a restart.
-    stood: Option<Standing>,
 }
 
 impl Running {
@@ -41,7 +39,6 @@ impl Running {
             has_timers: false,
             due: Vec::new(),
             held_back: None,
-            stood: None,
         }
     }
 
@@ -82,9 +79,14 @@ impl Running {
         self.held_back = self.alerts.is_some().then(Vec::new);
     }
 
-    /// Says which alerts of its stood before a restart.
-    pub(super) fn stood(&mut self, standing: Standing) {
-        self.stood = Some(standing);
+    pub(super) fn is_alert(&self) -> bool {
+        self.alerts.is_some()
+    }
+
+    /// Goes on from what stands by what was told; returns what is to be told for it to be so.
+    pub(super) fn goes_on_from(&mut self, told: &Standing, tick: Tick) -> Vec<Transition> {
+        let alerts = self.alerts.as_mut();
+        alerts.map_or_else(Vec::new, |alerts| alerts.goes_on_from(told, tick))
     }
 
     /// Takes what a tick changed to the alerts that stand; returns what is to be told of them.
@@ -146,18 +148,19 @@ impl Running {
     }
 
     /// Starts to tell of alerts, where it replaces `old` of what is different from before.
-    pub(super) fn go_live(&mut self, old: Option<&Running>, tick: Tick) -> Vec<Transition> {
+    pub(super) fn go_live(&mut self, old: Option<&mut Running>, tick: Tick) -> Vec<Transition> {
+        let old = old.and_then(Running::retire);
         let (Some(alerts), Some(rows)) = (&mut self.alerts, self.held_back.take()) else {
-            return Vec::new();
+            return old.map_or_else(Vec::new, |mut old| old.clear(tick));
         };
-        let stood = self.stood.take();
-        let old = old.and_then(|old| old.alerts.as_ref()).map(AlertState::all_standing);
-        alerts.replace(old.or(stood.as_ref()), tick, &rows)
+        let nothing = Standing::new();
+        alerts.apply(tick, &rows);
+        alerts.goes_on_from(old.as_ref().map_or(&nothing, AlertState::all_standing), tick)
     }
 
-    /// Clears every alert that stands: there will be no more of this name.
-    pub(super) fn clear(&mut self, tick: Tick) -> Vec<Transition> {
-        self.alerts.as_mut().map_or_else(Vec::new, |alerts| alerts.clear(tick))
+    /// Tells no more of alerts: what workers still answer for it, whoever takes its place has told of.
+    pub(super) fn retire(&mut self) -> Option<AlertState> {
+        self.alerts.take()
     }
 }
 

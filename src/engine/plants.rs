@@ -9,6 +9,8 @@ pub(super) enum Plant {
     RepliedWhenTaken,
     /// Alerts are told before the record of it can be lost no more.
     AlertsToldUnwritten,
+    /// After a start, alerts are taken to be those that ran before.
+    AlertsTakenForTheSame,
     /// A checkpoint is taken while ticks are unfinished.
     SavedUnfinished,
     /// A relation is read at a tick that was never cut.

@@ -264,8 +264,11 @@ impl Shared {
         keep(&self.rejected, out.rejected);
     }
 
-    pub(super) fn transitions(&self, alert: &RelationEntry, transitions: Vec<Transition>, standing: usize) {
-        alert.standing.store(standing as u64, Ordering::Relaxed);
+    /// Tells of an alert, and how many of it stand; of one that is no more, there is nobody to ask.
+    pub(super) fn transitions(&self, alert: Option<&RelationEntry>, transitions: Vec<Transition>, standing: usize) {
+        if let Some(alert) = alert {
+            alert.standing.store(standing as u64, Ordering::Relaxed);
+        }
         if !transitions.is_empty() {
             self.alert_events
                 .lock()

@@ -73,19 +73,22 @@ impl Coordinator {
                 .iter()
                 .find(|(_, old)| old.relation.relation.name == *name)
                 .map(|(id, _)| *id);
-            let old = old.and_then(|old| gone.remove_entry(&old));
+            let mut old = old.and_then(|old| gone.remove_entry(&old));
             if let (Some((_, old)), Some(rows)) = (&old, self.closings.rows_in_files(name)) {
                 new.relation.store.take_over(&old.relation.store);
                 new.relation.store.let_go(&rows);
             }
-            let transitions = new.go_live(old.as_ref().map(|(_, old)| old), tick);
-            self.tell_transitions(tick, &new, transitions);
+            let transitions = new.go_live(old.as_mut().map(|(_, old)| old), tick);
+            // After a start it is told later, by what was told before.
+            if !self.told.is_behind(&new.relation.relation.name) {
+                self.tell_transitions(tick, Some(Arc::clone(&new.relation)), transitions, new.standing());
+            }
             self.leaving.extend(old);
             self.flows.insert(flow, new);
         }
         for running in gone.values_mut() {
-            let transitions = running.clear(tick);
-            self.tell_transitions(tick, running, transitions);
+            let transitions = running.retire().map_or_else(Vec::new, |mut alerts| alerts.clear(tick));
+            self.tell_transitions(tick, Some(Arc::clone(&running.relation)), transitions, 0);
         }
         self.leaving.append(&mut gone);
         for source in &fill.topology.sources[self.sources.len()..] {

@@ -8,7 +8,7 @@ use dataflows::Tick;
 use dataflows::workers::FlowId;
 use tokio::sync::oneshot;
 
-use super::super::flows::{Answer, Running};
+use super::super::flows::Answer;
 use super::super::plants::{Plant, is_planted};
 use super::super::shared::RelationEntry;
 use super::super::source::Outgoing;
@@ -40,7 +40,7 @@ pub(super) struct Pending {
 /// What is told once its record can be lost no more.
 pub(super) enum Untold {
     /// What happened to alerts, and how many stand then.
-    Transitions(Arc<RelationEntry>, Vec<Transition>, usize),
+    Transitions(Option<Arc<RelationEntry>>, Vec<Transition>, usize),
     /// What a tick changed in a view.
     Answer(FlowId, Tick, Answer),
     /// There is something for a sink.
@@ -119,12 +119,13 @@ impl Coordinator {
     /// Publishes what a tick that is seen changed in a view, once what it tells of alerts and to sinks is written.
     pub(super) fn publish(&mut self, flow: FlowId, tick: Tick, answer: Answer) {
         let answer = answer.with_stored(self.in_files.remove(&(flow, tick)));
-        let Some(running) = self.flows.get_mut(&flow).or_else(|| self.leaving.get_mut(&flow)) else {
+        let transitions = self.transitions(flow, tick, &answer);
+        let Some(running) = self.flows.get(&flow).or_else(|| self.leaving.get(&flow)) else {
             return;
         };
         let mut told = Told {
             tick,
-            transitions: running.transitions(tick, &answer),
+            transitions,
             outgoing: running.outgoing(&answer),
         };
         let relation = Arc::clone(&running.relation);
@@ -156,7 +157,7 @@ impl Coordinator {
             (number, false) => number,
         };
         let mut untold = vec![
-            Untold::Transitions(relation, transitions, standing),
+            Untold::Transitions(Some(relation), transitions, standing),
             Untold::Answer(flow, tick, answer),
         ];
         untold.extend(sinks.into_iter().map(Untold::Outgoing));
@@ -165,18 +166,20 @@ impl Coordinator {
     }
 
     /// Tells of alerts once it is written that it is told.
-    pub(super) fn tell_transitions(&mut self, tick: Tick, running: &Running, transitions: Vec<Transition>) {
-        let (relation, standing) = (Arc::clone(&running.relation), running.standing());
-        let mut told = Told {
-            tick,
-            transitions,
-            outgoing: Vec::new(),
-        };
-        self.told.remove(&mut told);
-        let transitions = told.transitions.clone();
+    pub(super) fn tell_transitions(
+        &mut self,
+        tick: Tick,
+        relation: Option<Arc<RelationEntry>>,
+        transitions: Vec<Transition>,
+        standing: usize,
+    ) {
         let number = match transitions.is_empty() {
             true => self.untold.back().map_or(self.durable, |(number, _)| *number),
-            false => self.append_told(told),
+            false => self.append_told(Told {
+                tick,
+                transitions: transitions.clone(),
+                outgoing: Vec::new(),
+            }),
         };
         self.untold
             .push_back((number, Untold::Transitions(relation, transitions, standing)));
@@ -209,7 +212,7 @@ impl Coordinator {
                 if let Some(witness) = &self.witness {
                     witness.transitions(&transitions);
                 }
-                self.shared.transitions(&relation, transitions, standing);
+                self.shared.transitions(relation.as_deref(), transitions, standing);
             }
             Untold::Answer(flow, tick, answer) => {
                 if let Some(running) = self.flows.get_mut(&flow).or_else(|| self.leaving.get_mut(&flow)) {

@@ -3,7 +3,7 @@
 //! The ticks of the log go the way they went, through the same code: nothing is decided anew by a clock. What was
 //! told of them outside stands in the log, too, and is not told again; what was not is told now.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use queries::cold::Span;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::super::alerts::{self, Standing};
+use super::super::alerts;
 use super::super::closing::{self, SavedClosing};
 use super::super::filling::{Contents, Fill, Filling};
 use super::super::flows::Running;
@@ -30,7 +30,7 @@ use super::super::{idempotency, letters};
 use super::playing::Again;
 use super::{Coordinator, Inbox};
 use crate::history::{KeptView, Stored};
-use crate::log::{Manifest, Part, Record, Told};
+use crate::log::{Manifest, Part, Record};
 
 /// How long a worker may take for one tick of the past before the start is given up.
 const PATIENCE: Duration = Duration::from_secs(3_600);
@@ -40,39 +40,6 @@ pub(in crate::engine) struct Recovered {
     pub(in crate::engine) past: Box<dyn Past>,
     /// Sources whose rows may be forgotten where they are declared no more.
     pub(in crate::engine) forget: Vec<String>,
-}
-
-/// What was told of ticks that are computed again: alerts and sinks by tick.
-#[derive(Default)]
-pub(super) struct AlreadyTold {
-    alerts: HashSet<(Tick, Arc<str>)>,
-    sinks: HashSet<(Tick, Arc<str>)>,
-}
-
-impl AlreadyTold {
-    fn note(&mut self, told: &Told) {
-        let alerts = told.transitions.iter().map(|told| (told.tick, Arc::clone(&told.alert)));
-        self.alerts.extend(alerts);
-        let sinks = told.outgoing.iter().map(|out| (told.tick, Arc::clone(&out.sink)));
-        self.sinks.extend(sinks);
-    }
-
-    /// Returns the sinks that were told anything.
-    pub(super) fn sinks(&self) -> impl Iterator<Item = &str> {
-        self.sinks.iter().map(|(_, sink)| &**sink)
-    }
-
-    /// Takes out of `told` what was told before.
-    pub(super) fn remove(&mut self, told: &mut Told) {
-        if self.alerts.is_empty() && self.sinks.is_empty() {
-            return;
-        }
-        let tick = told.tick;
-        told.transitions
-            .retain(|told| !self.alerts.contains(&(tick, Arc::clone(&told.alert))));
-        told.outgoing
-            .retain(|out| !self.sinks.contains(&(tick, Arc::clone(&out.sink))));
-    }
 }
 
 impl Coordinator {
@@ -101,10 +68,11 @@ impl Coordinator {
             (None, None) => 1,
         };
         self.replay(from, &recovered, &mut progress, inbox)?;
-        // Ticks that were told before need not be known any more.
         self.wait(inbox, |coordinator| coordinator.is_settled())?;
         self.greet(manifest.as_ref(), &recovered)?;
-        self.told = AlreadyTold::default();
+        // Ticks that were told before need not be known any more.
+        self.tell_what_differs();
+        self.wait(inbox, |coordinator| coordinator.is_settled())?;
         // The last run did not get to say that history is read: the next tick does.
         let waiting = std::mem::take(&mut self.after_load);
         if !waiting.is_empty() {
@@ -349,18 +317,13 @@ impl Coordinator {
         for rows in read(idempotency::TABLE)? {
             self.answered.restore(&rows);
         }
-        let mut standing: HashMap<Arc<str>, Standing> = HashMap::new();
-        for rows in read(alerts::STANDING)? {
-            for told in alerts::transitions(&rows) {
-                standing
-                    .entry(told.alert)
-                    .or_default()
-                    .insert(told.key, (told.raised, told.row));
-            }
+        for running in self.flows.values().filter(|running| running.is_alert()) {
+            self.told.knows(&running.relation.relation.name, manifest.tick);
         }
-        for running in self.flows.values_mut() {
-            let name = running.relation.relation.name.as_str();
-            running.stood(standing.remove(name).unwrap_or_default());
+        for rows in read(alerts::STANDING)? {
+            for standing in alerts::transitions(&rows) {
+                self.told.stood(manifest.tick, standing);
+            }
         }
         Ok(())
     }

@@ -104,12 +104,34 @@ const PAIRS: View = View {
     },
 };
 
+/// By the time of the rows: a bucket is told in the tick after the one whose rows say that it is over.
+const FINISHED: View = View {
+    path: "views/finished.sql",
+    text: "--! emit = \"on close\"\n--! keep = \"1 hour\"\n\
+           SELECT date_bin(INTERVAL '2 milliseconds', at) AS bucket, count(*) AS orders FROM orders GROUP BY bucket",
+    answer: |held| {
+        let Some(watermark_us) = held.clock_before_us.map(|clock_us| clock_us - 5_000) else {
+            return Vec::new();
+        };
+        let mut counts: BTreeMap<i64, i64> = BTreeMap::new();
+        for at_us in &held.orders {
+            *counts.entry(at_us.div_euclid(2_000) * 2_000).or_default() += 1;
+        }
+        let closed = counts.into_iter().filter(|(bucket, _)| bucket + 2_000 <= watermark_us);
+        let mut rows: Vec<Vec<String>> = closed
+            .map(|(bucket, orders)| vec![bucket.to_string(), orders.to_string()])
+            .collect();
+        rows.sort();
+        rows
+    },
+};
+
 /// What may run. Each differs from each: by what is new, by what is gone, and by what reads something else.
 const VARIANTS: [&[View]; 4] = [
-    &[TOTALS, NAMED, MANY, RECENT],
-    &[TOTALS_TWICE, NAMED, MANY, RECENT, FRESH],
-    &[TOTALS, MANY_OF_FIVE, RECENT, FRESH, PAIRS],
-    &[TOTALS, NAMED, RECENT_FOR_LONGER, PAIRS],
+    &[TOTALS, NAMED, MANY, RECENT, FINISHED],
+    &[TOTALS_TWICE, NAMED, MANY, RECENT, FRESH, FINISHED],
+    &[TOTALS, MANY_OF_FIVE, RECENT, FRESH, PAIRS, FINISHED],
+    &[TOTALS, NAMED, RECENT_FOR_LONGER, PAIRS, FINISHED],
 ];
 
 /// How many there are.
@@ -161,7 +183,10 @@ fn plan(views: &[View]) -> Deployment {
         ("deployment.toml", "checkpoint_bytes = 3000\nworkers = 1\n".to_owned()),
         (
             "sources/orders.toml",
-            format!("columns = {{ id = \"bigint not null\", item = \"text\", at = \"timestamp\" }}\n{http}"),
+            format!(
+                "columns = {{ id = \"bigint not null\", item = \"text\", at = \"timestamp not null\" }}\n\
+                 time = {{ column = \"at\", lateness = \"5 ms\" }}\n{http}"
+            ),
         ),
         (
             "sources/stock.toml",

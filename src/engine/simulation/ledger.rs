@@ -29,6 +29,8 @@ pub(super) struct Held {
     /// How many rows of stock there were.
     stock: i64,
     pub(super) now_us: i64,
+    /// The time of the newest order before the tick.
+    pub(super) clock_before_us: Option<i64>,
 }
 
 impl Held {
@@ -80,6 +82,11 @@ impl Ledger {
             orders: orders.iter().map(|sent| sent.at_us).collect(),
             stock: until(STOCK) as i64,
             now_us: tick as i64,
+            clock_before_us: orders
+                .iter()
+                .filter(|sent| sent.tick < tick)
+                .map(|sent| sent.at_us)
+                .max(),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! One life of a program: from its start to the moment the power goes.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,7 +13,7 @@ use dataflows::workers::{Completed, Response, Workers};
 use tokio::sync::Semaphore;
 
 use super::super::clock::TickClock;
-use super::super::coordinator::{Coordinator, Inbox, Parts, Recovered, Request};
+use super::super::coordinator::{CLOSES_AFTER, Coordinator, Inbox, Parts, Recovered, Request};
 use super::super::feed::Doors;
 use super::super::filling::ChangeRequest;
 use super::super::shared::Shared;
@@ -114,7 +113,8 @@ impl Life {
 
     /// Has a tick cut without rows, if a timer is due.
     pub(super) fn fire(&mut self) {
-        if self.coordinator.has_room() && self.coordinator.timer() == Some(Duration::ZERO) {
+        let is_due = self.coordinator.timer().is_some_and(|wait| wait <= CLOSES_AFTER);
+        if is_due && self.coordinator.has_room() {
             self.coordinator.cut_timers();
         }
     }

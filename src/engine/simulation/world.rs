@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use connectors::{Batch, Decoded, Position};
 use dataflows::Tick;
 use rand::{RngExt, SeedableRng};
@@ -150,6 +150,8 @@ impl World {
                 ));
             }
             reader.waiting.clear();
+            // What a start has found is as safe as what was answered.
+            reader.acknowledged = goes_on;
             self.ledger.strike(source, goes_on);
         }
         self.look()
@@ -180,7 +182,7 @@ impl World {
             156..162 => self.life().fire(),
             162..174 => self.change()?,
             174..184 => self.life().hear_change(),
-            184..197 => self.look()?,
+            184..198 => self.look()?,
             _ => self.crash()?,
         }
         self.life().coordinator.go_on();
@@ -471,9 +473,19 @@ impl World {
 
 /// Rows as texts.
 fn texts(rows: &RecordBatch) -> Vec<Vec<String>> {
-    let text = |column: &ArrayRef, row: usize| match column.as_string_opt::<i32>() {
-        Some(texts) => texts.value(row).to_owned(),
-        None => column.as_primitive::<Int64Type>().value(row).to_string(),
+    let text = |column: &ArrayRef, row: usize| {
+        let texts = column.as_string_opt::<i32>().map(|texts| texts.value(row).to_owned());
+        let time = || {
+            Some(
+                column
+                    .as_primitive_opt::<TimestampMicrosecondType>()?
+                    .value(row)
+                    .to_string(),
+            )
+        };
+        texts
+            .or_else(time)
+            .unwrap_or_else(|| column.as_primitive::<Int64Type>().value(row).to_string())
     };
     (0..rows.num_rows())
         .map(|row| rows.columns().iter().map(|column| text(column, row)).collect())
