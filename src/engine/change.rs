@@ -188,13 +188,8 @@ impl Engine {
 
     /// Keeps a copy of what runs now.
     fn keep_definitions(&self) {
-        let Some((_, data)) = &self.inner.kept else { return };
-        if let Err(error) = super::definitions::keep(&self.deployment(), data) {
-            // The change runs; only a backtest would compare with what ran before it.
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "the definitions that run could not be copied"
-            );
+        if let Some((_, data)) = &self.inner.kept {
+            super::definitions::keep(&self.deployment(), data);
         }
     }
 

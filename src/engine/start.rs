@@ -62,7 +62,7 @@ impl Engine {
         add_tables(&mut deployment)?;
         let found = data.map(|data| -> anyhow::Result<_> {
             let folder = Folder::open(&data.dir)?;
-            definitions::keep(&deployment, &data.dir)?;
+            definitions::keep(&deployment, &data.dir);
             Ok((data, folder))
         });
         let found = found.transpose()?;
