@@ -43,7 +43,7 @@ fn deployment(dir: &Path) -> Deployment {
             "sources/readings.toml",
             format!(
                 "columns = {{ at = \"timestamp not null\", item = \"text not null\", ph = \"bigint\" }}\n\
-                 time = {{ column = \"at\", lateness = \"100 milliseconds\" }}\nretain = \"1 second\"\n{http}"
+                 time = {{ column = \"at\", lateness = \"100ms\" }}\nretain = \"1 sec\"\n{http}"
             ),
         ),
         (
