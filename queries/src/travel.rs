@@ -99,6 +99,10 @@ impl Catalog {
                 Tick::try_from(us).map_err(|_| misused("needs a time after 1970"))
             }
             Some(Expr::Literal(..)) => Err(misused("needs a time, and this is NULL")),
+            // What cannot be computed is left as it was written.
+            _ if matches!(written, ast::Expr::Value(_) | ast::Expr::TypedString(_)) => {
+                Err(misused(&format!("cannot read {written} as a time")))
+            }
             _ => Err(misused("needs a time that does not depend on any row")),
         }
     }

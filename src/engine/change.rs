@@ -206,13 +206,8 @@ impl Engine {
 
     /// Keeps a copy of what runs now.
     fn keep_definitions(&self) {
-        let Some(kept) = &self.inner.kept else { return };
-        if let Err(error) = super::definitions::keep(&self.deployment(), &kept.data) {
-            // The change runs; only a backtest would compare with what ran before it.
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "the definitions that run could not be copied"
-            );
+        if let Some(kept) = &self.inner.kept {
+            super::definitions::keep(&self.deployment(), &kept.data);
         }
     }
 

@@ -6,8 +6,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-
 use crate::config::{Deployment, FileProblem, load_copy};
 
 /// The copy's folder in a data folder, and its name while it is made and while it is replaced.
@@ -20,24 +18,28 @@ pub(crate) const PLACE: &str = "deployment.from";
 
 /// Copies the definitions of a deployment into a data folder; the copy before stays until this one is whole.
 ///
-/// # Errors
-/// When it cannot be written.
-pub(super) fn keep(deployment: &Deployment, data: &Path) -> anyhow::Result<()> {
-    write(deployment, data).with_context(|| {
-        format!(
-            "could not copy the definitions into the data folder \"{}\"",
-            data.display()
-        )
-    })
+/// What runs does not depend on it, so a copy that cannot be made stops nothing.
+pub(super) fn keep(deployment: &Deployment, data: &Path) {
+    if let Err(error) = write(deployment, data) {
+        tracing::warn!(%error, data = %data.display(), "the definitions that run could not be copied");
+    }
 }
 
 fn write(deployment: &Deployment, data: &Path) -> io::Result<()> {
     let (new, old, folder) = (data.join(NEW), data.join(OLD), data.join(FOLDER));
     let place = std::path::absolute(&deployment.dir).unwrap_or_else(|_| deployment.dir.clone());
-    fs::write(data.join(PLACE), place.to_string_lossy().as_bytes())?;
+    let mut files: Vec<(PathBuf, &str)> = deployment
+        .files
+        .iter()
+        .map(|(path, text)| (path.clone(), text.as_str()))
+        .collect();
+    files.sort();
+    if fs::read_to_string(data.join(PLACE)).is_ok_and(|was| Path::new(&was) == place) && is_same(&folder, &files) {
+        return Ok(());
+    }
     remove(&new)?;
     fs::create_dir_all(&new)?;
-    for (path, text) in deployment.files.iter() {
+    for (path, text) in files {
         let file = new.join(path);
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder)?;
@@ -45,12 +47,41 @@ fn write(deployment: &Deployment, data: &Path) -> io::Result<()> {
         fs::write(&file, text)?;
         fs::File::open(&file)?.sync_all()?;
     }
+    let placed = data.join(format!("{PLACE}.new"));
+    fs::write(&placed, place.to_string_lossy().as_bytes())?;
+    fs::rename(placed, data.join(PLACE))?;
     if folder.exists() {
         remove(&old)?;
         fs::rename(&folder, &old)?;
     }
     fs::rename(&new, &folder)?;
+    fs::File::open(data)?.sync_all()?;
     remove(&old)
+}
+
+/// Tells whether a folder holds these files, in the order of their paths, and no other.
+fn is_same(folder: &Path, files: &[(PathBuf, &str)]) -> bool {
+    fn listed(folder: &Path, below: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+        for entry in fs::read_dir(folder.join(below))? {
+            let path = below.join(entry?.file_name());
+            match folder.join(&path).is_dir() {
+                true => listed(folder, &path, found)?,
+                false => found.push(path),
+            }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    if listed(folder, Path::new(""), &mut found).is_err() {
+        return false;
+    }
+    found.sort();
+    let same = |path: &PathBuf, text: &str| fs::read_to_string(folder.join(path)).is_ok_and(|was| was == text);
+    found.len() == files.len()
+        && found
+            .iter()
+            .zip(files)
+            .all(|(found, (path, text))| found == path && same(path, text))
 }
 
 fn remove(folder: &Path) -> io::Result<()> {
@@ -107,15 +138,15 @@ mod tests {
         write_all(dir.path(), "SELECT station, level FROM levels WHERE level > 5");
         let first = config::load(dir.path()).unwrap();
         write_all(dir.path(), "SELECT station, level FROM levels WHERE level > 6");
-        keep(&first, data.path()).unwrap();
+        keep(&first, data.path());
         assert!(alert(data.path()).ends_with("level > 5"));
         let second = config::load(dir.path()).unwrap();
-        keep(&second, data.path()).unwrap();
+        keep(&second, data.path());
         assert!(alert(data.path()).ends_with("level > 6"));
         assert!(!data.path().join(NEW).exists() && !data.path().join(OLD).exists());
         // A file that is declared no more goes.
         fs::remove_dir_all(dir.path().join("alerts")).unwrap();
-        keep(&config::load(dir.path()).unwrap(), data.path()).unwrap();
+        keep(&config::load(dir.path()).unwrap(), data.path());
         assert!(load(data.path()).unwrap().unwrap().views.is_empty());
     }
 
@@ -124,12 +155,12 @@ mod tests {
         let (dir, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         write_all(dir.path(), "SELECT station, level FROM levels WHERE level > 5");
         let deployment = config::load(dir.path()).unwrap();
-        keep(&deployment, data.path()).unwrap();
+        keep(&deployment, data.path());
         // Half of a new one is there, and the one before has its other name already.
         fs::create_dir_all(data.path().join(NEW).join("alerts")).unwrap();
         fs::rename(data.path().join(FOLDER), data.path().join(OLD)).unwrap();
         assert!(alert(data.path()).ends_with("level > 5"));
-        keep(&deployment, data.path()).unwrap();
+        keep(&deployment, data.path());
         assert!(alert(data.path()).ends_with("level > 5"));
     }
 }

@@ -71,7 +71,7 @@ impl Engine {
                 &folder.store.owner(),
                 data.reads.then_some(&folder.inventory),
             )?;
-            definitions::keep(&deployment, &data.dir)?;
+            definitions::keep(&deployment, &data.dir);
             let reading = door.again()?;
             let folder = folder.with_history((reading, Arc::clone(&holdings)));
             Ok((data, folder, door))
