@@ -282,7 +282,7 @@ impl Lived {
         let mut replay = Replay::start(&deployment, wanted).map_err(|error| format!("{error:#}"))?;
         let mut looks = self.looks.iter();
         let mut told = Told::default();
-        let played = replay.play(tape, &self.ticks(), &mut |replay, event| {
+        let mut look = |replay: &mut Replay, event: Event| {
             match event {
                 Event::Passed => told.ticks += 1,
                 Event::Seen(Seen::Transitions(transitions)) => told.transitions.extend(transitions),
@@ -315,7 +315,9 @@ impl Lived {
                 }
             }
             Ok(())
-        });
+        };
+        // A tape is waited for.
+        let played = tokio::task::block_in_place(|| replay.play(tape, &self.ticks(), &mut look));
         match played {
             Ok(()) => Ok(told),
             Err(error) => Err(format!("{error:#}")),

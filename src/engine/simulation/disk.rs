@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use connectors::Position;
 
 use super::super::storage::{Past, Storage, Take};
-use crate::log::{Checkpoint, FileRef, LogEvent, Manifest, Part, Record, Rows, Told};
+use crate::log::{Checkpoint, Entry, FileRef, LogEvent, Manifest, Part, Record, Rows, Told};
 
 /// A bug of a kind that storages really have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub(super) struct State {
     writing: Option<Writing>,
     /// No two checkpoints write files of the same name.
     checkpoints: u64,
+    /// Where readers go on, held back until the next record where a bug wants it so.
+    late: Vec<Entry>,
     /// What is to be said to the coordinator.
     pub(super) events: VecDeque<LogEvent>,
 }
@@ -116,6 +118,7 @@ impl Disk {
         state.unsynced.clear();
         state.writing = None;
         state.events.clear();
+        state.late.clear();
         state.next = match (state.synced.last_key_value(), &state.manifest) {
             (Some((last, _)), _) => last + 1,
             (None, Some(manifest)) => manifest.log_from,
@@ -145,17 +148,18 @@ impl Storage for Disk {
         let number = state.next;
         let told = matches!(record, Record::Told(_));
         let records = match record {
-            Record::Tick(mut tick) if bug == Bug::OffsetsApart && !tick.entries.is_empty() => {
-                let mut positions = tick.clone();
-                for entry in &mut tick.entries {
-                    entry.position = Position::new();
-                }
-                for entry in &mut positions.entries {
+            Record::Tick(mut tick) if bug == Bug::OffsetsApart => {
+                let late = std::mem::take(&mut state.late);
+                state.late = tick.entries.clone();
+                for entry in &mut state.late {
                     entry.rows = entry.rows.slice(0, 0);
                     entry.rejected.clear();
                 }
-                positions.tick += 1;
-                vec![Record::Tick(tick), Record::Tick(positions)]
+                for entry in &mut tick.entries {
+                    entry.position = Position::new();
+                }
+                tick.entries.splice(0..0, late);
+                vec![Record::Tick(tick)]
             }
             record => vec![record],
         };

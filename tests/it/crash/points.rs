@@ -33,7 +33,6 @@ pub(super) const REQUIRED: &[Phase] = &[
     Phase::AfterSync,
     Phase::History,
     Phase::Compaction,
-    Phase::Load,
 ];
 
 /// How a round ends.
