@@ -374,7 +374,7 @@ fn a_backup_is_whole_and_begins_anew() {
 }
 
 /// `fixtures/format-1.tar.gz` is a deployment whose program, of before there was history, was killed between two
-/// checkpoints: its folder, its data, and in `state.json` what it had answered last.
+/// checkpoints: its folder, its data, and in `data/state.json` what it had answered last.
 #[test]
 fn a_data_folder_of_the_first_format_is_opened() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -387,7 +387,7 @@ fn a_data_folder_of_the_first_format_is_opened() {
         .status()
         .expect("tar");
     assert!(unpacked.success());
-    let state = std::fs::read_to_string(dir.path().join("state.json")).expect("the answers");
+    let state = std::fs::read_to_string(dir.path().join("data/state.json")).expect("the answers");
     let state: std::collections::BTreeMap<String, Vec<String>> = serde_json::from_str(&state).expect("JSON");
     for run in ["the first start", "a start after it was written to"] {
         let program = Program::start(dir.path());

@@ -14,7 +14,7 @@ pub(super) enum Clock {
 }
 
 /// Options that make what is rare in production happen every second.
-const OPTIONS: &str = "durability = \"sync\"\ncheckpoint_bytes = 65536\n";
+const OPTIONS: &str = "durability = \"sync\"\ncheckpoint_bytes = 32768\n";
 
 const HTTP: &str = "[connector]\ntype = \"http\"\n";
 

@@ -55,7 +55,7 @@ impl Plan {
         vec![
             Plan::StartingAt("any::9:before".to_owned()),
             at("any:history:40:after"),
-            at("any:merged:2:half"),
+            at("any:merged:1:half"),
             at("sync:history:2:before"),
             at("rename:checkpoint:1:before"),
             at("any:checkpoint:12:after"),
@@ -82,8 +82,8 @@ impl Plan {
                 let call = *["any", "write", "sync", "rename"].choose(random).expect("some");
                 Plan::LoadingAt(format!("{call}:history:{}:{when}", random.random_range(1..=60)))
             }
-            36..40 => Plan::LoadingAt(format!("any:merged:{}:{when}", random.random_range(1..=12))),
-            40..58 => Plan::LoadingAt(format!("sync:log.redb:{}:{when}", random.random_range(1..80))),
+            36..42 => Plan::LoadingAt(format!("any:merged:{}:{when}", random.random_range(1..=6))),
+            42..58 => Plan::LoadingAt(format!("sync:log.redb:{}:{when}", random.random_range(1..80))),
             58..70 => Plan::LoadingAt(format!("write:log.redb:{}:{when}", random.random_range(1..300))),
             70..92 => {
                 let (call, most) = *[

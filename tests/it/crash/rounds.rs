@@ -26,6 +26,9 @@ const HANDS: u64 = 4;
 /// How long a point may be waited for that lies in the load; then it is killed from outside.
 const POINT_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a merge may be waited for: eight files must come to be first.
+const MERGE_PATIENCE: Duration = Duration::from_secs(12);
+
 /// A deployment that is killed again and again, and all that is known of it.
 pub(super) struct Campaign {
     root: tempfile::TempDir,
@@ -187,7 +190,9 @@ impl Campaign {
             match plan {
                 Plan::LoadedFor(ms) => std::thread::sleep(Duration::from_millis(*ms)),
                 _ => {
-                    let deadline = Instant::now() + POINT_PATIENCE;
+                    let merges = plan.point().is_some_and(|(point, _)| point.contains("merged"));
+                    let patience = if merges { MERGE_PATIENCE } else { POINT_PATIENCE };
+                    let deadline = Instant::now() + patience;
                     if !counts_from_start {
                         fs::write(&switch, "").expect("a file");
                     }
