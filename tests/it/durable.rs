@@ -390,7 +390,7 @@ fn a_data_folder_of_the_first_format_is_opened() {
     let state = std::fs::read_to_string(dir.path().join("data/state.json")).expect("the answers");
     let state: std::collections::BTreeMap<String, Vec<String>> = serde_json::from_str(&state).expect("JSON");
     for run in ["the first start", "a start after it was written to"] {
-        let program = Program::start(dir.path());
+        let program = start(dir.path(), &dir.path().join(".sangam"));
         for (name, rows) in &state {
             let parsed = rows
                 .iter()
