@@ -20,7 +20,7 @@ use connectors::Decoded;
 use sangam::engine::{Data, Engine, Operation};
 use sangam::log::Durability;
 
-use facts::Facts;
+use facts::{Facts, TICK_ROWS};
 use rounds::{median, number};
 
 #[global_allocator]
@@ -106,8 +106,7 @@ async fn ingest(engine: &Engine, rows: RecordBatch) -> u64 {
 
 /// Compares posting with and without a log.
 fn cost() -> bool {
-    let facts = Facts::generate(KEYS, REQUEST_ROWS);
-    let rows = arrow::compute::concat_batches(&facts.integers()[0].schema(), &facts.integers()).expect("one schema");
+    let rows = Facts::generate(KEYS, TICK_ROWS).integers()[0].slice(0, REQUEST_ROWS);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -17,8 +17,8 @@ use crate::log::LogError;
 /// This is how to tune a threshold. Copy the deployment folder, change the alert in the copy, and ask what would have
 /// been different over the time that is still known:
 ///
-///     cp -r plant trial          # then edit trial/alerts/too_hot.sql
-///     sangam backtest trial --url http://127.0.0.1:7878
+///   $ cp -r plant trial          # then edit trial/alerts/too_hot.sql
+///   $ sangam backtest trial --url http://127.0.0.1:7878
 ///
 /// All that came in is played twice, through the definitions that ran and through the new ones, as fast as this
 /// machine can; the running program, its alerts and its sinks notice nothing. For every alert it prints how often it
