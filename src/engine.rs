@@ -8,6 +8,9 @@
 //! `start` brings all of it to life. `topology` is what runs and `shared` what everyone reads, `tables` shows it to SQL; `wiring` builds the
 //! parts, `change` replaces some while the others run, `filling` brings them up to where these are.
 //!
+//! `keeping` takes finished rows and, by `raw`, what came in to history; `readers` say how much of it views need when
+//! they begin, and `carried` is what views keep that are declared anew. `reels` hand raw input out again.
+//!
 //! A `replay` lets the ticks of a `tape` go by again: for `travel`, which says what was shown at an earlier tick, and
 //! for a `backtest` of definitions against those that ran, of which `definitions` keeps a copy.
 mod alerts;

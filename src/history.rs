@@ -8,7 +8,7 @@
 //! rows are written (`layout`, `windows`, `encoding`, `writing`) as files that `entry` describes.
 //! Which files there *are* says the caller's manifest, a list of entries kept where it keeps all
 //! that must change in one step; a file that is in no manifest does not exist, and `orphans`
-//! finds it. `plan` says which files to merge and which have expired, `compaction` merges,
+//! finds it; `inventory` is the manifest of a data folder. `copying` copies files for backups. `plan` says which files to merge and which have expired, `compaction` merges,
 //! `verification` reads everything and compares. How files are read is in `queries::cold`.
 
 mod archive;

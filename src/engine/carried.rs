@@ -2,7 +2,6 @@
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::DataType;
 use dataflows::plan::{Bucket, Reach, times_of};
 use dataflows::workers::{Closed, FlowId, Seed};
 use futures_util::TryStreamExt;
@@ -14,8 +13,6 @@ use super::readers::look_back;
 use super::wiring::NewFlow;
 use super::{Engine, Snapshot};
 use crate::config::{Deployment, ViewDef};
-
-const DAY_US: i64 = 86_400_000_000;
 
 /// A view that is declared anew, and goes on where it was closed.
 pub(super) struct Carried {
@@ -71,16 +68,13 @@ pub(super) fn carried(
             }
             continue;
         }
-        let Some(closing) = &view.closing else { continue };
+        let Some(of_view) = &view.closing else { continue };
         carried.push(Carried {
             flow: flow.entry.spec.id,
             name: view.name.clone(),
-            bucket: closing.bucket,
-            unit_us: match view.schema.field(closing.bucket).data_type() {
-                DataType::Date32 => DAY_US,
-                _ => 1,
-            },
-            back: look_back(views, &view.name, closing.bucket),
+            bucket: of_view.bucket,
+            unit_us: closing::unit_us(view, of_view.bucket),
+            back: look_back(views, &view.name, of_view.bucket),
         });
     }
     Ok(carried)

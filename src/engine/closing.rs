@@ -22,6 +22,7 @@ use super::topology::Topology;
 use crate::log::KeepView;
 use kept::Kept;
 pub(crate) use kept::layout;
+pub(super) use kept::unit_us;
 
 /// Every view that goes by a watermark.
 #[derive(Default)]

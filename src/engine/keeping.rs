@@ -240,7 +240,7 @@ impl Keeper {
                             gone: keep.gone,
                             limit: keep.limit,
                             horizon: keep.limit,
-                            rows: keep.count - open,
+                            rows: keep.count.saturating_sub(open),
                             ..known
                         };
                         (name, known)

@@ -31,14 +31,9 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn new(view: &View, closing: &Closing) -> Option<Kept> {
-        let field = view.schema.field(closing.bucket);
         Some(Kept {
             layout: layout(view).ok()?,
-            unit_us: if *field.data_type() == DataType::Date32 {
-                DAY_US
-            } else {
-                1
-            },
+            unit_us: unit_us(view, closing.bucket),
             stored: i64::MIN,
             limit: i64::MAX,
             wanted: i64::MIN,
@@ -60,6 +55,14 @@ const AHEAD_BUCKETS: i64 = 8;
 
 /// Microseconds of a day.
 const DAY_US: i64 = 86_400_000_000;
+
+/// Returns how many microseconds one of a bucket's column is.
+pub(in crate::engine) fn unit_us(view: &View, bucket: usize) -> i64 {
+    match view.schema.field(bucket).data_type() {
+        DataType::Date32 => DAY_US,
+        _ => 1,
+    }
+}
 
 /// Lays the finished rows of a view out.
 ///
