@@ -11,6 +11,7 @@ use arrow::array::RecordBatch;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
+use timely::worker::Worker;
 
 use crate::operators::OperatorStats;
 use crate::plan::Plan;
@@ -177,6 +178,9 @@ impl Workers {
                     worker: index,
                     reason: reason.to_owned(),
                 });
+                // Timely steps what is installed until it is done, which it would never be.
+                let end = || drop_all(worker);
+                let _ = std::panic::catch_unwind(AssertUnwindSafe(end));
             }
         })?;
         let mut handles: Vec<(usize, Thread)> = threads.iter().take(count).collect();
@@ -264,7 +268,17 @@ impl Drop for Workers {
             drop(door);
             thread.unpark();
         }
-        // Dropping the guards waits for the threads.
-        drop(self.guards.lock().map(|mut guards| guards.take()));
+        let guards = self.guards.lock().map(|mut guards| guards.take());
+        if let Ok(Some(guards)) = guards {
+            // A worker that died has said so.
+            let _ = guards.join();
+        }
+    }
+}
+
+/// Ends all that runs on a worker, done or not.
+fn drop_all(worker: &mut Worker) {
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
     }
 }

@@ -15,6 +15,8 @@ pub(super) enum Plant {
     SavedUnfinished,
     /// A relation is read at a tick that was never cut.
     ReadBetweenTicks,
+    /// What is told once it can be lost no more wakes nobody who waits for it.
+    NobodyWoken,
     /// A timer is forgotten that falls due while its dataflow has not answered.
     TimerUnknown,
     /// New dataflows are thought to be filled with newer rows than they are: a tick passes them by.

@@ -83,6 +83,7 @@ fn bugs_planted_in_what_is_shipped_are_found() {
         Plant::AlertsTakenForTheSame,
         Plant::SavedUnfinished,
         Plant::ReadBetweenTicks,
+        Plant::NobodyWoken,
         Plant::TimerUnknown,
         Plant::NewcomersMissATick,
         Plant::NewcomersBehind,

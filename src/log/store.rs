@@ -491,37 +491,39 @@ impl<R: FnMut(u64) -> Result<Vec<u8>, String>> Schemas for StoredSchemas<R> {
     }
 }
 
-/// Turns records into one write; schemas it has not seen come along.
+/// Gives records bytes; schemas it has not seen come along.
 pub(super) struct Batcher {
     encoder: Encoder,
-    known: Vec<(SchemaRef, u64)>,
-    fresh: Vec<(u64, Vec<u8>)>,
+    schemas: NumberedSchemas,
 }
 
 impl Batcher {
     pub(super) fn new() -> Self {
         Batcher {
             encoder: Encoder::new(),
-            known: Vec::new(),
-            fresh: Vec::new(),
+            schemas: NumberedSchemas::default(),
         }
     }
 
     /// Gives a record bytes.
     pub(super) fn encode(&mut self, record: &Record) -> Result<Vec<u8>, String> {
-        let mut encoder = std::mem::replace(&mut self.encoder, Encoder::new());
-        let bytes = record.encode(&mut encoder, self);
-        self.encoder = encoder;
-        bytes
+        record.encode(&mut self.encoder, &mut self.schemas)
     }
 
     /// Returns the schemas seen for the first time since the last call.
     pub(super) fn fresh_schemas(&mut self) -> Vec<(u64, Vec<u8>)> {
-        std::mem::take(&mut self.fresh)
+        std::mem::take(&mut self.schemas.fresh)
     }
 }
 
-impl Schemas for Batcher {
+/// Schemas that are numbered when a record first has them.
+#[derive(Default)]
+struct NumberedSchemas {
+    known: Vec<(SchemaRef, u64)>,
+    fresh: Vec<(u64, Vec<u8>)>,
+}
+
+impl Schemas for NumberedSchemas {
     fn number(&mut self, schema: &SchemaRef) -> Result<u64, String> {
         let known = self
             .known

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::compute::concat_batches;
@@ -28,6 +29,26 @@ const VIEWS: [&str; 3] = [
 ];
 
 #[test]
+fn a_worker_that_dies_says_so_and_holds_up_nobody() {
+    for workers in [1, 2] {
+        let (catalog, _) = edges();
+        let view = catalog.plan_view("view", VIEWS[0]).expect("a supported view");
+        let (responses, answers) = unbounded();
+        let running = Workers::start(workers, responses).expect("threads");
+        running.install(&Arc::new(FlowSpec::new(0, &view.name, view.plan.clone())));
+        // There is no dataflow 7.
+        running.tick(TickInput::new(1, Vec::new(), vec![7]));
+        assert!(matches!(answers.recv(), Ok(Response::Died { .. })));
+        let (ended, end) = unbounded();
+        std::thread::spawn(move || {
+            drop(running);
+            ended.send(()).expect("somebody waits");
+        });
+        end.recv_timeout(Duration::from_secs(60)).expect("it ends");
+    }
+}
+
+#[test]
 fn recursions_change_tick_by_tick() {
     let _honest = crate::HONEST.blocking_read();
     for sql in VIEWS {
@@ -37,7 +58,8 @@ fn recursions_change_tick_by_tick() {
     }
 }
 
-fn play(sql: &str, workers: usize) {
+/// A catalog of one source.
+fn edges() -> (Catalog, SchemaRef) {
     let fields = ["a", "b"].map(|name| Field::new(name, DataType::Int64, false));
     let schema: SchemaRef = Arc::new(Schema::new(fields.to_vec()));
     let mut catalog = Catalog::new("UTC").expect("a time zone");
@@ -52,6 +74,11 @@ fn play(sql: &str, workers: usize) {
         lateness_us: None,
     };
     catalog.add_source(source).expect("a new name");
+    (catalog, schema)
+}
+
+fn play(sql: &str, workers: usize) {
+    let (catalog, schema) = edges();
     let view = catalog.plan_view("view", sql).expect("a supported view");
 
     // All ticks at once, so that many are under way together.

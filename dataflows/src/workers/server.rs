@@ -68,12 +68,7 @@ impl Server {
                         let _ = reply.send((self.index, stats.collect()));
                     }
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => {
-                        for dataflow in worker.installed_dataflows() {
-                            worker.drop_dataflow(dataflow);
-                        }
-                        return;
-                    }
+                    Err(TryRecvError::Disconnected) => return super::drop_all(worker),
                 }
             }
             if self.outbox.is_empty() {

@@ -10,7 +10,7 @@ use connectors::Position;
 use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use dataflows::Tick;
 use dataflows::workers::{Completed, Response, Workers};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::super::clock::TickClock;
 use super::super::coordinator::{CLOSES_AFTER, Coordinator, Inbox, Parts, Recovered, Request};
@@ -38,6 +38,9 @@ pub(super) struct Life {
     changes: Receiver<ChangeRequest>,
     changing: Option<(usize, Changing)>,
     _stop: Sender<()>,
+    /// Someone who waits for news, and what there was when they were woken last.
+    waiter: watch::Receiver<u64>,
+    known: Vec<Tick>,
 }
 
 impl Life {
@@ -93,6 +96,8 @@ impl Life {
                 stopped: Arc::default(),
             }),
         };
+        let mut waiter = engine.progress();
+        waiter.mark_changed();
         let life = Life {
             coordinator,
             engine,
@@ -102,8 +107,28 @@ impl Life {
             changes: changing,
             changing: None,
             _stop: stop,
+            waiter,
+            known: Vec::new(),
         };
         Ok((life, positions))
+    }
+
+    /// Tells whether what readers see has changed and nobody was woken to see it.
+    pub(super) fn keeps_quiet(&mut self) -> bool {
+        let shared = &self.engine.inner.shared;
+        let topology = shared.topology();
+        let relations = topology
+            .flows
+            .values()
+            .map(|flow| flow.relation.store.complete_through());
+        let events = shared.alert_events(Tick::MAX).num_rows() as u64;
+        let now: Vec<Tick> = [self.engine.acknowledged(), events]
+            .into_iter()
+            .chain(relations)
+            .collect();
+        let is_woken = self.waiter.has_changed().unwrap_or(false);
+        self.waiter.mark_unchanged();
+        std::mem::replace(&mut self.known, now) != self.known && !is_woken
     }
 
     /// Has a tick cut of a request.
@@ -145,7 +170,7 @@ impl Life {
             .collect();
         if !firsts.is_empty() {
             let completed = self.completed.remove(firsts[choose(firsts.len())]);
-            self.coordinator.completed(completed);
+            self.coordinator.answered(Response::Completed(vec![completed]));
         }
     }
 

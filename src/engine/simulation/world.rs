@@ -187,7 +187,10 @@ impl World {
         }
         self.life().coordinator.go_on();
         self.acknowledge();
-        Ok(())
+        match self.life().keeps_quiet() {
+            true => Err("there is news, and nobody who waits for it was woken".to_owned()),
+            false => Ok(()),
+        }
     }
 
     /// Sends the next rows of a source, and has a tick cut of them if there is room.
