@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const KEYS: u64 = 10_000;
 /// Clients at a time.
-const CLIENTS: [usize; 4] = [4, 8, 16, 32];
+const CLIENTS: [usize; 5] = [4, 8, 16, 24, 32];
 /// Rows of one request, and requests of all clients in one turn.
 const REQUEST_ROWS: usize = 1_000;
 const REQUESTS: usize = 3_200;

@@ -3,10 +3,10 @@
 //! `feed` and the doors bring requests to the `coordinator`, which mints ticks
 //! by the `clock`, says how far views are closed (`closing`), lets each `source` decide what enters and leaves (`chunks`
 //! hold what only grows, `letters` what did not enter, `idempotency` what was sent before), hands ticks to the log
-//! (`storage`) and to the
-//! workers and publishes their answers (`flows`) to the `store`, past `alerts`, `keys` and `sinks`.
-//! `start` brings all of it to life. `topology` is what runs and `shared` what everyone reads, `tables` shows it to SQL; `wiring` builds the
-//! parts, `change` replaces some while the others run, `filling` brings them up to where these are.
+//! (`storage`) and to the workers and publishes their answers (`flows`) to the `store`, past `alerts`, `keys` and
+//! `sinks`. `start` brings all of it to life. `topology` is what runs and `shared` what everyone reads, by `reading` all
+//! at one tick; `tables` shows it to SQL. `wiring` builds the parts, `change` replaces some while the others run,
+//! `filling` brings them up to where these are.
 //!
 //! `keeping` takes finished rows and, by `raw`, what came in to history; `readers` say how much of it views need when
 //! they begin, and `carried` is what views keep that are declared anew. `reels` hand raw input out again.
@@ -34,6 +34,7 @@ mod letters;
 mod plants;
 mod raw;
 mod readers;
+mod reading;
 mod reels;
 mod replay;
 mod shared;
@@ -64,9 +65,8 @@ use crossbeam_channel::Sender;
 use dataflows::plan::Plan;
 use dataflows::sharing::Sharing;
 use dataflows::workers::{FlowId, Workers};
-use dataflows::{OperatorStats, Tick, Updates};
-use queries::Relations;
-use tokio::sync::{Semaphore, oneshot, watch};
+use dataflows::{OperatorStats, Tick};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::config::{Clock, Deployment, ViewDef};
 use crate::log::{LogError, LogStore};
@@ -74,7 +74,6 @@ use coordinator::{Arrival, Request};
 use feed::{Doors, Feed};
 pub use keeping::{copy_history, verify_history};
 use shared::{RelationEntry, Shared};
-use store::RelationStore;
 use tables::TABLES;
 
 pub use alerts::TRANSITIONS_MAX;
@@ -89,6 +88,7 @@ pub(crate) use definitions::load as definitions;
 pub use idempotency::IDEMPOTENCY_KEYS_MAX;
 pub use letters::{LETTER_BYTES_MAX, LETTERS_MAX};
 pub(crate) use raw::{TICKS, layout as layout_of_input};
+pub use reading::{Changes, Snapshot};
 pub use shared::Recovery;
 pub use sinks::SinkStatus;
 pub use source::Operation;
@@ -182,24 +182,6 @@ pub enum EngineError {
     /// The engine has stopped, or is stopping.
     #[error("the engine has stopped")]
     Stopped,
-}
-
-/// All rows of some relations at one tick.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// The tick.
-    pub tick: Tick,
-    /// The rows by relation.
-    pub relations: Relations,
-}
-
-/// What changed in a relation since a tick.
-#[derive(Clone, Debug)]
-pub enum Changes {
-    /// The changes in order of ticks; rows that came and went stand in both.
-    Runs(Vec<Updates>),
-    /// The changes right after that tick are no longer kept: take a snapshot.
-    TooOld,
 }
 
 /// What an operator of a view did and holds.
@@ -354,106 +336,6 @@ impl Engine {
         let doors = self.inner.doors.lock().unwrap_or_else(PoisonError::into_inner);
         let doors = doors.as_ref().ok_or(EngineError::Stopped)?;
         doors.requests.send(request).map_err(|_| EngineError::Stopped)
-    }
-
-    /// Returns the newest tick whose rows were answered for.
-    pub fn acknowledged(&self) -> Tick {
-        self.inner.shared.acknowledged.load(Ordering::SeqCst)
-    }
-
-    /// Reads relations and system tables at one tick: the newest complete for all, and at least `at_least`.
-    ///
-    /// # Errors
-    /// When a name is unknown, or the engine stops while waiting.
-    pub async fn snapshot(&self, names: &[String], at_least: Tick) -> Result<Snapshot, EngineError> {
-        let mut progress = self.progress();
-        loop {
-            progress.borrow_and_update();
-            if let Some(snapshot) = self.try_snapshot(names, at_least)? {
-                return Ok(snapshot);
-            }
-            if self.failure().is_some() || progress.changed().await.is_err() {
-                return Err(EngineError::Stopped);
-            }
-        }
-    }
-
-    /// Reads at once, or not at all where a relation is not complete yet.
-    fn try_snapshot(&self, names: &[String], at_least: Tick) -> Result<Option<Snapshot>, EngineError> {
-        let shared = &self.inner.shared;
-        let topology = shared.topology();
-        let mut entries = Vec::new();
-        let mut system = Vec::new();
-        for name in names {
-            match (topology.relation(name), TABLES.iter().find(|table| table.name == *name)) {
-                (Some(entry), _) => entries.push(entry),
-                (None, Some(table)) => system.push(table),
-                (None, None) => return Err(EngineError::UnknownRelation(name.clone())),
-            }
-        }
-        // A table of the whole is of the tick at which the whole is complete.
-        let everything = !system.is_empty();
-        let watched: Vec<&Arc<RelationEntry>> = if everything {
-            let sources = topology.sources.iter().map(|source| &source.relation);
-            sources
-                .chain(topology.flows.values().map(|flow| &flow.relation))
-                .collect()
-        } else {
-            entries.clone()
-        };
-        let stores = || {
-            watched
-                .iter()
-                .flat_map(|entry| std::iter::once(&entry.store).chain(&entry.errors))
-        };
-        let tick = stores()
-            .map(RelationStore::complete_through)
-            .min()
-            .unwrap_or_else(|| self.acknowledged());
-        let folded = stores().map(RelationStore::folded_through).max().unwrap_or(0);
-        if tick < at_least || tick < folded {
-            return Ok(None);
-        }
-        let mut relations = Relations::new();
-        for entry in entries {
-            // Another reader may have moved a relation on meanwhile: then this one looks again.
-            let Ok((batches, cold)) = entry.store.whole(tick) else {
-                return Ok(None);
-            };
-            let schema = Arc::clone(&entry.relation.schema);
-            relations.insert(entry.relation.name.clone(), queries::Relation { schema, batches, cold });
-        }
-        for table in system {
-            let reading = tables::Reading {
-                shared,
-                topology: &topology,
-                workers: &self.inner.workers,
-                tick,
-            };
-            let Ok(batches) = (table.read)(&reading) else {
-                return Ok(None);
-            };
-            relations.insert(table.name.to_owned(), ((table.schema)(), batches).into());
-        }
-        Ok(Some(Snapshot { tick, relations }))
-    }
-
-    /// Returns a receiver that changes whenever a tick is cut or a view completes one.
-    pub fn progress(&self) -> watch::Receiver<u64> {
-        self.inner.shared.progress()
-    }
-
-    /// Returns the newest tick whose changes of a relation are all there; 0 for an unknown one.
-    pub fn completed(&self, relation: &str) -> Tick {
-        self.entry(relation).map_or(0, |entry| entry.store.complete_through())
-    }
-
-    /// Returns what changed in a relation in `after < tick <= through`.
-    pub fn changes(&self, relation: &str, after: Tick, through: Tick) -> Changes {
-        match self.entry(relation).and_then(|entry| entry.store.told(after, through)) {
-            Some(runs) => Changes::Runs(runs.iter().flat_map(|run| run.updates.iter().cloned()).collect()),
-            None => Changes::TooOld,
-        }
     }
 
     /// Returns how many rows a relation has, as of its newest change.

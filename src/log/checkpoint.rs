@@ -12,7 +12,7 @@ use dataflows::Tick;
 use serde::{Deserialize, Serialize};
 
 use super::blocks::{BlockReader, BlockWriter};
-use super::codec::{self, Encoder};
+use super::codec::{self, Compress, Encoder};
 use super::error::LogError;
 use super::store::{make_folder, sync_folder};
 use crate::history::Layout;
@@ -183,7 +183,7 @@ impl Checkpoint {
             dir: &dir,
             sequence: manifest.sequence,
             files: 0,
-            encoder: Encoder::new(),
+            encoder: Encoder::new(Compress::All),
             bytes: Vec::new(),
             written: 0,
         };

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::buffer::Buffer;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{StreamReader, read_record_batch};
 use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions, StreamWriter};
@@ -14,27 +14,46 @@ use arrow::ipc::{CompressionType, MetadataVersion, root_as_message};
 /// Batches of fewer rows are not compressed: their buffers are too small to gain.
 const COMPRESSED_ROWS_MIN: usize = 256;
 
+/// Which batches are compressed, if they are large enough.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compress {
+    /// All: they stay for long, and nobody waits for them.
+    All,
+    /// Those with texts and the like. Numbers shrink to half at best, which takes longer than to write the other half,
+    /// and somebody waits for each of them.
+    Texts,
+}
+
 /// Writes batches; keeps its scratch space from one to the next.
 pub(super) struct Encoder {
     context: IpcWriteContext,
+    compress: Compress,
     plain: IpcWriteOptions,
     compressed: IpcWriteOptions,
 }
 
 impl Encoder {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(compress: Compress) -> Self {
         let plain = IpcWriteOptions::default();
         let compressed = plain.clone().try_with_compression(Some(CompressionType::LZ4_FRAME));
         Encoder {
             context: IpcWriteContext::default(),
+            compress,
             compressed: compressed.unwrap_or_else(|_| plain.clone()),
             plain,
         }
     }
 
+    fn is_worth_it(&self, batch: &RecordBatch) -> bool {
+        let is_fixed =
+            |column: &ArrayRef| column.data_type().is_primitive() || *column.data_type() == DataType::Boolean;
+        batch.num_rows() >= COMPRESSED_ROWS_MIN
+            && (self.compress == Compress::All || !batch.columns().iter().all(is_fixed))
+    }
+
     /// Appends a batch: the lengths of its two parts, then these.
     pub(super) fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), ArrowError> {
-        let options = match batch.num_rows() >= COMPRESSED_ROWS_MIN {
+        let options = match self.is_worth_it(batch) {
             true => &self.compressed,
             false => &self.plain,
         };

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{self, Manifest};
-use super::codec::{self, Encoder};
+use super::codec::{self, Compress, Encoder};
 use super::error::LogError;
 use super::mark::Mark;
 use super::record::{Record, Schemas, Told};
@@ -500,7 +500,7 @@ pub(super) struct Batcher {
 impl Batcher {
     pub(super) fn new() -> Self {
         Batcher {
-            encoder: Encoder::new(),
+            encoder: Encoder::new(Compress::Texts),
             schemas: NumberedSchemas::default(),
         }
     }
