@@ -37,7 +37,7 @@ use dataflows::faults::{Fault, plant};
 
 use case::{Settings, Tally, run};
 
-const CASES: u64 = 2_000;
+const CASES: u64 = 1_000;
 
 /// Ticks of every fourth case, and of one that a planted bug is looked for in.
 const TICKS: usize = 50;
