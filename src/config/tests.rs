@@ -443,7 +443,7 @@ fn sinks_are_checked() {
     let full = |more: &str| sink("", &format!("from = \"latest\"\nwhen_full = {more}\n{kafka}"));
     assert_says(
         &full("\"drop\""),
-        "unknown variant `drop`, expected `block` or `conflate`",
+        "sinks/out.toml:2: `when_full` cannot be \"drop\"\n    Hint: The choices there are: \"block\", \"conflate\".",
     );
     assert_says(
         &sink(

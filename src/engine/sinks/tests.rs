@@ -25,8 +25,11 @@ const KEYS: i64 = 12;
 /// Ticks that may wait.
 const WAITING_TICKS_MAX: usize = 8;
 
-/// What happens in one life of a world.
+/// What happens in one world.
 const STEPS: usize = 160;
+
+/// Worlds for each promise.
+const SEEDS: u64 = 6;
 
 fn schema() -> SchemaRef {
     let field = |name| Field::new(name, DataType::Int64, false);
@@ -404,13 +407,13 @@ fn play(seed: u64, promise: Promise, plant: Plant) -> Seen {
 fn the_other_side_ends_with_what_the_view_holds() {
     for promise in [Promise::AtLeastOnce, Promise::ExactlyOnce] {
         let (mut conflated, mut lost) = (0, 0);
-        for seed in 0..16 {
+        for seed in 0..SEEDS {
             let seen = play(seed, promise, Plant::None);
             println!("{promise:?}, seed {seed}: {seen:?}");
             conflated += seen.conflated;
             lost += seen.lost;
         }
-        assert!(conflated > 100 && lost > 10, "too little happened");
+        assert!(conflated > 100 && lost > 5, "too little happened");
     }
 }
 
