@@ -32,7 +32,7 @@ pub(crate) use folder::is_identifier;
 pub use folder::{ALERT, KINDS, Kind, SINK, SOURCE, TEST, VIEW};
 pub use options::{Clock, Options};
 pub use problem::FileProblem;
-pub use sink::SinkDef;
+pub use sink::{SinkDef, WhenFull};
 pub use source::{KeepInput, Source, TimeColumn};
 pub use test::{Expectation, Step, Test};
 pub use view::{Priority, ViewDef, ViewKind};

@@ -79,6 +79,14 @@ impl SinkConfig {
         }
     }
 
+    /// Says why ticks that wait cannot give way to their net change, if they cannot: the other side must be told the
+    /// newest row of each key, and no more than that.
+    pub fn check_conflation(&self, setting: &SinkSetting) -> Option<ConfigError> {
+        match self {
+            SinkConfig::Kafka(config) => config.check_conflation(setting),
+        }
+    }
+
     /// Makes the sink; it reaches the other side when it is first asked something.
     pub fn sink(&self, setting: &SinkSetting) -> Result<Box<dyn Sink>, ConfigError> {
         match self {

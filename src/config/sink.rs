@@ -22,16 +22,31 @@ use super::view::ViewDef;
 pub(crate) struct SinkFile {
     /// The view or alert whose changes are told. Required.
     from: Option<String>,
-    /// Ticks with changes that may wait to be delivered; past that, sources wait until the other side takes some.
-    /// Default 100000.
+    /// Ticks with changes that may wait to be delivered. Default 100000.
     #[serde(default = "waiting_ticks_max")]
     waiting_ticks_max: usize,
+    /// What happens when so many wait. `"block"`: sources wait until the other side takes some. `"conflate"`: the oldest
+    /// that wait give way to their net change, so the other side misses what came and went meanwhile; for sinks that
+    /// tell the newest row of each key. Default "block".
+    #[serde(default)]
+    when_full: WhenFull,
     /// Where they are told. Required.
     connector: Option<SinkConfig>,
 }
 
 fn waiting_ticks_max() -> usize {
     100_000
+}
+
+/// What happens when as many ticks wait for a sink as may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenFull {
+    /// Sources wait.
+    #[default]
+    Block,
+    /// The oldest ticks give way to their net change.
+    Conflate,
 }
 
 /// A sink, checked.
@@ -43,6 +58,8 @@ pub struct SinkDef {
     pub from: String,
     /// Ticks with changes that may wait to be delivered.
     pub waiting_ticks_max: usize,
+    /// What happens when so many wait.
+    pub when_full: WhenFull,
     /// Where they are told.
     pub connector: SinkConfig,
     /// What it is set up with.
@@ -110,10 +127,17 @@ pub(crate) fn build(
                 .hint_maybe(error.hint),
         );
     }
+    if file.when_full == WhenFull::Conflate
+        && let Some(error) = connector.check_conflation(&setting)
+    {
+        let problem = document.problem(&["when_full"], error.what.as_str());
+        problems.push(problem.hint_maybe(error.hint));
+    }
     (problems.len() == before).then(|| SinkDef {
         name: name.to_owned(),
         from: view.view.name.clone(),
         waiting_ticks_max: file.waiting_ticks_max,
+        when_full: file.when_full,
         connector,
         setting,
     })

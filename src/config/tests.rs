@@ -440,6 +440,46 @@ fn sinks_are_checked() {
         &sink("durability = \"none\"", &format!("from = \"latest\"\n{kafka}")),
         "a sink in a deployment of which nothing survives",
     );
+    let full = |more: &str| sink("", &format!("from = \"latest\"\nwhen_full = {more}\n{kafka}"));
+    assert_says(
+        &full("\"drop\""),
+        "sinks/out.toml:2: `when_full` cannot be \"drop\"\n    Hint: The choices there are: \"block\", \"conflate\".",
+    );
+    assert_says(
+        &sink(
+            "",
+            &format!("from = \"latest\"\nwhen_full = \"conflate\"\n{kafka}mode = \"changes\"\n"),
+        ),
+        "sinks/out.toml:2: when_full = \"conflate\" for a sink that tells of every change\n    Hint: Only the newest row of a \
+         key can stand for those before: use mode = \"upsert\", or leave `when_full` out.",
+    );
+}
+
+#[test]
+fn sinks_that_tell_the_newest_of_each_key_may_conflate() {
+    let sink = |view: &str, more: &str| {
+        let out = format!(
+            "from = \"latest\"\nwhen_full = \"conflate\"\nwaiting_ticks_max = 5\n[connector]\ntype = \"kafka\"\n\
+             brokers = \"127.0.0.1:1\"\ntopic = \"t\"\n{more}"
+        );
+        let files = [
+            ("sources/readings.toml", READINGS),
+            ("views/latest.sql", view),
+            ("sinks/out.toml", &out),
+        ];
+        match load_files(&files) {
+            Ok(deployment) => format!("{:?}", deployment.sinks[0].when_full),
+            Err(_) => problems(&files),
+        }
+    };
+    for more in ["", "exactly_once = false", "mode = \"upsert\""] {
+        assert_eq!(sink(LATEST, more), "Conflate");
+    }
+    assert_says(
+        &sink("SELECT station FROM readings", ""),
+        "sinks/out.toml:2: when_full = \"conflate\" for a sink that tells of every change\n    Hint: Only the newest row of a \
+         key can stand for those before: declare the `key` of the view, or leave `when_full` out.",
+    );
 }
 
 #[test]

@@ -25,6 +25,10 @@ pub(super) enum Plant {
     NewcomersBehind,
     /// New dataflows take their places while others have ticks that nobody may see yet.
     NewcomersAhead,
+    /// Ticks that wait for a sink give way to their net change although they were tried.
+    MergedAfterTried,
+    /// Of rows that are gone after some ticks, their net change says nothing.
+    MergedWithoutWhatGoes,
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ impl Engine {
             Some((data, folder, door)) => {
                 let history = data.reads.then(|| (door, Arc::clone(&holdings)));
                 let disk = Disk::start(&folder, data.durability, history, events)?;
-                threads.extend(delivering.start(&folder.store, |sink| disk.delivered(sink), &doors.stopped)?);
+                threads.extend(delivering.start(&folder.store, |sink| disk.outbox(sink), &doors.stopped)?);
                 let recovered = Recovered {
                     past: Box::new(folder),
                     forget: data.forget,

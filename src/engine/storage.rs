@@ -7,13 +7,12 @@ use std::thread::JoinHandle;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Sender, unbounded};
-use dataflows::Tick;
 use queries::cold::{Cold, Span};
 
 use super::keeping::{Door, Holdings, Keeper, Keeping};
 use crate::history::Inventory;
 use crate::log::{
-    Checkpoint, Durability, LogError, LogEvent, LogStore, LogWriter, Manifest, Named, Part, Record, Told,
+    Checkpoint, Durability, LogError, LogEvent, LogStore, LogWriter, Manifest, Named, OutboxDoor, Part, Record, Told,
 };
 
 /// What a coordinator asks of the place where ticks are written down. It hears of what came of it as [`LogEvent`]s.
@@ -90,9 +89,9 @@ impl Disk {
         })
     }
 
-    /// Returns a door for a sink to say up to which tick it has delivered.
-    pub(super) fn delivered(&self, sink: Arc<str>) -> impl Fn(Tick) + Send + 'static {
-        self.writer.delivered(sink)
+    /// Returns a door for whoever delivers and merges what is in a sink's outbox.
+    pub(super) fn outbox(&self, sink: Arc<str>) -> OutboxDoor {
+        self.writer.outbox(sink)
     }
 
     fn job(&self, job: Job) {

@@ -198,6 +198,7 @@ fn sinks_schema() -> SchemaRef {
         text("name", false),
         text("from", false),
         count("waiting"),
+        count("conflated"),
         time("delivered"),
         text("failure", true),
     ]))
@@ -211,6 +212,7 @@ fn sinks(at: &Reading<'_>) -> Result<Vec<RecordBatch>, Moved> {
             texts(status.iter().map(|sink| Some(&sink.sink))),
             texts(status.iter().map(|sink| Some(&sink.from))),
             counts(status.iter().map(|sink| sink.waiting as i64)),
+            counts(status.iter().map(|sink| sink.conflated as i64)),
             times(
                 status
                     .iter()

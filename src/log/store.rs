@@ -2,8 +2,10 @@
 //!
 //! One transaction of the store is one write: all of it is there after a crash, or none.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
+use std::ops::RangeInclusive;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use dataflows::Tick;
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -68,13 +70,22 @@ pub(super) struct Write {
     /// Schemas that are new.
     pub(super) schemas: Vec<(u64, Vec<u8>)>,
     /// What is known by name from now on.
-    pub(super) meta: Vec<(&'static str, Vec<u8>)>,
+    pub(super) meta: Vec<(Cow<'static, str>, Vec<u8>)>,
     /// Records of smaller numbers go.
     pub(super) forget_below: Option<u64>,
     /// What sinks are to deliver: sink, tick, a record's bytes.
     pub(super) outgoing: Vec<(Arc<str>, Tick, Vec<u8>)>,
     /// Up to which tick sinks have delivered.
     pub(super) delivered: Vec<(Arc<str>, Tick)>,
+    /// What gives way to less in the outboxes.
+    pub(super) replaced: Vec<Replaced>,
+}
+
+/// Ticks of a sink's outbox, from the first to the last, that give way to one entry at the last, or to none.
+pub(super) struct Replaced {
+    pub(super) sink: Arc<str>,
+    pub(super) ticks: RangeInclusive<Tick>,
+    pub(super) bytes: Option<Vec<u8>>,
 }
 
 impl LogStore {
@@ -149,7 +160,7 @@ impl LogStore {
         let bytes = json(&self.identity);
         self.write(
             Write {
-                meta: vec![("identity", bytes)],
+                meta: vec![("identity".into(), bytes)],
                 ..Write::default()
             },
             true,
@@ -219,16 +230,7 @@ impl LogStore {
         let fault = |error: redb::Error| LogError::redb("read", &self.path, error);
         let transaction = self.database.begin_read().map_err(|error| fault(error.into()))?;
         let table = transaction.open_table(RECORDS).map_err(|error| fault(error.into()))?;
-        let schemas = transaction.open_table(SCHEMAS).map_err(|error| fault(error.into()))?;
-        let mut schemas = StoredSchemas {
-            known: HashMap::new(),
-            read: |number: u64| {
-                let found = schemas.get(number).map_err(|error| error.to_string())?;
-                found
-                    .map(|found| found.value().to_vec())
-                    .ok_or_else(|| format!("schema {number} is missing"))
-            },
-        };
+        let mut schemas = StoredSchemas::open(&transaction).map_err(&fault)?;
         let entries = table.range(from..below).map_err(|error| fault(error.into()))?;
         for (expected, entry) in (from..).zip(entries) {
             let (number, value) = entry.map_err(|error| fault(error.into()))?;
@@ -289,38 +291,6 @@ impl LogStore {
     ) -> Result<(), E> {
         let is_wanted = |bytes: &[u8]| !Record::is_told(bytes);
         self.each((from, below), is_wanted, |number, record, _| take(number, record))
-    }
-
-    /// Returns what a sink has still to deliver, after a tick, the oldest first.
-    ///
-    /// # Errors
-    /// When the file cannot be read or is damaged.
-    pub fn outbox(&self, sink: &str, after: Tick, most: usize) -> Result<Vec<Record>, LogError> {
-        let fault = |error: redb::Error| LogError::redb("read", &self.path, error);
-        let transaction = self.database.begin_read().map_err(|error| fault(error.into()))?;
-        let table = transaction.open_table(OUTBOX).map_err(|error| fault(error.into()))?;
-        let schemas = transaction.open_table(SCHEMAS).map_err(|error| fault(error.into()))?;
-        let mut schemas = StoredSchemas {
-            known: HashMap::new(),
-            read: |number: u64| {
-                let found = schemas.get(number).map_err(|error| error.to_string())?;
-                found
-                    .map(|found| found.value().to_vec())
-                    .ok_or_else(|| format!("schema {number} is missing"))
-            },
-        };
-        let range = table
-            .range((sink, after + 1)..=(sink, Tick::MAX))
-            .map_err(|error| fault(error.into()))?;
-        let mut records = Vec::new();
-        for entry in range.take(most) {
-            let (_, value) = entry.map_err(|error| fault(error.into()))?;
-            let record = Record::decode(value.value(), &mut schemas);
-            records.push(record.map_err(|what| {
-                LogError::damaged(&self.path, format!("what sink \"{sink}\" is to deliver: {what}"))
-            })?);
-        }
-        Ok(records)
     }
 
     /// Writes all of it in one transaction; with `sync` it survives a power cut once this returns.
@@ -384,11 +354,18 @@ impl LogStore {
             for (name, bytes) in write.meta {
                 let mut bytes = bytes;
                 bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
-                meta.insert(name, bytes.as_slice())?;
+                meta.insert(&*name, bytes.as_slice())?;
             }
             let mut outbox = transaction.open_table(OUTBOX)?;
             for (sink, tick, bytes) in &write.outgoing {
                 outbox.insert((&**sink, *tick), bytes.as_slice())?;
+            }
+            for Replaced { sink, ticks, bytes } in &write.replaced {
+                let (first, last) = (*ticks.start(), *ticks.end());
+                outbox.retain_in((&**sink, first)..=(&**sink, last), |_, _| false)?;
+                if let Some(bytes) = bytes {
+                    outbox.insert((&**sink, last), bytes.as_slice())?;
+                }
             }
             for (sink, tick) in &write.delivered {
                 outbox.retain_in((&**sink, 0)..=(&**sink, *tick), |_, _| false)?;
@@ -470,13 +447,23 @@ pub(super) fn sync_folder(dir: &Path) -> Result<(), LogError> {
     synced.map_err(|error| LogError::io("sync the folder", dir, error))
 }
 
-/// Schemas that are read when a record first names them.
-struct StoredSchemas<R> {
+/// Schemas, each read when a record first names it.
+pub(super) struct StoredSchemas {
     known: HashMap<u64, SchemaRef>,
-    read: R,
+    table: ReadOnlyTable<u64, &'static [u8]>,
 }
 
-impl<R: FnMut(u64) -> Result<Vec<u8>, String>> Schemas for StoredSchemas<R> {
+impl StoredSchemas {
+    /// Finds them as a transaction sees them.
+    pub(super) fn open(transaction: &ReadTransaction) -> Result<Self, redb::Error> {
+        Ok(StoredSchemas {
+            known: HashMap::new(),
+            table: transaction.open_table(SCHEMAS)?,
+        })
+    }
+}
+
+impl Schemas for StoredSchemas {
     fn number(&mut self, _: &SchemaRef) -> Result<u64, String> {
         Err("schemas are numbered by the writer".to_owned())
     }
@@ -485,7 +472,9 @@ impl<R: FnMut(u64) -> Result<Vec<u8>, String>> Schemas for StoredSchemas<R> {
         if let Some(schema) = self.known.get(&number) {
             return Ok(Arc::clone(schema));
         }
-        let schema = codec::schema(&(self.read)(number)?).map_err(|error| error.to_string())?;
+        let found = self.table.get(number).map_err(|error| error.to_string())?;
+        let found = found.ok_or_else(|| format!("schema {number} is missing"))?;
+        let schema = codec::schema(found.value()).map_err(|error| error.to_string())?;
         self.known.insert(number, Arc::clone(&schema));
         Ok(schema)
     }

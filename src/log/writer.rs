@@ -11,8 +11,9 @@ use serde::Deserialize;
 
 use super::checkpoint::Manifest;
 use super::error::LogError;
-use super::record::{Record, Told};
-use super::store::{Batcher, LogStore, Write, json};
+use super::outbox::{Conflated, Conflation, name_of};
+use super::record::{Outgoing, Record, Told};
+use super::store::{Batcher, LogStore, Replaced, Write, json};
 use crate::history::{Inventory, Stored};
 
 /// What acknowledged means.
@@ -70,6 +71,8 @@ enum Command {
     Name(Box<Named>),
     Keep(Box<Inventory>),
     Delivered(Arc<str>, Tick),
+    Conflate(Box<Conflated>),
+    Note(Arc<str>, Conflation),
     Settle(Sender<()>),
 }
 
@@ -140,13 +143,11 @@ impl LogWriter {
         move |inventory| safe(commands.as_ref(), Command::Keep(Box::new(inventory)))
     }
 
-    /// Returns a door for a sink to say up to which tick it has delivered.
-    pub fn delivered(&self, sink: Arc<str>) -> impl Fn(Tick) + Send + 'static {
-        let commands = self.commands.clone();
-        move |tick| {
-            if let Some(commands) = &commands {
-                let _ = commands.send(Command::Delivered(Arc::clone(&sink), tick));
-            }
+    /// Returns a door for whoever delivers and merges what is in a sink's outbox.
+    pub fn outbox(&self, sink: Arc<str>) -> OutboxDoor {
+        OutboxDoor {
+            sink,
+            commands: self.commands.clone(),
         }
     }
 
@@ -163,6 +164,34 @@ impl LogWriter {
             // A thread that has ended has said why.
             let _ = commands.send(command);
         }
+    }
+}
+
+/// The door by which a sink's outbox is changed.
+#[derive(Clone)]
+pub struct OutboxDoor {
+    sink: Arc<str>,
+    commands: Option<Sender<Command>>,
+}
+
+impl OutboxDoor {
+    /// Forgets what was delivered: all up to a tick.
+    pub fn delivered(&self, tick: Tick) {
+        if let Some(commands) = &self.commands {
+            // A thread that has ended has said why.
+            let _ = commands.send(Command::Delivered(Arc::clone(&self.sink), tick));
+        }
+    }
+
+    /// Puts the net change of some ticks in their place, in one write; tells whether it is safe.
+    pub fn conflate(&self, conflated: Conflated) -> bool {
+        safe(self.commands.as_ref(), Command::Conflate(Box::new(conflated)))
+    }
+
+    /// Notes what is known of the outbox; tells whether that is safe.
+    pub fn note(&self, conflation: Conflation) -> bool {
+        let note = Command::Note(Arc::clone(&self.sink), conflation);
+        safe(self.commands.as_ref(), note)
     }
 }
 
@@ -215,8 +244,9 @@ impl Writing {
             };
             let mut write = Write::default();
             let (mut through, mut named, mut settled) = (None, None, Vec::new());
-            let (mut stored, mut kept) = (Vec::new(), false);
-            let mut size = 0;
+            let (mut stored, mut kept, mut noted) = (Vec::new(), false, false);
+            // What is merged is no part of the log that a checkpoint ends.
+            let (mut size, mut merged) = (0, 0);
             let mut next = first;
             while let Some(command) = next {
                 match command {
@@ -235,27 +265,33 @@ impl Writing {
                         write.forget_below = Some(manifest.log_from.min(kept_from));
                         named = Some(manifest.written);
                         stored = moved;
-                        write.meta.push(("checkpoint", json(&manifest)));
+                        write.meta.push(("checkpoint".into(), json(&manifest)));
                         write
                             .meta
-                            .extend(inventory.map(|inventory| ("history", json(&inventory))));
+                            .extend(inventory.map(|inventory| ("history".into(), json(&inventory))));
                     }
                     Command::Keep(inventory) => {
                         kept = true;
-                        write.meta.push(("history", json(&*inventory)));
+                        write.meta.push(("history".into(), json(&*inventory)));
                     }
                     Command::Delivered(sink, tick) => write.delivered.push((sink, tick)),
+                    Command::Conflate(conflated) => merged += self.conflate(*conflated, &mut write)?,
+                    Command::Note(sink, conflation) => {
+                        noted = true;
+                        write.meta.push((name_of(&sink).into(), json(&conflation)));
+                    }
                     Command::Settle(done) => settled.push(done),
                 }
-                next = match size < COMMIT_BYTES_MAX {
+                next = match size + merged < COMMIT_BYTES_MAX {
                     true => waiting.try_recv().ok(),
                     false => None,
                 };
             }
             write.schemas = self.batcher.fresh_schemas();
-            // The files that a checkpoint names are synced; so must be what names them before others go.
-            let sync =
-                self.durability == Durability::Sync || named.is_some() || kept || self.synced.elapsed() >= SYNC_EVERY;
+            // The files that a checkpoint names are synced; so must be what names them before others go. What is noted
+            // of an outbox holds for what is told next.
+            let must = named.is_some() || kept || noted;
+            let sync = self.durability == Durability::Sync || must || self.synced.elapsed() >= SYNC_EVERY;
             self.store.write(write, sync)?;
             self.unsynced = !sync;
             if sync {
@@ -307,6 +343,35 @@ impl Writing {
         let bytes = self.encode(&record)?;
         let size = bytes.len();
         write.records.push((number, bytes));
+        Ok(size)
+    }
+
+    /// Adds the net change of some ticks, and that they go; returns how many bytes it has.
+    fn conflate(&mut self, conflated: Conflated, write: &mut Write) -> Result<usize, LogError> {
+        let Conflated {
+            sink,
+            ticks,
+            change,
+            conflation,
+        } = conflated;
+        let bytes = match change {
+            Some((rows, diffs)) => {
+                let outgoing = Outgoing {
+                    sink: Arc::clone(&sink),
+                    rows,
+                    diffs,
+                };
+                Some(self.encode(&Record::Told(Told {
+                    tick: *ticks.end(),
+                    transitions: Vec::new(),
+                    outgoing: vec![outgoing],
+                }))?)
+            }
+            None => None,
+        };
+        let size = bytes.as_ref().map_or(0, Vec::len);
+        write.meta.push((name_of(&sink).into(), json(&conflation)));
+        write.replaced.push(Replaced { sink, ticks, bytes });
         Ok(size)
     }
 

@@ -43,6 +43,10 @@ pub const OPERATOR_STATE_ROWS: &str = "sangam_operator_state_rows";
 pub const OPERATOR_STATE_BYTES: &str = "sangam_operator_state_bytes";
 /// Alerts now standing; labels `alert`, `priority`.
 pub const ALERTS_STANDING: &str = "sangam_alerts_standing";
+/// Ticks that wait to be delivered, net changes of many among them; label `sink`.
+pub const SINK_WAITING: &str = "sangam_sink_waiting_ticks";
+/// Ticks that gave way to a later one, because too many waited; label `sink`.
+pub const SINK_CONFLATED: &str = "sangam_sink_conflated_ticks_total";
 /// Ticks completed.
 pub const TICKS: &str = "sangam_ticks_total";
 /// From the cut of a tick until every view has its answer.
@@ -123,6 +127,14 @@ fn describe() {
     describe_gauge!(OPERATOR_STATE_ROWS, "Rows or groups an operator keeps.");
     describe_gauge!(OPERATOR_STATE_BYTES, Unit::Bytes, "Memory an operator's state holds.");
     describe_gauge!(ALERTS_STANDING, "Alerts now standing.");
+    describe_gauge!(
+        SINK_WAITING,
+        "Ticks that wait to be delivered, net changes of many among them."
+    );
+    describe_counter!(
+        SINK_CONFLATED,
+        "Ticks that gave way to a later one, because too many waited."
+    );
     describe_counter!(TICKS, "Ticks completed.");
     describe_histogram!(
         TICK_DURATION,
@@ -199,6 +211,10 @@ fn sample(engine: &Engine) {
             gauge!(ALERTS_STANDING, "alert" => view.clone(), "priority" => priority.as_str())
                 .set(engine.standing(view) as f64);
         }
+    }
+    for sink in engine.sinks() {
+        gauge!(SINK_WAITING, "sink" => sink.sink.clone()).set(sink.waiting as f64);
+        counter!(SINK_CONFLATED, "sink" => sink.sink).absolute(sink.conflated);
     }
     let operators = engine.operators();
     for (view, plan) in &engine.plans() {

@@ -13,6 +13,7 @@ mod program;
 mod proofs;
 mod real_data;
 mod robust;
+mod sinks;
 mod slt;
 mod tidy;
 mod tpch;

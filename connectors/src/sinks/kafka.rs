@@ -101,18 +101,32 @@ impl KafkaSinkConfig {
         problems
     }
 
-    fn encoder(&self, setting: &SinkSetting) -> Result<Encoder, ConfigError> {
-        let key = setting.key.as_deref().filter(|key| !key.is_empty());
-        let mode = match (self.mode, key) {
-            (Some(Mode::Upsert), None) => {
-                return Err(ConfigError::new("mode = \"upsert\" for a view without a key")
-                    .with_hint("Declare the `key` of the view, or use mode = \"changes\"."));
-            }
-            (Some(mode), _) => mode,
-            (None, Some(_)) => Mode::Upsert,
-            (None, None) => Mode::Changes,
+    /// Says why its ticks cannot give way to their net change. Where each key's newest row is told they can, also in
+    /// transactions: what was tried once stays as it is, so the tick that the other side remembers is never among those
+    /// that are merged.
+    pub(crate) fn check_conflation(&self, setting: &SinkSetting) -> Option<ConfigError> {
+        let needs = match (self.mode(setting).ok()?, key_of(setting)) {
+            (Mode::Upsert, _) => return None,
+            (Mode::Changes, Some(_)) => "use mode = \"upsert\"",
+            (Mode::Changes, None) => "declare the `key` of the view",
         };
-        Ok(Encoder::new(mode, &setting.schema, key))
+        let hint =
+            format!("Only the newest row of a key can stand for those before: {needs}, or leave `when_full` out.");
+        Some(ConfigError::new("when_full = \"conflate\" for a sink that tells of every change").with_hint(hint))
+    }
+
+    fn encoder(&self, setting: &SinkSetting) -> Result<Encoder, ConfigError> {
+        Ok(Encoder::new(self.mode(setting)?, &setting.schema, key_of(setting)))
+    }
+
+    fn mode(&self, setting: &SinkSetting) -> Result<Mode, ConfigError> {
+        match (self.mode, key_of(setting)) {
+            (Some(Mode::Upsert), None) => Err(ConfigError::new("mode = \"upsert\" for a view without a key")
+                .with_hint("Declare the `key` of the view, or use mode = \"changes\".")),
+            (Some(mode), _) => Ok(mode),
+            (None, Some(_)) => Ok(Mode::Upsert),
+            (None, None) => Ok(Mode::Changes),
+        }
     }
 
     fn client(&self, setting: &SinkSetting) -> ClientConfig {
@@ -170,6 +184,11 @@ impl KafkaSinkConfig {
             self.encoder(setting)?,
         ))
     }
+}
+
+/// The view's key, if there is one; one without columns is none.
+fn key_of(setting: &SinkSetting) -> Option<&[usize]> {
+    setting.key.as_deref().filter(|key| !key.is_empty())
 }
 
 /// What a sink is known by on the other side: its transactions, and the group whose offset is the newest tick.
