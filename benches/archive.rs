@@ -3,42 +3,40 @@
 //!
 //! `cargo bench --bench archive`. Ten days of readings (`SANGAM_BENCH_DAYS` for more or fewer) are written as a running
 //! engine would, a file each ten minutes, merged as the plan says, and scaled to a year; once as rows of a view, once as
-//! raw input with ticks. The same rows go into a PostgreSQL 15 of this machine, a table with the primary key (station,
-//! at); without one, that comparison is left out.
+//! raw input with ticks. Rows of the first day, or as many hours as `SANGAM_BENCH_HOURS` says, also go through an engine:
+//! what they take in its log and in a checkpoint, and as one plain Parquet file, to which all is compared.
+//! The same rows go into a PostgreSQL 15 of this machine, a table with the primary key (station, at); without one, that
+//! comparison is left out.
 
 #[path = "support/postgres.rs"]
 mod postgres;
+#[path = "support/room.rs"]
+mod room;
 #[path = "support/rounds.rs"]
 mod rounds;
+#[path = "support/stations.rs"]
+mod stations;
 
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{
-    ArrayRef, AsArray, Float64Array, Float64Builder, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-    UInt64Array,
-};
-use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, UInt64Array};
+use arrow::datatypes::{Field, Float64Type, Schema, TimestampMicrosecondType};
 use queries::{Catalog, Relation, Relations, SourceRelation};
-use rand::{RngExt, SeedableRng};
-use rand_pcg::Pcg64;
 use sangam::history::{Archive, FileEntry, Layout, plan_compaction};
 
 use postgres::Postgres;
 use rounds::{median, number, processor_seconds};
+use stations::{COLUMNS, START_US, STATIONS, Stations, schema};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const STATIONS: usize = 1_000;
-const MINUTE_US: i64 = 60_000_000;
 const DAY_US: i64 = 86_400_000_000;
 /// Minutes of readings in one write.
 const WRITE_MINUTES: i64 = 10;
-/// 2026-01-01T00:00:00Z.
-const START_US: i64 = 1_767_225_600_000_000;
 /// What our files may take of PostgreSQL's bytes.
 const SHARE_MAX: f64 = 0.13;
 const SHARE_AIM: f64 = 0.1;
@@ -49,14 +47,6 @@ const WRITTEN_MIN: f64 = 500_000.0;
 const MERGED_MIN: f64 = 500_000.0;
 /// How often a row may be written, its first time not counted.
 const REWRITTEN_MAX: f64 = 4.0;
-
-/// A column: where it starts, how far it strays in a minute, how strongly it is drawn back, its decimals.
-const COLUMNS: [(&str, f64, f64, f64, i32); 4] = [
-    ("ph", 7.7, 0.03, 0.02, 2),
-    ("dissolved_oxygen", 6.6, 0.08, 0.02, 2),
-    ("turbidity", 35.0, 1.5, 0.02, 1),
-    ("temperature", 25.0, 0.1, 0.01, 1),
-];
 
 fn main() -> ExitCode {
     let days = number("SANGAM_BENCH_DAYS").unwrap_or(10) as i64;
@@ -69,11 +59,35 @@ fn main() -> ExitCode {
         "{STATIONS} stations, a reading a minute, {days} days: {} rows",
         STATIONS as i64 * 1_440 * days
     );
-    println!("{:<24} {:>12} {:>12} {:>8}", "", "bytes a row", "GiB a year", "files");
+    let hours = number("SANGAM_BENCH_HOURS").unwrap_or(24) as i64;
+    let plain = room::as_parquet(hours * 60);
+    let times = |each: f64| each / plain;
     let told = |name: &str, bytes: u64, rows: u64, files: usize| {
         let each = bytes as f64 / rows as f64;
-        println!("{name:<24} {each:>12.2} {:>12.2} {files:>8}", year(bytes));
+        println!(
+            "{name:<24} {each:>12.2} {:>12.2} {files:>8} {:>8.2}",
+            year(bytes),
+            times(each)
+        );
     };
+    println!(
+        "{:<24} {:>12} {:>12} {:>8} {:>8}",
+        "", "bytes a row", "GiB a year", "files", "x plain"
+    );
+    println!("{:<24} {plain:>12.2} {:>30.2}", "plain Parquet, zstd", 1.0);
+    for tick_rows in [STATIONS, STATIONS / 100] {
+        // As many ticks of either.
+        let minutes = hours * 60 * tick_rows as i64 / STATIONS as i64;
+        let room = room::of_engine(minutes.max(1), tick_rows);
+        for (name, each) in [
+            ("log", room.log),
+            ("checkpoint", room.checkpoint),
+            ("log after it", room.rest),
+        ] {
+            let name = format!("{name}, ticks of {tick_rows}");
+            println!("{name:<24} {each:>12.2} {:>30.2}", times(each));
+        }
+    }
     let mut held = true;
     let mut shares = Vec::new();
     for (name, is_raw) in [("view", false), ("raw input", true)] {
@@ -127,71 +141,6 @@ fn floor(what: &str, found: f64, bound: f64, is_least: bool) -> bool {
         println!("BROKEN: {what} is {found:.2}, and must be {word} {bound}");
     }
     holds
-}
-
-/// What the stations measure: walks with the resolution of their sensors.
-struct Stations {
-    random: Pcg64,
-    names: Vec<String>,
-    values: Vec<[f64; COLUMNS.len()]>,
-}
-
-impl Stations {
-    fn new() -> Stations {
-        let mut random = Pcg64::seed_from_u64(20);
-        let values = (0..STATIONS).map(|_| COLUMNS.map(|(_, base, step, ..)| base + step * 20.0 * normal(&mut random)));
-        Stations {
-            names: (0..STATIONS).map(|station| format!("ST{station:04}")).collect(),
-            values: values.collect(),
-            random,
-        }
-    }
-
-    /// Returns the readings of some minutes, in the order they are taken: each station at a second of its own.
-    fn minutes(&mut self, minutes: std::ops::Range<i64>) -> RecordBatch {
-        let count = minutes.clone().count() * STATIONS;
-        let mut stations = Vec::with_capacity(count);
-        let mut times = Vec::with_capacity(count);
-        let mut columns = COLUMNS.map(|_| Float64Builder::with_capacity(count));
-        for minute in minutes {
-            for station in 0..STATIONS {
-                stations.push(self.names[station].as_str());
-                // Stations come in turn within the minute; their clocks show milliseconds.
-                let within = station as i64 * MINUTE_US / STATIONS as i64 + self.random.random_range(0..50) * 1_000;
-                times.push(START_US + minute * MINUTE_US + within);
-                for (place, (_, base, step, pull, decimals)) in COLUMNS.iter().enumerate() {
-                    let value = &mut self.values[station][place];
-                    *value += step * normal(&mut self.random) + pull * (base - *value);
-                    let resolution = 10_f64.powi(*decimals);
-                    match self.random.random_bool(0.002) {
-                        true => columns[place].append_null(),
-                        false => columns[place].append_value((*value * resolution).round() / resolution),
-                    }
-                }
-            }
-        }
-        let mut arrays: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from(stations)),
-            Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
-        ];
-        arrays.extend(columns.map(|mut column| Arc::new(column.finish()) as ArrayRef));
-        RecordBatch::try_new(schema(), arrays).expect("readings")
-    }
-}
-
-/// About a normal variate.
-fn normal(random: &mut Pcg64) -> f64 {
-    (0..4).map(|_| random.random_range(-1.0..1.0)).sum::<f64>() * 0.87
-}
-
-fn schema() -> SchemaRef {
-    let at = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    let mut fields = vec![
-        Field::new("station", DataType::Utf8, false),
-        Field::new("at", at, false),
-    ];
-    fields.extend(COLUMNS.map(|(name, ..)| Field::new(name, DataType::Float64, true)));
-    Arc::new(Schema::new(fields))
 }
 
 /// Adds what raw input has beside: a tick for every ten milliseconds in which something came.

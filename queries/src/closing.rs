@@ -1,8 +1,10 @@
 //! Views whose buckets of time close: what closes them, and what may be let go of then.
 //!
 //! `floor` finds how late a row may still come, as a value of each column; `demand` what
-//! rows further down can only concern closed buckets, `passing` what joins by time may forget.
+//! rows further down can only concern closed buckets, `passing` what joins by time may forget,
+//! `again` which closed buckets can be computed again.
 
+mod again;
 mod demand;
 mod floor;
 mod passing;
@@ -14,6 +16,7 @@ use dataflows::plan::{Bucket, Node, Operator, Plan, times_of};
 use crate::catalog::{Catalog, Relation};
 use crate::problem::Problem;
 use crate::view::View;
+use again::Again;
 use floor::{Floor, floor};
 
 pub use passing::Passing;
@@ -50,9 +53,20 @@ pub struct Closing {
     floor: Floor,
     /// For sources that hold nothing back and that it reads itself, what time closes their rows.
     lates: Vec<(String, Bucket)>,
+    /// What closed buckets can be computed again from, if they can.
+    again: Option<Again>,
 }
 
 impl Closing {
+    /// Returns the value of the bucket's column from which on also closed buckets are what the view's batch answer says
+    /// now, because all their rows are still there; none where nothing tells.
+    ///
+    /// `first` says from which time on a source or a view that closes still holds every row that it held since the
+    /// view's definition began to run, as a number of the column of its time; none where no row of it has left.
+    pub fn whole_from(&self, first: impl Fn(&str) -> Option<i64>) -> Option<i64> {
+        Some(self.again.as_ref()?.whole_from(first))
+    }
+
     /// Returns the value of the bucket's column below which every row is final at a watermark.
     pub fn below(&self, watermark_us: i64) -> Option<i64> {
         self.floor.at(watermark_us)
@@ -111,6 +125,7 @@ impl Catalog {
             );
         };
         let demands = demand::closes(&mut view.plan, bucket, self.time_zone());
+        let again = self.again(&view.plan, &demands);
         let lates = inputs.unheld.iter().flat_map(|source| {
             let of_source = demands.iter().filter(move |(name, _)| name == source);
             of_source.cloned()
@@ -154,6 +169,7 @@ impl Catalog {
             lateness_us: inputs.lateness_us,
             floor: timed.floor,
             lates,
+            again,
         });
         Ok(view)
     }

@@ -14,8 +14,8 @@ use crate::log::{Durability, LogStore};
 /// Audits a deployment, running or stopped.
 ///
 /// Of a stopped one, every checksum of the data folder is compared, and a copy of it is brought to where the last run
-/// ended. Of both, each view is compared with the batch answer over what its inputs hold. Exits with 1 where
-/// anything differs.
+/// ended. Of both, each view is compared with the batch answer over what its inputs hold: one that closes its buckets
+/// in those that are open, and in closed ones whose input is still retained. Exits with 1 where anything differs.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     /// The deployment folder, or the address of a running one, such as http://127.0.0.1:7878.
@@ -32,12 +32,12 @@ impl Verify {
             let views = audit["views"].as_array().cloned().unwrap_or_default();
             for view in &views {
                 let text = |key: &str| view[key].as_str();
+                let number = |key: &str| view[key].as_u64().unwrap_or(0) as usize;
                 let name = text("view").unwrap_or_default();
-                print(
-                    name,
-                    view["rows"].as_u64().unwrap_or(0),
-                    text("difference"),
-                    text("passed_over"),
+                let (rows, compared) = (number("rows"), number("compared"));
+                println!(
+                    "{}",
+                    line(name, rows, compared, text("difference"), text("passed_over"))
                 );
             }
             return Ok(code(audit["right"] == true));
@@ -100,26 +100,52 @@ impl Verify {
         let audit = audit?;
         removed.with_context(|| format!("could not remove {}", copy.display()))?;
         for view in &audit.views {
-            print(
-                &view.view,
-                view.rows as u64,
-                view.difference.as_deref(),
-                view.passed_over,
+            let difference = view.difference.as_deref();
+            println!(
+                "{}",
+                line(&view.view, view.rows, view.compared, difference, view.passed_over)
             );
         }
         Ok(code(audit.views.iter().all(|view| view.difference.is_none())))
     }
 }
 
-fn print(view: &str, rows: u64, difference: Option<&str>, passed_over: Option<&str>) {
-    let rows = super::counted(rows as usize, "row");
+/// Says what was found of a view.
+fn line(view: &str, rows: usize, compared: usize, difference: Option<&str>, passed_over: Option<&str>) -> String {
+    let all = super::counted(rows, "row");
     match (difference, passed_over) {
-        (Some(difference), _) => println!("WRONG  {view}: {difference}"),
-        (None, Some(why)) => println!("       {view}: {rows}, not compared: {why}"),
-        (None, None) => println!("right  {view}: {rows}"),
+        (Some(difference), _) => format!("WRONG  {view}: {difference}"),
+        (None, None) => format!("right  {view}: {all}"),
+        (None, Some(why)) if compared == 0 => format!("       {view}: {all}, not compared: {why}"),
+        (None, Some(why)) => {
+            let others = super::counted(rows.saturating_sub(compared), "row");
+            format!(
+                "right  {view}: {} compared, {others} not: {why}",
+                super::counted(compared, "row")
+            )
+        }
     }
 }
 
 fn code(is_right: bool) -> ExitCode {
     if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line;
+
+    #[test]
+    fn what_was_not_compared_is_said() {
+        assert_eq!(line("a", 1, 1, None, None), "right  a: 1 row");
+        assert_eq!(
+            line("a", 3, 0, None, Some("gone")),
+            "       a: 3 rows, not compared: gone"
+        );
+        assert_eq!(
+            line("a", 1_003, 2, None, Some("gone")),
+            "right  a: 2 rows compared, 1001 rows not: gone"
+        );
+        assert_eq!(line("a", 3, 2, Some("other"), Some("gone")), "WRONG  a: other");
+    }
 }

@@ -226,7 +226,7 @@ impl Engine {
         Ok(())
     }
 
-    fn ask(&self, request: ChangeRequest) -> Result<(), EngineError> {
+    pub(super) fn ask(&self, request: ChangeRequest) -> Result<(), EngineError> {
         let doors = self.inner.doors.lock().unwrap_or_else(PoisonError::into_inner);
         let doors = doors.as_ref().ok_or(EngineError::Stopped)?;
         doors.changes.send(request).map_err(|_| EngineError::Stopped)

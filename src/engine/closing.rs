@@ -1,28 +1,29 @@
 //! How far each view is closed, by the watermarks of its sources at the end of the tick before; and what its joins by
 //! time may forget when a tick is done, by the watermarks at its own end.
+//!
+//! `kept` says how far closed rows are in history, `saved` what is written down, `comparable` what can be computed again.
 
+mod comparable;
 mod kept;
+mod saved;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
 use dataflows::json::RowEncoder;
-use dataflows::plan::{Bucket, times_of};
 use dataflows::workers::{Closed, FlowId, Passed};
 use dataflows::{Tick, Updates};
 use queries::{Closing, Passing};
-use serde::{Deserialize, Serialize};
 
 use super::letters::Letter;
 use super::source::SourceState;
 use super::store::StoredRows;
 use super::topology::Topology;
-use crate::log::KeepView;
+pub(super) use comparable::{Comparable, rules};
 use kept::Kept;
 pub(crate) use kept::layout;
 pub(super) use kept::unit_us;
+pub(super) use saved::SavedClosing;
 
 /// Every view that goes by a watermark.
 #[derive(Default)]
@@ -50,6 +51,8 @@ struct State {
     unheld: Vec<usize>,
     watermark_us: Option<i64>,
     closed: Closed,
+    /// Buckets below this were closed by another definition of the view, or by other rules of its sources.
+    since: i64,
     /// A watermark to come, and whether it closes anything.
     next: Option<(i64, bool)>,
     /// Where its closed rows are kept, where that is not in memory.
@@ -105,54 +108,6 @@ pub(super) fn starting(topology: &Topology, flows: &[FlowId], sources: &[SourceS
     starting.collect()
 }
 
-/// How far a view is closed, as it is written down.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct SavedClosing {
-    watermark_us: Option<i64>,
-    below: i64,
-    gone: i64,
-}
-
-impl SavedClosing {
-    /// Returns how far the view is closed.
-    pub(super) fn closed(&self) -> Closed {
-        Closed {
-            below: self.below,
-            gone: self.gone,
-            ..Closed::default()
-        }
-    }
-}
-
-/// A view that closes, and how far it is closed.
-pub(super) struct Saved {
-    pub(super) name: String,
-    pub(super) closing: SavedClosing,
-    /// What goes to history, but for the rows.
-    pub(super) keep: Option<KeepView>,
-    bucket: usize,
-    below: i64,
-}
-
-impl Saved {
-    /// Picks closed rows.
-    pub(super) fn closed(&self, batches: &[RecordBatch]) -> Vec<RecordBatch> {
-        let bucket = Bucket {
-            column: self.bucket,
-            of: None,
-        };
-        let closed = batches.iter().map(|rows| {
-            let times = times_of(&bucket, rows);
-            let closed: BooleanArray = times
-                .iter()
-                .map(|time| Some(time.is_some_and(|time| time < self.below)))
-                .collect();
-            filter_record_batch(rows, &closed).expect("one verdict a row")
-        });
-        closed.filter(|rows| rows.num_rows() > 0).collect()
-    }
-}
-
 /// What a tick changes of a view whose rows are in history.
 pub(super) struct Moved {
     pub(super) flow: FlowId,
@@ -160,42 +115,6 @@ pub(super) struct Moved {
 }
 
 impl Closings {
-    /// Returns what is to be written down of every view that closes.
-    pub(super) fn save(&self) -> Vec<Saved> {
-        let views = self.views.iter().map(|state| {
-            let keep = state
-                .kept
-                .as_ref()
-                .filter(|_| state.closing.keep_us.is_some())
-                .map(|kept| KeepView {
-                    layout: kept.layout.clone(),
-                    unit_us: kept.unit_us,
-                    stored: kept.stored,
-                    below: state.closed.below,
-                    gone: state.closed.gone,
-                    limit: kept.limit,
-                    horizon: kept
-                        .wanted
-                        .max(state.closed.gone)
-                        .saturating_add(kept.ahead(&state.closing)),
-                    rows: Vec::new(),
-                    count: 0,
-                });
-            Saved {
-                name: state.name.to_string(),
-                closing: SavedClosing {
-                    watermark_us: state.watermark_us,
-                    below: state.closed.below,
-                    gone: state.closed.gone,
-                },
-                keep,
-                bucket: state.closing.bucket,
-                below: state.closed.below,
-            }
-        });
-        views.collect()
-    }
-
     /// Returns how far each view is closed, by name.
     pub(super) fn by_name(&self) -> HashMap<String, Closed> {
         self.views
@@ -207,18 +126,6 @@ impl Closings {
     /// Returns how far each view is closed.
     pub(super) fn closed(&self) -> Vec<(FlowId, Closed)> {
         self.views.iter().map(|state| (state.flow, state.closed)).collect()
-    }
-
-    /// Goes on where a view was before a restart.
-    pub(super) fn restore(&mut self, view: &str, saved: &SavedClosing) {
-        for state in self.views.iter_mut().filter(|state| &*state.name == view) {
-            state.watermark_us = saved.watermark_us;
-            state.closed = Closed {
-                stored: state.closed.stored,
-                held: state.closed.held,
-                ..saved.closed()
-            };
-        }
     }
 
     /// Takes over from `old` what is known of dataflows that still run; `starting` says how far new ones are closed.
@@ -251,6 +158,7 @@ impl Closings {
         let state = |(flow, name, closing): &(FlowId, &str, &Closing)| {
             let known = old.views.iter().find(|state| state.flow == *flow);
             let start = starting.iter().find(|(new, _)| new == flow).map(|(_, closed)| *closed);
+            let closed = known.map(|known| known.closed).or(start).unwrap_or_default();
             State {
                 flow: *flow,
                 name: (*name).into(),
@@ -258,7 +166,8 @@ impl Closings {
                 unheld: closing.unheld.iter().filter_map(source).collect(),
                 closing: (*closing).clone(),
                 watermark_us: known.and_then(|known| known.watermark_us),
-                closed: known.map(|known| known.closed).or(start).unwrap_or_default(),
+                closed,
+                since: known.map_or(closed.below, |known| known.since),
                 next: known.and_then(|known| known.next),
                 kept: match known {
                     Some(known) => known.kept.clone(),

@@ -20,6 +20,7 @@ use dataflows::workers::{Closed, Completed, FlowId, Seed, TickInput};
 use dataflows::{Tick, Updates};
 use tokio::sync::oneshot;
 
+use super::closing::Comparable;
 use super::flows::{Answers, Running};
 use super::plants::{Plant, is_planted};
 use super::shared::RelationEntry;
@@ -45,7 +46,7 @@ pub(super) const MISSED_TICKS_MAX: usize = 64 * 1024;
 /// Missed ticks handed over as one. Once no more are left, the doors close for them.
 const CATCH_UP_TICKS: usize = 16;
 
-/// What is asked of the coordinator to change what runs.
+/// What is asked of the coordinator to change what runs, or about it while nobody else may.
 pub(super) enum ChangeRequest {
     /// Installs dataflows; answers with the newest tick cut before, and how far views are closed.
     Install {
@@ -56,6 +57,10 @@ pub(super) enum ChangeRequest {
     Fill(Box<Fill>),
     /// Takes the dataflows installed away again.
     Abandon,
+    /// Changes nothing; answers with the tick begun last, and what of views that close can be compared then.
+    Compare {
+        reply: oneshot::Sender<(Tick, HashMap<String, Comparable>)>,
+    },
 }
 
 /// What dataflows are filled with, and what is to be once they are.

@@ -1,7 +1,7 @@
 //! Raw input in history: the records of the log as rows of files, and back.
 //!
 //! A row of a file is a row as it was posted, with its tick, its place in the tick, and whether it came or was taken
-//! back. Ticks in which nothing came for a source that is kept are rows of a history of their own, so that a replay
+//! back. One that did neither says that a partition was read from of which no row came: the watermark waits for it. Ticks in which nothing came for a source that is kept are rows of a history of their own, so that a replay
 //! has every tick that there was.
 
 use std::collections::BTreeMap;
@@ -154,14 +154,20 @@ impl Raw<'_> {
             let Record::Tick(record) = record else { return Ok(()) };
             let mut came = false;
             let mut places: BTreeMap<&str, u64> = BTreeMap::new();
-            for entry in record.entries.iter().filter(|entry| entry.rows.num_rows() > 0) {
+            let tells = |entry: &&Entry| entry.rows.num_rows() > 0 || !entry.partitions.is_empty();
+            for entry in record.entries.iter().filter(tells) {
                 let Some(gathered) = all.get_mut(&*entry.source).filter(|gathered| number >= gathered.from) else {
                     continue;
                 };
                 came = true;
                 let place = places.entry(&entry.source).or_default();
-                let rows = rows_of(entry, record.tick, place, gathered.keep.layout.schema())?;
+                let schema = gathered.keep.layout.schema();
+                let (rows, empty) = (
+                    rows_of(entry, record.tick, place, schema)?,
+                    without_rows(entry, record.tick, place, schema)?,
+                );
                 gathered.push(rows);
+                gathered.push(empty);
             }
             if !came && let Some(ticks) = all.get_mut(TICKS) {
                 ticks.push(tick(record.tick, ticks.keep.layout.schema())?);
@@ -224,8 +230,10 @@ impl Raw<'_> {
 
 impl Gathered {
     fn push(&mut self, rows: RecordBatch) {
-        self.count += rows.num_rows();
-        self.rows.push(rows);
+        if rows.num_rows() > 0 {
+            self.count += rows.num_rows();
+            self.rows.push(rows);
+        }
     }
 }
 
@@ -318,6 +326,24 @@ fn rows_of(entry: &Entry, tick: Tick, place: &mut u64, schema: &SchemaRef) -> Re
     RecordBatch::try_new(Arc::clone(schema), columns)
 }
 
+/// Makes a row of each partition of an entry that was read from and had none.
+fn without_rows(entry: &Entry, tick: Tick, place: &mut u64, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let empty = entry.partitions.iter().filter(|(_, rows)| *rows == 0);
+    let names: Vec<&str> = empty.map(|(name, _)| &**name).collect();
+    let declared = &schema.fields()[..schema.fields().len() - 4];
+    let mut columns: Vec<ArrayRef> = declared
+        .iter()
+        .map(|field| new_null_array(field.data_type(), names.len()))
+        .collect();
+    let from = *place;
+    *place += names.len() as u64;
+    columns.push(Arc::new(UInt64Array::from_value(tick, names.len())));
+    columns.push(Arc::new(UInt64Array::from_iter_values(from..*place)));
+    columns.push(Arc::new(Int64Array::from_value(0, names.len())));
+    columns.insert(declared.len(), Arc::new(StringArray::from(names)));
+    RecordBatch::try_new(Arc::clone(schema), columns)
+}
+
 /// Gives rows of one tick, in their order, the form they had in the log.
 pub(in crate::engine) fn entries_of(source: &Arc<str>, rows: &[RecordBatch]) -> Result<Vec<Entry>, ArrowError> {
     let Some(first) = rows.first() else {
@@ -336,17 +362,18 @@ pub(in crate::engine) fn entries_of(source: &Arc<str>, rows: &[RecordBatch]) -> 
     let mut from = 0;
     for run in diffs.chunk_by(|one, other| one == other) {
         let of_run = partitions.slice(from, run.len());
+        let each = usize::from(run[0] != 0);
         let mut counted: Vec<(Arc<str>, usize)> = Vec::new();
         for name in of_run.iter().flatten() {
             match counted.last_mut().filter(|(last, _)| **last == *name) {
-                Some((_, count)) => *count += 1,
-                None => counted.push((name.into(), 1)),
+                Some((_, count)) => *count += each,
+                None => counted.push((name.into(), each)),
             }
         }
         entries.push(Entry {
             source: Arc::clone(source),
             delete: run[0] < 0,
-            rows: plain.slice(from, run.len()),
+            rows: plain.slice(from, run.len() * each),
             rejected: Vec::new(),
             position: Position::default(),
             partitions: counted,
@@ -355,4 +382,64 @@ pub(in crate::engine) fn entries_of(source: &Arc<str>, rows: &[RecordBatch]) -> 
         from += run.len();
     }
     Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_come_out_of_files_with_their_partitions() {
+        let columns = Schema::new(vec![Field::new("n", DataType::Int64, false)]);
+        let schema = schema(&columns);
+        let entry = |numbers: &[i64], partitions: &[(&str, usize)], delete: bool| {
+            let numbers: ArrayRef = Arc::new(Int64Array::from(numbers.to_vec()));
+            Entry {
+                source: "readings".into(),
+                delete,
+                rows: RecordBatch::try_from_iter([("n", numbers)]).expect("rows"),
+                rejected: Vec::new(),
+                position: Position::default(),
+                partitions: partitions.iter().map(|(name, rows)| ((*name).into(), *rows)).collect(),
+                idempotency_key: None,
+            }
+        };
+        let told = [
+            entry(&[1, 2, 3], &[("a", 2), ("b", 1)], false),
+            // Read from, and nothing could be made of it.
+            entry(&[], &[("c", 0), ("d", 0)], false),
+            entry(&[2], &[("a", 1)], true),
+            entry(&[4, 5], &[("a", 1), ("e", 0), ("b", 1)], false),
+        ];
+        let mut place = 0;
+        let mut rows = Vec::new();
+        for entry in &told {
+            rows.push(rows_of(entry, 7, &mut place, &schema).expect("rows"));
+            rows.push(without_rows(entry, 7, &mut place, &schema).expect("rows"));
+        }
+        assert_eq!(place, 9, "each has its place");
+        let found = entries_of(&"readings".into(), &rows).expect("entries");
+        let found: Vec<_> = found
+            .iter()
+            .map(|entry| {
+                let partitions = entry.partitions.iter().map(|(name, rows)| format!("{name} {rows}"));
+                (
+                    entry.delete,
+                    entry.rows.num_rows(),
+                    partitions.collect::<Vec<_>>().join(", "),
+                )
+            })
+            .collect();
+        let line = |delete, rows, partitions: &str| (delete, rows, partitions.to_owned());
+        assert_eq!(
+            found,
+            [
+                line(false, 3, "a 2, b 1"),
+                line(false, 0, "c 0, d 0"),
+                line(true, 1, "a 1"),
+                line(false, 2, "a 1, b 1"),
+                line(false, 0, "e 0"),
+            ]
+        );
+    }
 }

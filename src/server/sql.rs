@@ -56,7 +56,8 @@ impl Queries {
             .thread_name("sangam-query")
             // Plans are walked by recursion.
             .thread_stack_size(STACK_BYTES)
-            .enable_time()
+            // Files of history may be in a bucket.
+            .enable_all()
             .build()
             .context("could not start the threads that run queries")?;
         Ok(Queries {

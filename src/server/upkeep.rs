@@ -47,6 +47,7 @@ pub(super) async fn verify(State(server): State<Arc<Server>>) -> Result<Response
             json!({
                 "view": view.view,
                 "rows": view.rows,
+                "compared": view.compared,
                 "difference": view.difference,
                 "passed_over": view.passed_over,
             })

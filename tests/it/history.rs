@@ -3,7 +3,7 @@
 //! Keys and endpoint of a bucket come from the environment, and a process has but one: each
 //! test starts a server and then itself again, with the environment set.
 
-mod bucket;
+pub(crate) mod bucket;
 
 use std::process::Command;
 use std::sync::Arc;

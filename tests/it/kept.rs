@@ -167,9 +167,28 @@ fn finished_rows_outlive_memory() {
     check("after a kill", &program, 75 * 60);
     feed(&program, 75 * 60..90 * 60);
     check("and when it has gone on", &program, 90 * 60);
+    // Of three hours all rows are there: the one that is open, and two that are closed.
+    let kept = hourly(90 * 60).len();
+    let expected = format!(
+        "right  hourly: 15 rows compared, {} rows not: they are closed",
+        kept - 15
+    );
+    let verified = |place: &[&str]| {
+        let told = sangam(&[&["verify"], place].concat());
+        let said = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(
+            told.status.success() && said.contains(&expected),
+            "{said}, not {expected}"
+        );
+        assert!(said.contains("right  ever: 1 row\n"), "{said}");
+    };
+    verified(&[&format!("http://{}", program.address)]);
     program.stop();
+    let path = |path: &Path| path.to_str().expect("a path").to_owned();
+    verified(&[&path(river.path()), "--data", &path(&data)]);
     let program = start(river.path(), &data);
     check("after a stop", &program, 90 * 60);
+    verified(&[&format!("http://{}", program.address)]);
 
     // Declared anew with the same columns, what is finished stays as it was.
     let anew = HOURLY.replace("max(level) AS most", "max(level + 1000) AS most");
@@ -188,6 +207,14 @@ fn finished_rows_outlive_memory() {
     let hours = program.number("SELECT count(*) FROM hourly");
     assert_eq!(hours, hourly(90 * 60).len() as i64);
     assert_eq!(program.number("SELECT hours FROM ever"), hours);
+    // What was closed under the old words is nothing to hold the new ones to.
+    let audit = program.request("POST", "/verify", &[], b"").json();
+    let views = audit["views"].as_array().expect("views").iter();
+    let compared: Vec<&Value> = views
+        .filter(|view| view["view"] == "hourly")
+        .map(|view| &view["compared"])
+        .collect();
+    assert!(audit["right"] == true && compared == [&json!(10)], "{audit}");
     // With others it is refused.
     let other =
         json!({"name": "hourly", "sql": HOURLY.replace("max(level)", "CAST(max(level) AS double)")}).to_string();

@@ -182,6 +182,12 @@ fn is_meaningful(tally: &Tally, spread: &[u64]) {
         );
     }
     assert!(tally.closed > 0, "nothing is ever closed");
+    assert!(
+        tally.audited > 0 && tally.passed_over > 0,
+        "audits compared {} rows of views that close, and passed over {}",
+        tally.audited,
+        tally.passed_over
+    );
     let filled = percent(tally.pairs_filled, tally.pairs);
     // What `EXCEPT` and `NOT IN` leave is often nothing.
     assert!(filled >= 55, "only {filled} % of views at ticks have rows");

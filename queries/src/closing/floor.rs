@@ -70,7 +70,7 @@ impl Floor {
 }
 
 /// Writes a number of microseconds, or of days, as a time.
-fn times(at: i64, data_type: &DataType) -> Option<ArrayRef> {
+pub(super) fn times(at: i64, data_type: &DataType) -> Option<ArrayRef> {
     let numbers: ArrayRef = Arc::new(Int64Array::from_value(at, 1));
     match data_type {
         DataType::Date32 => cast(&cast(&numbers, &DataType::Int32).ok()?, data_type).ok(),

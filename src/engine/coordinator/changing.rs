@@ -32,6 +32,11 @@ impl Coordinator {
                     self.workers.remove(flow);
                 }
             }
+            ChangeRequest::Compare { reply } => {
+                let comparable = self.closings.comparable(&self.topology, &self.sources);
+                // Whoever asked may have gone away.
+                let _ = reply.send((self.clock.last(), comparable));
+            }
         }
     }
 

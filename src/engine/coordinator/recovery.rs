@@ -207,7 +207,9 @@ impl Coordinator {
             }
             let closing: SavedClosing = serde_json::from_value(saved.state["closed"].clone())
                 .context("could not read how far a view is closed")?;
-            self.closings.restore(name, &closing);
+            let rules = closing::rules(&self.topology.deployment, name);
+            let by_the_same = is_same && saved.state["rules"].as_u64() == rules && recovered.forget.is_empty();
+            self.closings.restore(name, &closing, by_the_same);
             for part in &saved.parts {
                 recovered.past.part(part, &mut |rows| {
                     seeds.push(Seed {

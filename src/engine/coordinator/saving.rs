@@ -7,7 +7,7 @@ use dataflows::Tick;
 use serde_json::json;
 
 use super::super::plants::{Plant, is_planted};
-use super::super::{alerts, idempotency, letters, raw};
+use super::super::{alerts, closing, idempotency, letters, raw};
 use super::Coordinator;
 use crate::log::{Checkpoint, Keep, KeepView, Manifest, Rows, SourceManifest, ViewManifest};
 
@@ -152,7 +152,11 @@ impl Coordinator {
             }
             views.insert(name.clone(), Rows::Any(closed));
             let view = ViewManifest {
-                state: json!({ "definition": entry.relation.definition, "closed": saved.closing }),
+                state: json!({
+                    "definition": entry.relation.definition,
+                    "rules": closing::rules(&self.topology.deployment, name),
+                    "closed": saved.closing,
+                }),
                 parts: Vec::new(),
             };
             manifest.views.insert(saved.name, view);

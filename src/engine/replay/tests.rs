@@ -7,23 +7,24 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use connectors::Decoded;
+use connectors::{Batch, Decoded, Position};
 use dataflows::json::rows as json;
 use dataflows::{Tick, Updates};
 use queries::Relations;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use super::super::audit::difference;
-use super::super::coordinator::Seen;
+use super::super::coordinator::{Arrival, Request, Seen};
 use super::super::storage::Take;
 use super::super::tape::{Known, Recorded, Tape};
 use super::super::travel::TravelError;
-use super::super::{Data, Engine, Operation};
+use super::super::{Accepted, Data, Engine, Operation};
 use super::{Event, Replay, Wanted};
 use crate::config::{self, Deployment};
 use crate::log::{Durability, TickRecord, Transition};
@@ -34,9 +35,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than rows stay in the shortest window.
 const LONG: Duration = Duration::from_secs(1);
 
-/// Every kind of source, and views with timers, keys, closed buckets, a failing row and an alert. What came in is
-/// kept in history or not; where it is, little is in the log at a time.
-fn deployment(dir: &Path, kept: bool) -> Deployment {
+/// Where rows are read of, and whether they are kept.
+#[derive(Clone, Copy, Debug)]
+enum Input {
+    /// The log has all of them.
+    Logged,
+    /// Little is in the log at a time, the rest in history.
+    Kept,
+    /// The same of partitions, for the slowest of which the watermark waits.
+    KeptByPartition,
+}
+
+/// Every kind of source, and views with timers, keys, closed buckets, a failing row and an alert.
+fn deployment(dir: &Path, input: Input) -> Deployment {
+    let kept = !matches!(input, Input::Logged);
+    let idle = match input {
+        Input::KeptByPartition => ", idle = \"60ms\"",
+        _ => "",
+    };
     let keep = if kept { "keep = \"forever\"\n" } else { "" };
     let options = if kept { "checkpoint_bytes = 3000\n" } else { "" };
     let http = format!("{keep}[connector]\ntype = \"http\"\n");
@@ -46,7 +62,7 @@ fn deployment(dir: &Path, kept: bool) -> Deployment {
             "sources/readings.toml",
             format!(
                 "columns = {{ at = \"timestamp not null\", item = \"text not null\", ph = \"bigint\" }}\n\
-                 time = {{ column = \"at\", lateness = \"100ms\" }}\nretain = \"1 sec\"\n{http}"
+                 time = {{ column = \"at\", lateness = \"100ms\"{idle} }}\nretain = \"1 sec\"\n{http}"
             ),
         ),
         (
@@ -162,13 +178,13 @@ fn now_us() -> i64 {
 }
 
 /// Lets random rows come and go, and looks at everything after each.
-async fn live(seed: u64, kept: bool) -> Lived {
+async fn live(seed: u64, input: Input) -> Lived {
     let mut random = Pcg64Mcg::seed_from_u64(seed);
     let (folder, data) = (
         tempfile::tempdir().expect("a folder"),
         tempfile::tempdir().expect("a folder"),
     );
-    let deployment = deployment(folder.path(), kept);
+    let deployment = deployment(folder.path(), input);
     let opened = Engine::open(
         deployment.clone(),
         Data {
@@ -231,7 +247,10 @@ async fn live(seed: u64, kept: bool) -> Lived {
             }
         };
         let is_timed = source == "readings";
-        let accepted = engine.ingest(source, operation, rows).await.expect("it runs");
+        let accepted = match (is_timed, input) {
+            (true, Input::KeptByPartition) => by_partition(&engine, rows, &mut random).await,
+            _ => engine.ingest(source, operation, rows).await.expect("it runs"),
+        };
         let mut ticks = vec![accepted.tick];
         if is_timed && random.random_bool(0.3) {
             // The rows leave by the clock alone, at a tick that nobody asks for.
@@ -256,6 +275,46 @@ async fn live(seed: u64, kept: bool) -> Lived {
         _folders: [folder, data],
         looks,
     }
+}
+
+/// Brings rows as a reader of partitions does: some partitions are told of before they have rows, some fall behind and
+/// come again, and two batches may come with one tick.
+async fn by_partition(engine: &Engine, decoded: Decoded, random: &mut Pcg64Mcg) -> Accepted {
+    let position = |source: &config::Source| source.name == "readings";
+    let source = engine.deployment().sources.iter().position(position).expect("a source");
+    let name = |number: usize| -> Arc<str> { format!("partition {number}").into() };
+    let mut answers = Vec::new();
+    for (row, more) in [(0, random.random_bool(0.2)), (1, random.random_bool(0.1))] {
+        let mut partitions = vec![(name(random.random_range(0..3)), 1)];
+        if more {
+            partitions.insert(0, (name(random.random_range(3..6)), 0));
+        }
+        let (reply, answer) = oneshot::channel();
+        let batch = Batch {
+            decoded: Decoded {
+                rows: decoded.rows.slice(row, 1),
+                rejected: Vec::new(),
+            },
+            position: Position::new(),
+            partitions,
+        };
+        let arrival = Arrival {
+            source,
+            operation: Operation::Insert,
+            batch,
+            idempotency_key: None,
+            arrived: Instant::now(),
+            reply: Some(reply),
+            permit: None,
+        };
+        assert!(engine.send(Request::Ingest(arrival)).is_ok(), "it runs");
+        answers.push(answer);
+    }
+    let mut last = None;
+    for answer in answers {
+        last = Some(answer.await.expect("it runs"));
+    }
+    last.expect("two answers")
 }
 
 impl Lived {
@@ -343,13 +402,24 @@ fn lines(batches: &[RecordBatch]) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_shows_what_was_shown() {
-    for (seed, kept) in [(1, false), (2, false), (3, true), (4, true)] {
-        println!("seed {seed}, kept: {kept}");
-        let lived = live(seed, kept).await;
+    for (seed, input) in [
+        (1, Input::Logged),
+        (2, Input::Logged),
+        (3, Input::Kept),
+        (4, Input::Kept),
+        (6, Input::KeptByPartition),
+        (7, Input::KeptByPartition),
+    ] {
+        println!("seed {seed}, {input:?}");
+        let lived = live(seed, input).await;
         let deployment = lived.engine.deployment();
         let tape = lived.tape();
         let files = lived.engine.inner.shared.holdings.lock().inventory.entries().count();
-        assert_eq!(files > 3, kept, "seed {seed}: {files} files of history");
+        assert_eq!(
+            files > 3,
+            !matches!(input, Input::Logged),
+            "seed {seed}: {files} files of history"
+        );
         let last = lived.looks.last().expect("it was looked at");
         let mut all = None;
         for workers in [1, 2] {
@@ -426,6 +496,43 @@ async fn a_replay_shows_what_was_shown() {
     }
 }
 
+/// A tape that does not say of which partition a row was.
+struct Unpartitioned<'t>(&'t Recorded);
+
+impl Tape for Unpartitioned<'_> {
+    fn since(&self) -> BTreeMap<String, Known> {
+        self.0.since()
+    }
+
+    fn through(&self) -> Tick {
+        self.0.through()
+    }
+
+    fn play(
+        &self,
+        through: Tick,
+        sources: Option<&BTreeSet<String>>,
+        take: Take<'_, TickRecord>,
+    ) -> anyhow::Result<()> {
+        self.0.play(through, sources, &mut |mut record| {
+            record.entries.iter_mut().for_each(|entry| entry.partitions.clear());
+            take(record)
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_are_forgotten_are_found() {
+    let lived = live(6, Input::KeptByPartition).await;
+    let tape = lived.tape();
+    let wrong = lived.compare(&Unpartitioned(&tape), 1, None).err();
+    println!(
+        "without partitions: {}",
+        wrong.expect("nobody noticed that no watermark waits")
+    );
+    lived.engine.shutdown();
+}
+
 /// A tape on which one tick is missing.
 struct Dropping<'t> {
     tape: &'t Recorded,
@@ -460,7 +567,7 @@ impl Tape for Dropping<'_> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tick_that_is_missing_is_found() {
-    let lived = live(4, false).await;
+    let lived = live(4, Input::Logged).await;
     let tape = lived.tape();
     let mut found = 0;
     for dropped in [1, 5, 20, 40, 80] {
@@ -479,7 +586,7 @@ async fn a_tick_that_is_missing_is_found() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_engine_tells_what_it_showed() {
-    let lived = live(5, false).await;
+    let lived = live(5, Input::Logged).await;
     let engine = &lived.engine;
     // Later ones first, then earlier ones, then later again from the replay that was kept.
     let looks = [100, 10, 50].map(|at| &lived.looks[at.min(lived.looks.len() - 1)]);

@@ -113,16 +113,17 @@ const VIEWS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Writes the deployment to a folder.
-pub(super) fn deployment(dir: &Path, clock: Clock) {
+/// Writes the deployment to a folder; its history is in the data folder, or at another place.
+pub(super) fn deployment(dir: &Path, clock: Clock, history: Option<&str>) {
     let clock = match clock {
         Clock::Wall => "wall",
         Clock::Event => "event",
     };
+    let history = history.map_or_else(String::new, |place| format!("history = \"{place}\"\n"));
     write(
         dir,
         "deployment.toml",
-        &format!("clock = \"{clock}\"\nworkers = 2\n{OPTIONS}"),
+        &format!("clock = \"{clock}\"\nworkers = 2\n{OPTIONS}{history}"),
     );
     for (name, text) in SOURCES {
         write(dir, &format!("sources/{name}.toml"), &format!("{text}\n{HTTP}"));

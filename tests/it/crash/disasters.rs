@@ -30,7 +30,7 @@ impl Place {
     fn new(seed: u64) -> Place {
         let root = tempfile::tempdir().expect("a folder of our own");
         let folder = root.path().join("deployment");
-        deployment(&folder, Clock::Event);
+        deployment(&folder, Clock::Event, None);
         Place {
             disk: Disk::new(root.path()),
             root,

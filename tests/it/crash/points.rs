@@ -6,6 +6,8 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_pcg::Pcg64;
 
+use super::gate::Trap;
+
 /// What the program was doing when it died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
@@ -46,6 +48,12 @@ pub(super) enum Plan {
     StartingAt(String),
     /// It dies by itself at a call, counted from the beginning of the load.
     LoadingAt(String),
+    /// Killed from outside, while a request to the bucket of its history is held.
+    Requesting(Trap),
+    /// Its bucket goes away under load until it says so, and comes back; killed once it writes there again.
+    Deserted,
+    /// Its bucket goes away under load, and it is killed before it is back.
+    Stranded,
 }
 
 impl Plan {

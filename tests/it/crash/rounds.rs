@@ -16,6 +16,7 @@ use super::books::Books;
 use super::deployment::{Clock, deployment};
 use super::disk::{Cut, Disk, Lost};
 use super::follow::Follower;
+use super::gate::Gate;
 use super::load::{Hand, Times};
 use super::points::{Phase, Plan, phase};
 use crate::front_door::ledger::canonical;
@@ -42,7 +43,9 @@ pub(super) struct Campaign {
     relations: Vec<String>,
     follower: Follower,
     watch: Watch,
-    /// More of the library's variables, for whoever plants a bug.
+    /// Before the bucket of its history, where it has one.
+    gate: Option<Gate>,
+    /// More variables, for whoever plants a bug in the library, or names a bucket.
     pub(super) variables: Vec<(String, String)>,
     /// How long the last start took that nothing came into, and how many calls it made.
     start_ms: u64,
@@ -60,6 +63,8 @@ pub(super) struct Tally {
     /// Points that never came.
     pub(super) missed: Vec<String>,
     pub(super) checks: usize,
+    /// Rows of views that close which the program's own audits compared, and which they could not.
+    pub(super) audited: (u64, u64),
     pub(super) posts: usize,
     pub(super) retries: u64,
     pub(super) rows: usize,
@@ -74,9 +79,14 @@ type Found<'a> = (&'a str, &'a str, Vec<String>);
 
 impl Campaign {
     pub(super) fn new(seed: u64, clock: Clock) -> Campaign {
+        Campaign::with(seed, clock, None)
+    }
+
+    /// The same with history in a bucket behind a gate.
+    pub(super) fn with(seed: u64, clock: Clock, bucket: Option<(&str, Gate)>) -> Campaign {
         let root = tempfile::tempdir().expect("a folder of our own");
         let folder = root.path().join("deployment");
-        deployment(&folder, clock);
+        deployment(&folder, clock, bucket.as_ref().map(|(place, _)| *place));
         let books = Books::open(&folder);
         Campaign {
             switch: root.path().join("armed"),
@@ -90,6 +100,7 @@ impl Campaign {
             books,
             follower: Follower::default(),
             watch: Watch::default(),
+            gate: bucket.map(|(_, gate)| gate),
             variables: Vec::new(),
             start_ms: 300,
             start_calls: 40,
@@ -97,7 +108,7 @@ impl Campaign {
         }
     }
 
-    /// Plays rounds until so many kills fell, then stops it as Ctrl-C does, twice, and looks a last time.
+    /// Plays rounds until so many kills fell.
     pub(super) fn play(&mut self, kills: usize) {
         let mut first = Plan::first();
         while self.tally.kills < kills {
@@ -110,6 +121,11 @@ impl Campaign {
             };
             self.round(&plan, cut);
         }
+        self.end();
+    }
+
+    /// Stops it as Ctrl-C does, twice, and looks a last time.
+    pub(super) fn end(&mut self) {
         for _ in 0..2 {
             let mut program = self.spawn(None);
             program.ready().expect("it starts");
@@ -184,11 +200,31 @@ impl Campaign {
             self.tally.start_ms.push(self.start_ms);
         }
         self.look(&program);
-        let switch = self.switch.clone();
+        let (switch, gate) = (self.switch.clone(), self.gate.clone());
         let mut missed = false;
         self.load(&mut program, |program| {
-            match plan {
-                Plan::LoadedFor(ms) => std::thread::sleep(Duration::from_millis(*ms)),
+            match (plan, &gate) {
+                (Plan::LoadedFor(ms), _) => std::thread::sleep(Duration::from_millis(*ms)),
+                (Plan::Requesting(trap), Some(gate)) => {
+                    gate.set(*trap);
+                    let deadline = Instant::now() + MERGE_PATIENCE;
+                    while !gate.has_caught() && Instant::now() < deadline {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    missed = !gate.has_caught();
+                    gate.unset();
+                }
+                (Plan::Deserted, Some(gate)) => {
+                    let failing = "SELECT count(*) FROM sangam.history WHERE failure IS NOT NULL";
+                    gate.shut();
+                    program.until("history fails", || program.number(failing) > 0);
+                    gate.open();
+                    program.until("history goes on", || program.number(failing) == 0);
+                }
+                (Plan::Stranded, Some(gate)) => {
+                    gate.shut();
+                    std::thread::sleep(Duration::from_millis(500));
+                }
                 _ => {
                     let merges = plan.point().is_some_and(|(point, _)| point.contains("merged"));
                     let patience = if merges { MERGE_PATIENCE } else { POINT_PATIENCE };
@@ -202,7 +238,7 @@ impl Campaign {
                 }
             }
             if program.is_alive() {
-                missed = plan.point().is_some();
+                missed |= plan.point().is_some();
                 program.signal("KILL");
             }
             program.until("it is dead", || !program.is_alive());
@@ -220,7 +256,8 @@ impl Campaign {
         true
     }
 
-    fn spawn(&self, point: Option<&str>) -> Program {
+    /// Starts it; it may be told where to die.
+    pub(super) fn spawn(&self, point: Option<&str>) -> Program {
         self.disk.forget_calls();
         let mut variables = self.disk.variables();
         variables.push(("POWERCUT_SYNC_US".to_owned(), "500".to_owned()));
@@ -372,7 +409,36 @@ impl Campaign {
         let errors = program.number("SELECT count(*) FROM sangam.errors");
         assert_eq!(errors, failing as i64, "orders without pieces in sangam.errors");
         self.tally.transitions = self.watch.check(program, &self.books.high);
+        self.audit(program);
         self.tally.checks += 1;
+    }
+
+    /// Has the program compare its views itself: it must find nothing, whatever it closed before it was killed.
+    fn audit(&mut self, program: &Program) {
+        let audit = program.request("POST", "/verify", &[], b"").json();
+        assert_eq!(audit["right"], true, "an audit: {audit}");
+        let views = audit["views"].as_array().expect("views").iter();
+        for view in views.filter(|view| ["finished", "running"].contains(&view["view"].as_str().unwrap_or_default())) {
+            let number = |name: &str| view[name].as_u64().expect("a count");
+            self.tally.audited.0 += number("compared");
+            self.tally.audited.1 += number("rows") - number("compared");
+        }
+    }
+
+    /// Compares what it left, with all its history, as `sangam verify` does; returns what that says.
+    pub(super) fn verify(&self) -> String {
+        let data = self.disk.folder().join("data");
+        let told = std::process::Command::new(env!("CARGO_BIN_EXE_sangam"))
+            .arg("verify")
+            .arg(&self.folder)
+            .arg("--data")
+            .arg(data)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .output()
+            .expect("the program starts");
+        let said = [told.stdout, told.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        assert!(told.status.success(), "{}\n{}", said[0], said[1]);
+        said[0].clone()
     }
 }
 

@@ -58,6 +58,9 @@ pub(crate) struct Tally {
     pub(crate) emptied: usize,
     /// Rows of closed buckets.
     pub(crate) closed: usize,
+    /// Rows of views that close which audits compared, and which they could not.
+    pub(crate) audited: usize,
+    pub(crate) passed_over: usize,
     /// Rows each worker's operators read.
     pub(crate) by_worker: Vec<u64>,
     pub(crate) kinds: HashMap<&'static str, usize>,
@@ -81,6 +84,8 @@ impl Tally {
         self.plain += other.plain;
         self.emptied += other.emptied;
         self.closed += other.closed;
+        self.audited += other.audited;
+        self.passed_over += other.passed_over;
         for (kind, count) in other.kinds {
             *self.kinds.entry(kind).or_default() += count;
         }
@@ -283,6 +288,7 @@ impl<'a> Case<'a> {
             }
             if count.is_multiple_of(10) {
                 self.observe();
+                self.audit().await?;
             }
             if self.made.taste.tame && count % 15 == 6 {
                 self.plain().await?;

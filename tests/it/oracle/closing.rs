@@ -9,6 +9,7 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Int64Type};
 use queries::{Closing, Emit};
 
+use super::case::Case;
 use super::dice::Dice;
 use super::ledger::Book;
 use super::sources::{Kind, Spec};
@@ -240,6 +241,25 @@ impl Closed {
         let closed = |bucket: Option<i64>| bucket.is_some_and(|bucket| bucket < below && bucket >= gone);
         let of_answer = answer.iter().map(|batch| chosen(batch, self.closing.bucket, closed));
         (self.closed.clone(), of_answer.collect())
+    }
+}
+
+impl Case<'_> {
+    /// Has the engine audit itself, which must find nothing wrong: neither in open buckets nor in closed ones.
+    pub(crate) async fn audit(&mut self) -> Result<(), String> {
+        let audit = self.patiently(self.engine.audit()).await?;
+        let audit = audit.map_err(|error| error.to_string())?;
+        for audited in &audit.views {
+            if let Some(difference) = &audited.difference {
+                return Err(format!("{}, by an audit: {difference}", audited.view));
+            }
+            let mut views = self.made.deployment.views.iter();
+            if views.any(|known| known.view.name == audited.view && known.view.closing.is_some()) {
+                self.tally.audited += audited.compared;
+                self.tally.passed_over += audited.rows - audited.compared;
+            }
+        }
+        Ok(())
     }
 }
 
