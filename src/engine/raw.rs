@@ -1,8 +1,9 @@
 //! Raw input in history: the records of the log as rows of files, and back.
 //!
 //! A row of a file is a row as it was posted, with its tick, its place in the tick, and whether it came or was taken
-//! back. One that did neither says that a partition was read from of which no row came: the watermark waits for it. Ticks in which nothing came for a source that is kept are rows of a history of their own, so that a replay
-//! has every tick that there was.
+//! back. One that did neither says that a partition was read from of which no row came: the watermark waits for it.
+//! Ticks in which nothing came for a source that is kept are rows of a history of their own, so that a replay has every
+//! tick that there was.
 
 use std::collections::BTreeMap;
 use std::path::Path;
