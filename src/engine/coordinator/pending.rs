@@ -61,9 +61,7 @@ impl Coordinator {
         while let Some(pending) = self.pending.pop_front_if(|pending| pending.number <= self.durable) {
             self.show(pending);
         }
-        while let Some((_, untold)) = self.untold.pop_front_if(|(number, _)| *number <= self.durable) {
-            self.tell(untold);
-        }
+        self.reveal_told();
     }
 
     /// Lets everyone see a tick, and answers those whose rows it holds.
@@ -201,8 +199,14 @@ impl Coordinator {
     }
 
     fn reveal_told(&mut self) {
+        let mut is_told = false;
         while let Some((_, untold)) = self.untold.pop_front_if(|(number, _)| *number <= self.durable) {
             self.tell(untold);
+            is_told = true;
+        }
+        if is_told {
+            // Whoever reads a view with a sink or an alert may wait for just this.
+            self.shared.bump();
         }
     }
 
