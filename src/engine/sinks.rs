@@ -283,6 +283,8 @@ impl SinkState {
                 },
             };
             if over {
+                // Nobody waits for it any more: what came in meanwhile is taken before the program ends.
+                self.stopped.store(true, Ordering::Relaxed);
                 return;
             }
         }

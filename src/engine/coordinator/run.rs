@@ -10,6 +10,9 @@ use super::{Coordinator, Request};
 use crate::config::Clock;
 use crate::log::LogEvent;
 
+/// How often is looked whether a sink has room again: nobody tells of it.
+const SINKS_ASKED_EVERY: Duration = Duration::from_millis(20);
+
 /// The doors of a coordinator.
 pub(in crate::engine) struct Inbox {
     pub(in crate::engine) requests: Receiver<Request>,
@@ -25,6 +28,11 @@ pub(in crate::engine) fn run(mut coordinator: Coordinator, inbox: &Inbox) {
     // A start that found a long log has a checkpoint to write before any door opens.
     coordinator.go_on();
     while open || !coordinator.is_settled() {
+        // Asked before the rest: one that has room by then is one less reason to wait, and never one more.
+        let asked = match coordinator.shared.sinks.is_full() {
+            true => after(SINKS_ASKED_EVERY),
+            false => never(),
+        };
         let room = coordinator.has_room();
         let door = if open && room { &inbox.requests } else { &no_requests };
         let changes = if may_change { &inbox.changes } else { &no_changes };
@@ -54,6 +62,7 @@ pub(in crate::engine) fn run(mut coordinator: Coordinator, inbox: &Inbox) {
             },
             recv(timer) -> _ => coordinator.cut_timers(),
             recv(rested) -> _ => {}
+            recv(asked) -> _ => {}
         }
         if coordinator.shared.failure().is_some() {
             return;
