@@ -75,14 +75,13 @@ fn main() -> ExitCode {
         "", "bytes a row", "GiB a year", "files", "x plain"
     );
     println!("{:<24} {plain:>12.2} {:>30.2}", "plain Parquet, zstd", 1.0);
-    for tick_rows in [STATIONS, STATIONS / 100] {
-        // As many ticks of either.
-        let minutes = hours * 60 * tick_rows as i64 / STATIONS as i64;
-        let room = room::of_engine(minutes.max(1), tick_rows);
+    // The fewer rows come with a tick, the more it takes to say what it is.
+    for (tick_rows, minutes) in [(STATIONS, hours * 60), (STATIONS / 100, hours * 6)] {
+        let room = room::of_engine(minutes, tick_rows);
         for (name, each) in [
             ("log", room.log),
             ("checkpoint", room.checkpoint),
-            ("log after it", room.rest),
+            ("empty log", room.rest),
         ] {
             let name = format!("{name}, ticks of {tick_rows}");
             println!("{name:<24} {each:>12.2} {:>30.2}", times(each));

@@ -20,7 +20,7 @@ pub struct Room {
     pub log: f64,
     /// In the files of a checkpoint.
     pub checkpoint: f64,
-    /// What the log takes after it, although it holds nothing any more.
+    /// What the log takes after it: its file does not shrink, its pages are used again.
     pub rest: f64,
 }
 
@@ -67,7 +67,8 @@ pub fn of_engine(minutes: i64, tick_rows: usize) -> Room {
         Data {
             history: deployment.history(&data),
             dir: data.clone(),
-            durability: Durability::Interval,
+            // What was answered for is written.
+            durability: Durability::Sync,
             forget: Vec::new(),
             reads: true,
         },
