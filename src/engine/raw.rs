@@ -162,13 +162,11 @@ impl Raw<'_> {
                 };
                 came = true;
                 let place = places.entry(&entry.source).or_default();
-                let schema = gathered.keep.layout.schema();
-                let (rows, empty) = (
-                    rows_of(entry, record.tick, place, schema)?,
-                    without_rows(entry, record.tick, place, schema)?,
-                );
-                gathered.push(rows);
-                gathered.push(empty);
+                let schema = Arc::clone(gathered.keep.layout.schema());
+                gathered.push(rows_of(entry, record.tick, place, &schema)?);
+                if entry.partitions.iter().any(|(_, rows)| *rows == 0) {
+                    gathered.push(without_rows(entry, record.tick, place, &schema)?);
+                }
             }
             if !came && let Some(ticks) = all.get_mut(TICKS) {
                 ticks.push(tick(record.tick, ticks.keep.layout.schema())?);

@@ -19,8 +19,8 @@ const COMPRESSED_ROWS_MIN: usize = 256;
 pub(super) enum Compress {
     /// All: they stay for long, and nobody waits for them.
     All,
-    /// Those with texts and the like. Numbers shrink to half at best, which takes longer than to write the other half,
-    /// and somebody waits for each of them.
+    /// Those with texts and the like. Of numbers, what is saved takes longer to save than to write, and somebody waits
+    /// for each of them.
     Texts,
 }
 

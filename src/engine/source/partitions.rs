@@ -161,6 +161,7 @@ mod tests {
         assert_eq!(take(&mut partitions, 110, &[("b", &[31])]), Some(80));
         assert_eq!(take(&mut partitions, 111, &[("b", &[99])]), Some(80));
     }
+
     /// Rows of a tick come at once in history, where they came one after the other.
     #[test]
     fn within_a_tick_it_is_all_the_same_what_comes_first() {
